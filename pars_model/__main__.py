@@ -75,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ParsError as error:
         print(f"pars: error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        # A full disk, a folder that may not be written: the file and the system's own words.
+        if error.errno is None:
+            raise
+        place = f"{error.filename}: " if error.filename else ""
+        print(f"pars: error: {place}{error.strerror}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("pars: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
