@@ -1,0 +1,1 @@
+"""What did ordering gain: a live benchmark on the real server, and its report."""

@@ -1,0 +1,1 @@
+"""The demonstration: its LLM, its prompts, their measured lengths and the stages in between."""
