@@ -1,0 +1,96 @@
+"""What computes scores: one small module per runtime, imported only when it is chosen.
+
+Each module has ``load(folder, manifest, threads)``, which gives a `Scorer`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.artifact import Manifest
+from pars_export.errors import ConfigError, PredictorError
+
+
+class Scorer(Protocol):
+    """Texts to scores."""
+
+    survives_fork: bool
+    """Whether a forked child may load the runtime again."""
+
+    def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Scores (n,); NaN only for a text that the predictor does not know."""
+
+
+class _Module(Protocol):
+    def load(self, folder: Path, manifest: Manifest, threads: int) -> Scorer: ...
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a runtime is and what it needs."""
+
+    module: str
+    package: str | None
+    """Package that must be installed for it."""
+    kind: str
+    """Kind of predictor that it runs."""
+
+
+# In order of preference: `auto` takes the first that the folder and the environment allow.
+RUNTIMES: dict[str, Runtime] = {
+    "onnx": Runtime("pars_export.runtimes.onnx_cpu", "onnxruntime", "encoder"),
+    "torch": Runtime("pars_export.runtimes.torch_eager", "torch", "encoder"),
+    "table": Runtime("pars_export.runtimes.table", None, "table"),
+    "length": Runtime("pars_export.runtimes.length", None, "length"),
+}
+
+
+def choose(name: str, folder: Path, manifest: Manifest) -> str:
+    """The runtime to use: ``name`` itself, or for `auto` the best there is.
+
+    Raises:
+        ConfigError: no runtime of that name.
+        PredictorError: the folder has no engine for it, or its package is not installed.
+    """
+    if name != "auto" and name not in RUNTIMES:
+        raise ConfigError(
+            f"There is no runtime {name!r}; choose one of auto, {', '.join(RUNTIMES)}."
+        )
+    present = [each for each in RUNTIMES if _present(each, manifest)]
+    if name != "auto" and name not in present:
+        raise PredictorError(
+            f"{folder}: this predictor (kind {manifest.kind}) cannot run on {name!r}; it holds "
+            f"{', '.join(present) or 'no engine that is known here'}."
+        )
+    wanted = present if name == "auto" else [name]
+    for each in wanted:
+        package = RUNTIMES[each].package
+        if package is None or importlib.util.find_spec(package) is not None:
+            return each
+    if not wanted:
+        raise PredictorError(
+            f"{folder}: it holds no engine that is known here; export the predictor again."
+        )
+    packages = " or ".join(str(RUNTIMES[each].package) for each in wanted)
+    raise PredictorError(f"{folder}: to run it {packages} must be installed, which is missing.")
+
+
+def _present(name: str, manifest: Manifest) -> bool:
+    runtime = RUNTIMES[name]
+    if runtime.kind != manifest.kind:
+        return False
+    return manifest.kind != "encoder" or name in manifest.engines
+
+
+def load(name: str, folder: Path, manifest: Manifest, threads: int) -> Scorer:
+    """Load the runtime of that name."""
+    module = cast("_Module", importlib.import_module(RUNTIMES[name].module))
+    return module.load(folder, manifest, threads)

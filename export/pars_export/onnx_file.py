@@ -1,0 +1,98 @@
+"""Checks on an ONNX file without the onnx package: that all its weights are inside it.
+
+A runtime opens whatever file a tensor's external data names, so this is looked at before any
+runtime sees the model. The file is walked as protocol buffers (onnx.proto3); field numbers are
+fixed for ever by that format.
+"""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from pathlib import Path
+
+from pars_export.errors import PredictorError
+
+# Message type -> field number -> message type of the field, for every way down to a tensor.
+_DOWN: dict[str, dict[int, str]] = {
+    "Model": {7: "Graph", 20: "Training", 25: "Function"},
+    "Training": {1: "Graph", 2: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor", 15: "Sparse"},
+    "Function": {7: "Node", 11: "Attribute"},
+    "Node": {5: "Attribute"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "Sparse", 23: "Sparse"},
+    "Sparse": {1: "Tensor", 2: "Tensor"},
+    "Tensor": {},
+}
+_EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of Tensor
+_GRAPH, _OPSETS = 7, 8  # fields of Model
+_MAX_DEPTH = 64
+
+
+def check_self_contained(path: Path) -> None:
+    """Refuse a file that is no ONNX model, or one whose weights lie in other files.
+
+    Raises:
+        PredictorError: naming the file.
+    """
+    try:
+        with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            fields = {number for number, _, _ in _fields(data, 0, len(data))}
+            external = _GRAPH in fields and _has_external(data, 0, len(data), "Model", 0)
+    except (OSError, ValueError) as error:
+        raise PredictorError(f"{path}: not an ONNX model that can be read ({error}).") from error
+    if not {_GRAPH, _OPSETS} <= fields:
+        raise PredictorError(f"{path}: not an ONNX model; export the predictor again.")
+    if external:
+        raise PredictorError(
+            f"{path}: its weights lie in another file (external data), which is refused; export "
+            "it as one file."
+        )
+
+
+def _has_external(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> bool:
+    if depth > _MAX_DEPTH:
+        raise ValueError("its graphs are nested too deeply")
+    for number, low, high in _fields(data, start, end):
+        if kind == "Tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and low)):
+            return True
+        below = _DOWN[kind].get(number)
+        if below is not None and high >= 0 and _has_external(data, low, high, below, depth + 1):
+            return True
+    return False
+
+
+def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
+    """Number of each field with its start and end, or with its value and -1 for a number."""
+    at = start
+    while at < end:
+        key, at = _varint(data, at, end)
+        number, wire = key >> 3, key & 7
+        if wire == 0:
+            value, at = _varint(data, at, end)
+            yield number, value, -1
+            continue
+        if wire == 2:
+            size, at = _varint(data, at, end)
+        elif wire in (1, 5):
+            size = 8 if wire == 1 else 4
+        else:
+            raise ValueError(f"a field of wire type {wire} at byte {at}")
+        if at + size > end:
+            raise ValueError(f"it ends within a field, at byte {end}")
+        if wire == 2:
+            yield number, at, at + size
+        at += size
+
+
+def _varint(data: mmap.mmap, at: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= end or shift > 63:
+            raise ValueError(f"a broken number at byte {at}")
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7

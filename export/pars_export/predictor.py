@@ -1,0 +1,161 @@
+"""Texts to scores and expected response lengths, from a predictor folder."""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from pars_export import runtimes
+from pars_export.artifact import Manifest, folder_sha256, read_manifest
+from pars_export.errors import ConfigError, InputError, PredictorError
+
+
+class Predictor:
+    """A predictor folder, loaded.
+
+    Safe to share between threads: callers take turns, so that the predictor never uses more than
+    its own ``threads`` cores. Usable in a forked child, which loads the runtime again at its first
+    call.
+
+    Attributes:
+        path: the folder.
+        manifest: its manifest.
+        runtime: name of the runtime that scores.
+        threads: cores that the runtime may use.
+    """
+
+    def __init__(self, path: Path, manifest: Manifest, runtime: str, threads: int) -> None:
+        """Use `Predictor.load`."""
+        self.path = path
+        self.manifest = manifest
+        self.runtime = runtime
+        self.threads = threads
+        self._lock = threading.Lock()
+        self._scorer: runtimes.Scorer | None = runtimes.load(runtime, path, manifest, threads)
+        self._forked = False
+        _live.add(self)
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        runtime: str = "auto",
+        threads: int = 1,
+        sha256: str | None = None,
+    ) -> Predictor:
+        """Check a predictor folder and load it; nothing is unpickled and nothing downloaded.
+
+        Args:
+            folder: the predictor folder.
+            runtime: `auto` (onnx where it can run, else torch), or a name of
+                `pars_export.runtimes.RUNTIMES`.
+            threads: cores that the runtime may use; one by default, for beside an engine every
+                other is the engine's.
+            sha256: what `pars_export.artifact.folder_sha256` of the folder must be.
+
+        Raises:
+            PredictorError: the folder is missing, changed, too new, or cannot run here.
+            ConfigError: an unknown runtime, or a number of threads below 1.
+        """
+        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
+            raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1.")
+        path = Path(folder).absolute()
+        manifest = read_manifest(path, sha256=sha256)
+        return cls(path, manifest, runtimes.choose(runtime, path, manifest), threads)
+
+    @property
+    def sha256(self) -> str:
+        """The value to pin this predictor by."""
+        return folder_sha256(self.path)
+
+    def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Scores (n,) of texts, in their order; higher means a longer response.
+
+        NaN stands for a text that a `table` predictor does not know.
+
+        Raises:
+            InputError: not a list of texts.
+            PredictorError: the model gave a score that is not a number.
+        """
+        texts = _list_of_texts(texts)
+        if not texts:
+            return np.empty(0, dtype=np.float32)
+        with self._lock:
+            scores = self._ready().score(texts)
+        wrong = int(np.count_nonzero(~np.isfinite(scores)))
+        if wrong and self.manifest.kind != "table":
+            raise PredictorError(
+                f"{self.path}: the model returned NaN or infinity for {wrong} of {len(texts)} "
+                "prompts; train and export it again."
+            )
+        return scores
+
+    def tokens_of(self, scores: ArrayLike) -> NDArray[np.float32]:
+        """Expected response tokens (n,) of scores (n,), at least 1; NaN stays NaN.
+
+        Raises:
+            PredictorError: the predictor has no calibration.
+        """
+        if self.manifest.calibration is not None:
+            return self.manifest.calibration.tokens_of(scores)
+        if self.manifest.kind == "table":  # its scores are tokens
+            return np.maximum(np.asarray(scores, dtype=np.float32), np.float32(1))
+        raise PredictorError(
+            f"{self.path}: it has no calibration, so its scores cannot be told in tokens; train "
+            "to the end of an epoch and export it again."
+        )
+
+    def expected_tokens(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Expected response tokens (n,) of texts, in their order."""
+        return self.tokens_of(self.score(texts))
+
+    def __repr__(self) -> str:
+        return f"Predictor({str(self.path)!r}, runtime={self.runtime!r}, threads={self.threads})"
+
+    def _ready(self) -> runtimes.Scorer:
+        if self._scorer is None:
+            self._scorer = runtimes.load(self.runtime, self.path, self.manifest, self.threads)
+        elif self._forked and not self._scorer.survives_fork:
+            raise PredictorError(
+                f"{self.path}: the runtime {self.runtime!r} with {self.threads} threads cannot go "
+                "on after a fork; start processes with the method `spawn`, or use one thread."
+            )
+        return self._scorer
+
+    def _after_fork(self) -> None:
+        self._forked = True
+        # Another thread of the parent may have held the lock; it does not exist here.
+        self._lock = threading.Lock()
+        if self._scorer is not None and self._scorer.survives_fork:
+            # Never freed: its end would wait for threads that the child does not have.
+            _abandoned.append(self._scorer)
+            self._scorer = None
+
+
+_live: weakref.WeakSet[Predictor] = weakref.WeakSet()
+_abandoned: list[runtimes.Scorer] = []
+
+
+def _after_fork_in_child() -> None:
+    for predictor in list(_live):
+        predictor._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _list_of_texts(texts: Sequence[str]) -> list[str]:
+    if isinstance(texts, (str, bytes)):
+        raise InputError("Predictor.score takes a list of texts, found one text.")
+    found = list(texts)
+    for index, text in enumerate(found):
+        if not isinstance(text, str):
+            raise InputError(f"Text {index} must be a string, found {type(text).__name__}.")
+    return found

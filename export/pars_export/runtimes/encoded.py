@@ -1,0 +1,93 @@
+"""Around any encoder runtime: text to ids, length-sorted micro-batches, scores in order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.artifact import Manifest
+from pars_export.batches import BatchPlan, micro_batches, padded
+from pars_export.errors import PredictorError
+from pars_export.inputs import TextTokenizer
+
+TOKENIZER = "tokenizer.json"
+CONFIG = "config.json"
+
+
+class Core(Protocol):
+    """Ids to scores: all that differs between encoder runtimes."""
+
+    survives_fork: bool
+
+    def __call__(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Scores (n,) of ids (n, t)."""
+
+
+class EncodedScorer:
+    """Texts to scores through a tokenizer and a `Core`."""
+
+    def __init__(self, tokenizer: TextTokenizer, core: Core, plan: BatchPlan | None = None) -> None:
+        self._tokenizer = tokenizer
+        self._core = core
+        self._plan = plan or BatchPlan()
+        self.survives_fork = core.survives_fork
+
+    def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Scores (n,) in the order of the texts."""
+        ids = self._tokenizer.encode(texts)
+        scores = np.empty(len(ids), dtype=np.float32)
+        for batch in micro_batches([len(each) for each in ids], self._plan):
+            rows = padded([ids[index] for index in batch], self._tokenizer.pad_id)
+            scores[batch] = self._core(*rows)
+        return scores
+
+
+def load_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
+    """The tokenizer of a predictor folder, checked against its encoder.
+
+    Raises:
+        PredictorError: a file is missing, or the two do not belong together.
+    """
+    for name in (TOKENIZER, CONFIG):
+        if name not in manifest.files:
+            raise PredictorError(f"{folder / name}: an encoder needs this file; export it again.")
+    tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
+    encoder = read_config(folder)["encoder"]
+    assert isinstance(encoder, dict)
+    vocabulary = encoder.get("vocab_size")
+    if isinstance(vocabulary, int) and tokenizer.vocab_size > vocabulary:
+        raise PredictorError(
+            f"{folder / TOKENIZER}: it has {tokenizer.vocab_size} tokens and the encoder of "
+            f"{CONFIG} only {vocabulary}; they are not of one model."
+        )
+    positions = encoder.get("max_position_embeddings")
+    if isinstance(positions, int) and manifest.input.max_length > positions:
+        raise PredictorError(
+            f"{folder / CONFIG}: the encoder takes {positions} tokens at most, and "
+            f"input.max_length is {manifest.input.max_length}."
+        )
+    return tokenizer
+
+
+def read_config(folder: Path) -> dict[str, object]:
+    """`config.json`: the encoder's configuration, its pooling and the number of outputs.
+
+    Raises:
+        PredictorError: it is not of that form.
+    """
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise PredictorError(f"{path}: not valid JSON ({error}).") from error
+    whole = isinstance(config, dict) and isinstance(config.get("outputs"), int)
+    if not whole or not isinstance(config.get("encoder"), dict) or config["outputs"] < 1:
+        raise PredictorError(f"{path}: it must hold encoder, pooling and outputs.")
+    return dict(config)

@@ -1,0 +1,90 @@
+"""onnxruntime on the CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from pars_export.artifact import Manifest
+from pars_export.errors import PredictorError
+from pars_export.onnx_file import check_self_contained
+from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
+
+INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
+OUTPUTS = {"scores": "tensor(float)"}
+
+
+class OnnxCore:
+    """One inference session."""
+
+    # A session opened before a fork may wait for threads that the child does not have; one
+    # opened in the child is sound.
+    survives_fork = True
+
+    def __init__(self, path: Path, threads: int) -> None:
+        check_self_contained(path)
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        options.inter_op_num_threads = 1
+        options.log_severity_level = 3
+        # Waiting threads must sleep, not spin: the cores belong to an engine.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # Patterns of memory are kept per shape, and here every batch has a shape of its own.
+        options.enable_mem_pattern = False
+        self._path = path
+        try:
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:  # onnxruntime's errors share no base class
+            raise PredictorError(
+                f"{path}: onnxruntime {onnxruntime.__version__} cannot load it "
+                f"({_first_line(error)})."
+            ) from error
+        self._check_signature()
+
+    def _check_signature(self) -> None:
+        for what, found, wanted in (
+            ("inputs", self._session.get_inputs(), INPUTS),
+            ("outputs", self._session.get_outputs(), OUTPUTS),
+        ):
+            types = {each.name: each.type for each in found}
+            if types != wanted:
+                raise PredictorError(
+                    f"{self._path}: the model's {what} are {types}; expected {wanted}."
+                )
+
+    def __call__(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Scores (n,) of ids (n, t)."""
+        try:
+            (scores,) = self._session.run(
+                ["scores"], {"input_ids": input_ids, "attention_mask": attention_mask}
+            )
+        except Exception as error:  # likewise
+            raise PredictorError(
+                f"{self._path}: onnxruntime failed on a batch of {input_ids.shape} ids "
+                f"({_first_line(error)})."
+            ) from error
+        found = np.asarray(scores)
+        if found.shape != input_ids.shape[:1]:
+            raise PredictorError(
+                f"{self._path}: the model gave scores of shape {found.shape} for "
+                f"{len(input_ids)} prompts."
+            )
+        return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def load(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
+    """The onnxruntime scorer of a predictor folder."""
+    tokenizer = load_tokenizer(folder, manifest)
+    path = folder / str(manifest.engines["onnx"]["file"])
+    return EncodedScorer(tokenizer, OnnxCore(path, threads))
