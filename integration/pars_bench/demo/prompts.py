@@ -1,0 +1,176 @@
+"""The demonstration's prompts: word lists and templates in, ``prompts.jsonl`` out.
+
+A prompt is a template of ``templates/<kind>.toml`` with its slots filled. Which value fills which
+slot follows from a hash of the template's name and of how often it was drawn, so the same
+templates give the same bytes on every Python. A template lies in the table of one split, hence
+no test prompt shares its template with a training prompt.
+
+A slot is ``{field}`` (a value of that word list; the same value wherever it recurs in a prompt),
+``{field.2}`` (another value of that list) or ``{12..99}`` (a whole number, drawn anew at each
+place). A value may hold slots itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import sys
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from math import ceil
+from pathlib import Path
+
+from pars_export.files import atomic_file
+
+FOLDER = Path(__file__).parent
+TEMPLATES = FOLDER / "templates"
+PROMPTS = FOLDER / "prompts.jsonl"
+
+#: Prompts of each kind (train, val, test). Kinds with short answers are the more frequent ones:
+#: the lengths should spread, and few answers should reach the demonstration's token limit.
+COUNTS: dict[str, tuple[int, int, int]] = {
+    "one_word": (101, 19, 30),
+    "number": (101, 19, 30),
+    "yes_no": (101, 19, 30),
+    "choice": (88, 16, 26),
+    "short_fact": (115, 21, 34),
+    "list": (88, 16, 26),
+    "json": (74, 14, 22),
+    "translation": (88, 16, 26),
+    "code": (61, 11, 18),
+    "proof": (34, 6, 10),
+    "explanation": (81, 15, 24),
+    "dialogue": (40, 8, 12),
+    "story": (40, 8, 12),
+    "essay": (34, 6, 10),
+    "summary": (81, 15, 24),
+    "rewrite": (88, 16, 26),
+    "classify": (88, 16, 26),
+    "email": (47, 9, 14),
+}
+SPLITS = ("train", "val", "test")
+
+#: Share of prompts whose answers are also sampled at a temperature above zero, per split; the
+#: test split's is the largest because the noise ceiling is estimated there.
+SAMPLED_SHARE = {"train": 0.185, "val": 0.2, "test": 0.25}
+SAMPLES = 4
+
+#: One prompt in this many begins with an opening, which makes it longer and its answer not.
+OPENING_EVERY = 6
+
+_SLOT = re.compile(r"\{(?:(?P<low>\d+)\.\.(?P<high>\d+)|(?P<field>[a-z_]+)(?:\.(?P<nth>\d))?)\}")
+_DRAWS_PER_PROMPT = 50
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One row of ``prompts.jsonl``."""
+
+    prompt_id: str
+    prompt: str
+    kind: str
+    template: str
+    """``kind/name``, found in one split only."""
+    split: str
+    samples: int
+    """How many answers to sample besides the greedy one."""
+    dataset: str = "pars-demo"
+
+
+def _hash(*parts: object) -> int:
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def fill(template: str, fields: Mapping[str, Sequence[str]], key: str) -> str:
+    """Fill the slots of ``template`` with values that follow from ``key`` alone.
+
+    Raises:
+        KeyError: a slot names a word list that ``fields`` does not hold.
+        ValueError: a prompt asks for more different values than its word list has.
+    """
+    chosen: dict[str, dict[str, str]] = {}  # word list -> slot -> the value as listed
+    filled: dict[str, str] = {}  # slot -> the value with its own slots filled
+    numbers = 0
+
+    def value_of(match: re.Match[str]) -> str:
+        nonlocal numbers
+        if match["low"] is not None:
+            low, high = int(match["low"]), int(match["high"])
+            numbers += 1
+            return str(low + _hash(key, "number", numbers) % (high - low + 1))
+        slot = match[0]
+        if slot not in filled:
+            field = match["field"]
+            of_field = chosen.setdefault(field, {})
+            free = [value for value in fields[field] if value not in of_field.values()]
+            if not free:
+                raise ValueError(f"{key}: the word list {field} is too short for one prompt")
+            of_field[slot] = free[_hash(key, slot) % len(free)]
+            filled[slot] = _SLOT.sub(value_of, of_field[slot])
+        return filled[slot]
+
+    return _SLOT.sub(value_of, template)
+
+
+def _prompts_of(
+    kind: str, split: str, count: int, templates: Mapping[str, str], fields: Mapping[str, list[str]]
+) -> list[tuple[str, str]]:
+    """``count`` different (template, prompt) pairs, the templates taking turns."""
+    made: dict[str, str] = {}
+    for draw in range(count * _DRAWS_PER_PROMPT):
+        name = list(templates)[draw % len(templates)]
+        template = f"{kind}/{name}"
+        prompt = fill(templates[name].strip(), fields, f"{template}/{draw}")
+        if _hash(template, draw, "opens") % OPENING_EVERY == 0:
+            opening = fill(f"{{opening_{split}}}", fields, f"{template}/{draw}/opening")
+            prompt = f"{opening} {prompt}"
+        made.setdefault(prompt[0].upper() + prompt[1:], template)
+        if len(made) == count:
+            return [(template, prompt) for prompt, template in made.items()]
+    raise ValueError(f"{kind}: the {split} templates give {len(made)} prompts, {count} are asked")
+
+
+def generate() -> list[Prompt]:
+    """All prompts, mixed, in the order of the file."""
+    topics = tomllib.loads((TEMPLATES / "topics.toml").read_text("utf-8"))
+    prompts: list[Prompt] = []
+    for kind, counts in COUNTS.items():
+        tables = tomllib.loads((TEMPLATES / f"{kind}.toml").read_text("utf-8"))
+        fields = topics | tables.get("fields", {})
+        for split, count in zip(SPLITS, counts, strict=True):
+            pairs = _prompts_of(kind, split, count, tables[split], fields)
+            chosen = sorted(range(count), key=lambda i: _hash("sampled", pairs[i][1]))
+            sampled = set(chosen[: ceil(SAMPLED_SHARE[split] * count)])
+            prompts += [
+                Prompt(
+                    prompt_id=f"{kind}-{split}-{i:03d}",
+                    prompt=prompt,
+                    kind=kind,
+                    template=template,
+                    split=split,
+                    samples=SAMPLES if i in sampled else 0,
+                )
+                for i, (template, prompt) in enumerate(pairs)
+            ]
+    return sorted(prompts, key=lambda row: _hash("order", row.prompt))
+
+
+def render() -> str:
+    """The text of ``prompts.jsonl``."""
+    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in generate())
+
+
+def main() -> int:
+    """Write ``prompts.jsonl`` anew."""
+    text = render()
+    with atomic_file(PROMPTS) as temporary:
+        temporary.write_bytes(text.encode("utf-8"))
+    print(f"{PROMPTS}: {text.count(chr(10))} prompts")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
