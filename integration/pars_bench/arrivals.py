@@ -1,0 +1,37 @@
+"""When requests arrive: all at once, or at random at a given rate."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pattern = Literal["burst", "poisson"]
+PATTERNS: tuple[Pattern, ...] = ("burst", "poisson")
+
+
+def burst(requests: int) -> NDArray[np.float64]:
+    """Arrival times in seconds, all zero: a queue forms at once and only drains."""
+    return np.zeros(requests)
+
+
+def poisson(requests: int, rate: float, seed: int) -> NDArray[np.float64]:
+    """Arrival times in seconds of a Poisson process of ``rate`` requests per second, from 0 on.
+
+    Raises:
+        ValueError: ``rate`` is not a positive number.
+    """
+    if not (rate > 0 and np.isfinite(rate)):
+        raise ValueError(f"a Poisson rate must be a positive number, found {rate}")
+    gaps = np.random.default_rng([seed, 1]).exponential(1.0 / rate, size=requests)
+    times = np.cumsum(gaps)
+    return np.asarray(times - times[:1])  # the measurement starts with the first request
+
+
+def submission_order(prompts: int, requests: int, seed: int) -> NDArray[np.int64]:
+    """Which prompts are sent, and in which order: ``requests`` of them, without replacement.
+
+    A prompt file is sorted by what its prompts ask for; the traffic that it stands for is not.
+    """
+    return np.random.default_rng([seed, 0]).permutation(prompts)[:requests]

