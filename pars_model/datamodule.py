@@ -1,0 +1,298 @@
+"""A length table as training, validation, test and prediction batches."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import lightning.pytorch as pl
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader
+
+from pars_export.errors import ConfigError, InputError
+from pars_export.files import sha256_file
+from pars_model.batches import (
+    Batch,
+    Collator,
+    EpochBatches,
+    Items,
+    Keys,
+    bucketed_batches,
+    home_clusters,
+)
+from pars_model.lengths import LengthTable, read_lengths, require_pairs, split_prompts
+from pars_model.pairs import count_comparable, random_pairs
+
+if TYPE_CHECKING:
+    from pars_export.inputs import TextTokenizer
+
+log = logging.getLogger("pars")
+
+PAIRINGS = ("in_batch", "random")
+
+
+class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # mypy does not follow lightning
+    """Prompts and their response lengths from one table.
+
+    Args:
+        path: length table (Parquet, JSONL or CSV).
+        batch_size: prompts per training batch (pairs, where ``pairing`` is random).
+        pairing: in_batch (each prompt encoded once, all its pairs in the batch) or random (the
+            paper: each pair encoded for itself).
+        delta: smallest relative difference of lengths that makes a pair, 0 for any.
+        partners: random partners per prompt, where ``pairing`` is random.
+        eval_batch_size: prompts per batch of validation, test and prediction.
+        pool: batches drawn together and sorted by token count; 1 for purely random batches.
+        val_fraction: share of prompts for validation, where the table names none.
+        test_fraction: share of prompts for the test, where the table has no split.
+        num_workers: processes that make batches; 0 makes them in the training process.
+        seed: of pairs and of the order of batches.
+
+    Raises:
+        ConfigError: a value is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        batch_size: int = 64,
+        pairing: str = "in_batch",
+        delta: float = 0.2,
+        partners: int = 10,
+        eval_batch_size: int = 64,
+        pool: int = 16,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.1,
+        num_workers: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if pairing not in PAIRINGS:
+            raise ConfigError(f"data.pairing is {pairing!r}; expected {' or '.join(PAIRINGS)}.")
+        for name, value, least in (
+            ("batch_size", batch_size, 2 if pairing == "in_batch" else 1),
+            ("eval_batch_size", eval_batch_size, 1),
+            ("partners", partners, 1),
+            ("pool", pool, 1),
+            ("num_workers", num_workers, 0),
+        ):
+            if value < least:
+                raise ConfigError(f"data.{name} is {value}; expected at least {least}.")
+        if not 0 <= delta < 1:
+            raise ConfigError(f"data.delta is {delta}; expected 0 or more and less than 1.")
+        if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
+            raise ConfigError(
+                f"data.val_fraction is {val_fraction} and data.test_fraction {test_fraction}; "
+                "expected shares whose sum is below 1."
+            )
+        self.path, self.batch_size, self.pairing, self.delta = path, batch_size, pairing, delta
+        self.partners, self.pool, self.num_workers = partners, pool, num_workers
+        self.eval_batch_size, self.seed = eval_batch_size, seed
+        self.val_fraction, self.test_fraction = val_fraction, test_fraction
+        self.table: LengthTable | None = None
+        self.split: NDArray[np.str_] = np.array([], dtype=np.str_)
+        self._tokens: list[list[int]] = []
+        self._pad_id = 0
+
+    def setup(self, stage: str | None = None) -> None:
+        """Read the table, split it by prompt text and tokenise each prompt once."""
+        if self.table is None:
+            table = read_lengths(self.path)
+            for note in table.notes:
+                log.warning(note)
+            self.table = table
+            self.split = split_prompts(table, self.val_fraction, self.test_fraction)
+            tokenizer: TextTokenizer = self.trainer.lightning_module.text_tokenizer()
+            self._tokens = tokenizer.encode(table.prompts)
+            self._pad_id = tokenizer.pad_id
+            if stage in (None, "fit", "validate"):
+                self._check_splits(table)
+
+    def _check_splits(self, table: LengthTable) -> None:
+        require_pairs(table, self.path)
+        if not self._comparable("train"):
+            if table.has_split:
+                raise InputError(
+                    f"{self.path}: the training split has no two prompts of one LLM and config "
+                    "whose lengths differ: mark more rows with split train."
+                )
+            log.warning("%s is too small to split: training on all of it.", self.path)
+            self.split = np.full_like(self.split, "train")
+        if widest_difference(self.items("train")) < self.delta:
+            raise InputError(
+                f"{self.path}: no two training lengths of one LLM and config differ by data.delta "
+                f"= {self.delta} of the longer: lower data.delta."
+            )
+        if not self._comparable("val"):
+            log.warning(
+                "%s has no validation prompts to compare: validating on the training prompts, so "
+                "the validation tau says nothing about unseen ones.",
+                self.path,
+            )
+
+    def _comparable(self, split: str) -> bool:
+        table = self._table()
+        mine = self.split[table.prompt] == split
+        return count_comparable(table.length[mine], table.censored[mine], table.group[mine]) > 0
+
+    def _table(self) -> LengthTable:
+        assert self.table is not None, "setup() comes first"
+        return self.table
+
+    def items(self, split: str) -> Items:
+        """Items of a split, with targets standardised by the training split of their group."""
+        table = self._table()
+        in_train = self.split[table.prompt] == "train"
+        target, quantile = group_targets(table, in_train)
+        mine = np.flatnonzero(self.split[table.prompt] == split)
+        everything = Items(
+            table.prompt, table.length, table.censored, table.group, target, quantile
+        )
+        return everything.pick(mine)
+
+    def summary(self) -> dict[str, Any]:
+        """What the ranker was trained on, as plain values."""
+        table = self._table()
+        names = [str(group) for group in table.groups]
+        return {
+            "table": Path(self.path).name,
+            "table_sha256": sha256_file(Path(self.path)),
+            "responses": int(table.sample_start[-1]),
+            "prompts": {
+                split: int((self.split == split).sum()) for split in ("train", "val", "test")
+            },
+            "llms": names[:20],
+            "llm_count": len(names),
+            "datasets": list(table.datasets)[:20],
+            "pairing": self.pairing,
+            "delta": self.delta,
+            "batch_size": self.batch_size,
+            "seed": self.seed,
+        }
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Random batches of prompts or pairs, new ones each epoch."""
+        items = self.items("train")
+        if self.pairing == "random":
+            make = self._pair_batches(items)
+        else:
+            make = self._prompt_batches(items)
+        trainer = self.trainer
+        assert trainer is not None
+        sampler = EpochBatches(
+            make, lambda: trainer.current_epoch, self.seed, trainer.global_rank, trainer.world_size
+        )
+        return DataLoader(
+            Keys(),
+            batch_sampler=sampler,
+            collate_fn=self._collator(items),
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+        )
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """The validation split, sorted by token count."""
+        return self._evaluation(self.items("val" if self._comparable("val") else "train"))
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """The test split, sorted by token count."""
+        if not self._comparable("test"):
+            raise InputError(
+                f"{self.path} has no two test prompts of one LLM and config whose lengths differ: "
+                "add rows with split test."
+            )
+        return self._evaluation(self.items("test"))
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """All prompts of the table, sorted by token count."""
+        everything = np.arange(len(self._table().prompts))
+        none = self.items("")
+        return self._sorted(everything, none)
+
+    def _evaluation(self, items: Items) -> DataLoader[Batch]:
+        return self._sorted(np.unique(items.prompt), items)
+
+    def _sorted(self, prompts: NDArray[np.int64], items: Items) -> DataLoader[Batch]:
+        ordered = sorted(prompts.tolist(), key=lambda prompt: len(self._tokens[prompt]))
+        return DataLoader(
+            ordered,  # a list is a data set: it has length and items
+            batch_size=self.eval_batch_size,
+            collate_fn=self._collator(items),
+            num_workers=self.num_workers,
+        )
+
+    def _collator(self, items: Items) -> Collator:
+        return Collator(self._tokens, self._pad_id, items, self.delta)
+
+    def _prompt_batches(self, items: Items) -> Any:
+        prompts = np.unique(items.prompt)
+        homes = home_clusters(items.prompt, items.group)
+        home = np.array([homes[prompt] for prompt in prompts.tolist()])
+        tokens = np.array([len(self._tokens[prompt]) for prompt in prompts.tolist()])
+        return lambda rng: bucketed_batches(prompts, home, tokens, self.batch_size, self.pool, rng)
+
+    def _pair_batches(self, items: Items) -> Any:
+        pairs = np.stack(
+            random_pairs(
+                items.length,
+                items.censored,
+                items.group,
+                items.prompt,
+                self.partners,
+                np.random.default_rng(self.seed),
+                self.delta,
+            ),
+            axis=1,
+        )
+        if not len(pairs):
+            raise InputError(
+                f"{self.path}: no random partner passed data.delta = {self.delta}: lower it, or "
+                "raise data.partners."
+            )
+        starts = range(0, len(pairs), self.batch_size)
+
+        def make(rng: np.random.Generator) -> list[list[object]]:
+            shuffled = pairs[rng.permutation(len(pairs))].tolist()
+            return [shuffled[start : start + self.batch_size] for start in starts]
+
+        return make
+
+
+def widest_difference(items: Items) -> float:
+    """Largest known relative difference of two lengths in a group."""
+    widest = 0.0
+    for group in np.unique(items.group):
+        mine = items.group == group
+        finished = items.length[mine & ~items.censored]
+        longest = items.length[mine].max()
+        if finished.size and longest > finished.min():
+            widest = max(widest, float((longest - finished.min()) / longest))
+    return widest
+
+
+def group_targets(
+    table: LengthTable, in_train: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Standardised log length, and place among the training lengths, of each item's group.
+
+    Args:
+        table: the length table.
+        in_train: which items are for training; a group without any is standardised by itself.
+
+    Returns:
+        Targets of mean 0 and deviation 1, and quantiles in [0, 1), both (n,).
+    """
+    target, quantile = np.zeros(len(table)), np.zeros(len(table))
+    logs = np.log1p(table.length)
+    for group in np.unique(table.group):
+        mine = table.group == group
+        known = mine & in_train if (mine & in_train).any() else mine
+        deviation = float(logs[known].std()) or 1.0
+        target[mine] = (logs[mine] - logs[known].mean()) / deviation
+        ordered = np.sort(table.length[known])
+        below = np.searchsorted(ordered, table.length[mine], side="left")
+        upto = np.searchsorted(ordered, table.length[mine], side="right")
+        quantile[mine] = np.minimum((below + upto) / 2 / len(ordered), 1 - 1e-6)
+    return target, quantile

@@ -1,0 +1,238 @@
+"""Length tables: how many tokens an LLM answered to which prompt.
+
+A table (Parquet, JSONL or CSV) has one row per measured response. Rows of one prompt, LLM, data
+set and generation config are samples of one *item*; an item's length is the median of its
+samples. Items of one LLM and config form a *group*, across data sets: only lengths of one group
+can be compared, because only they are in one unit and come from one queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.errors import InputError
+from pars_model.pairs import count_comparable
+from pars_model.rows import Row, read_rows
+
+SPLITS = ("train", "val", "test")
+
+Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Group:
+    """One LLM under one generation config: the lengths that can be compared."""
+
+    model: str
+    config: str
+
+    def __str__(self) -> str:
+        return f"{self.model} ({self.config})" if self.config else self.model
+
+
+@dataclass(frozen=True)
+class LengthTable:
+    """Items with their lengths, in tokens of the measured LLM.
+
+    Attributes:
+        path: the file that was read, for messages.
+        prompts: the different prompt texts, in order of first appearance.
+        groups: (LLM, config) pairs that occur.
+        datasets: names of data sets that occur; ``""`` where the table names none.
+        prompt: index into ``prompts``, per item.
+        group: index into ``groups``, per item.
+        dataset: index into ``datasets``, per item.
+        length: median of the samples, per item; a lower bound where ``censored``.
+        censored: whether the true median may be longer than ``length``, per item.
+        sample_length: lengths of all samples, item after item.
+        sample_censored: whether each was cut off at its cap.
+        sample_start: item ``i`` has samples ``sample_start[i]:sample_start[i + 1]``.
+        split: ``"train"``, ``"val"`` or ``"test"`` per prompt, as the table says; ``""`` per
+            prompt where the table has no such column.
+        notes: what was odd in the table and how it was read, one sentence each.
+    """
+
+    path: str
+    prompts: tuple[str, ...]
+    groups: tuple[Group, ...]
+    datasets: tuple[str, ...]
+    prompt: Ints
+    group: Ints
+    dataset: Ints
+    length: Floats
+    censored: Bools
+    sample_length: Floats
+    sample_censored: Bools
+    sample_start: Ints
+    split: NDArray[np.str_]
+    notes: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.length)
+
+    @property
+    def has_split(self) -> bool:
+        """Whether the table itself says which prompts are for training and which for testing."""
+        return bool(self.split.size and (self.split != "").all())
+
+    def samples_of(self, item: int) -> tuple[Floats, Bools]:
+        """Lengths and censoring of the samples of one item."""
+        rows = slice(int(self.sample_start[item]), int(self.sample_start[item + 1]))
+        return self.sample_length[rows], self.sample_censored[rows]
+
+    def select(self, items: Bools) -> LengthTable:
+        """The table of the chosen items; prompts, groups and data sets keep their numbers."""
+        counts = np.diff(self.sample_start)
+        samples = np.repeat(items, counts)
+        return replace(
+            self,
+            prompt=self.prompt[items],
+            group=self.group[items],
+            dataset=self.dataset[items],
+            length=self.length[items],
+            censored=self.censored[items],
+            sample_length=self.sample_length[samples],
+            sample_censored=self.sample_censored[samples],
+            sample_start=np.concatenate([[0], np.cumsum(counts[items])]).astype(np.int64),
+        )
+
+
+def read_lengths(path: str | Path) -> LengthTable:
+    """Read and check a length table.
+
+    Raises:
+        InputError: the file is missing, of an unknown kind, has fewer than two rows, lacks a
+            column, or a row holds something else than a text and a whole number of tokens.
+    """
+    path = Path(path)
+    rows = read_rows(path)
+    if len(rows) < 2:
+        found = "no rows" if not rows else "one row"
+        raise InputError(
+            f"{path} holds {found}, but lengths can only be compared between at least two "
+            "prompts: collect more with `pars collect`."
+        )
+    return _items(path, rows)
+
+
+def censored_median(lengths: Floats, censored: Bools) -> tuple[float, bool]:
+    """Median of samples some of which were cut off, and whether it is only a lower bound.
+
+    A cut-off response is longer than what was seen. The median over what was seen is therefore
+    never above the true one, and equals it when all cut-off samples lie beyond the middle:
+    wherever they truly end, the middle stays where it is.
+    """
+    order = np.lexsort((censored, lengths))  # among equals, cut-off ones last: they are longer
+    return float(np.median(lengths)), bool(censored[order[: len(lengths) // 2 + 1]].any())
+
+
+def text_fraction(text: str) -> float:
+    """A number in [0, 1) that depends on the text alone: its place in a random split."""
+    digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return int.from_bytes(digest[:6]) / 2**48
+
+
+def split_prompts(table: LengthTable, val: float = 0.1, test: float = 0.1) -> NDArray[np.str_]:
+    """Split per prompt text: as the table says, otherwise by a hash of the text.
+
+    The same text is in the same split in whatever data set or order it appears. Where the
+    table's own split names no validation prompts, a share ``val`` of its training prompts
+    becomes them.
+
+    Args:
+        table: the length table.
+        val: share of prompts for validation.
+        test: share of prompts for the test.
+
+    Returns:
+        ``"train"``, ``"val"`` or ``"test"`` for each of ``table.prompts``.
+    """
+    fraction = np.array([text_fraction(text) for text in table.prompts])
+    if not table.has_split:
+        return np.where(fraction < test, "test", np.where(fraction < test + val, "val", "train"))
+    if (table.split == "val").any():
+        return table.split
+    return np.where((table.split == "train") & (fraction < val), "val", table.split)
+
+
+def require_pairs(table: LengthTable, name: str | Path) -> None:
+    """Refuse a table in which no two lengths can be compared.
+
+    Raises:
+        InputError: every group has one prompt, or no group has two known, different lengths.
+    """
+    if count_comparable(table.length, table.censored, table.group):
+        return
+    sizes = np.bincount(table.group)
+    if sizes.max(initial=0) < 2:
+        reason = "every LLM and config has a single prompt"
+    elif table.censored.all():
+        reason = "all responses were cut off at their cap"
+    else:
+        reason = "all lengths of an LLM and config are equal or cut off"
+    raise InputError(
+        f"{name}: {reason}, so no two lengths can be compared: collect lengths of more prompts "
+        "with one LLM and config."
+    )
+
+
+def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
+    prompts: dict[str, int] = {}
+    groups: dict[Group, int] = {}
+    datasets: dict[str, int] = {}
+    items: dict[tuple[int, int, int], list[Row]] = {}
+    splits: dict[int, set[str]] = {}
+    for row in rows:
+        prompt = prompts.setdefault(row.text, len(prompts))
+        group = groups.setdefault(Group(row.model, row.config), len(groups))
+        dataset = datasets.setdefault(row.dataset, len(datasets))
+        items.setdefault((prompt, group, dataset), []).append(row)
+        splits.setdefault(prompt, set()).add(row.split)
+    keys = np.array(list(items), dtype=np.int64)
+    samples = list(items.values())
+    lengths = [np.array([row.length for row in each], dtype=np.float64) for each in samples]
+    censored = [np.array([row.censored for row in each], dtype=np.bool_) for each in samples]
+    medians = [censored_median(*pair) for pair in zip(lengths, censored, strict=True)]
+    split, notes = _one_split(path, [splits[prompt] for prompt in range(len(prompts))])
+    return LengthTable(
+        path=str(path),
+        prompts=tuple(prompts),
+        groups=tuple(groups),
+        datasets=tuple(datasets),
+        prompt=keys[:, 0],
+        group=keys[:, 1],
+        dataset=keys[:, 2],
+        length=np.array([median for median, _ in medians]),
+        censored=np.array([bound for _, bound in medians]),
+        sample_length=np.concatenate(lengths),
+        sample_censored=np.concatenate(censored),
+        sample_start=np.cumsum([0, *map(len, samples)]).astype(np.int64),
+        split=split,
+        notes=notes,
+    )
+
+
+def _one_split(path: Path, splits: list[set[str]]) -> tuple[NDArray[np.str_], tuple[str, ...]]:
+    # A text that is trained on and tested on would make the test dishonest: the test keeps it.
+    names = sorted(set().union(*splits))
+    if "" in names and len(names) > 1:
+        raise InputError(
+            f"{path}: the column split is empty in some rows and filled in others: name train, "
+            "val or test in every row, or drop the column."
+        )
+    one = np.array([max(each, key=("", *SPLITS).index) for each in splits])
+    several = sum(len(each) > 1 for each in splits)
+    if not several:
+        return one, ()
+    return one, (
+        f"{path}: {several} prompts appear in several splits; each counts for the test or "
+        "validation split only.",
+    )

@@ -1,0 +1,310 @@
+# ruff: noqa: ARG002  (Lightning gives hooks more than they need; hparams hold the rest)
+"""The ranker: an encoder, a linear head, and one score per prompt (higher means longer)."""
+
+from __future__ import annotations
+
+import pickle
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pars_export.errors import ConfigError, InputError
+from pars_export.inputs import InputSpec, TextTokenizer
+from pars_export.network import POOLINGS, RankerNetwork
+from pars_model.batches import Batch
+from pars_model.calibration import fit_calibration
+from pars_model.encoder import find_encoder, pretrained_weights
+from pars_model.losses import Labels, build_objective
+from pars_model.metrics import group_counts, mean_over_groups
+from pars_model.optim import learning_rate_factor, parameter_groups
+
+LARGE_HPARAMS = ("encoder_config", "tokenizer_json")
+
+
+class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy does not follow lightning
+    """Ranks prompts by the length of the response that an LLM will give.
+
+    Args:
+        encoder: model folder, ``embedded:minilm``, or the name of a model of the hub.
+        pooling: mean, cls or pooler.
+        max_length: most tokens read of a prompt, special tokens included.
+        truncation: head, or head_tail (first and last half of what is too long).
+        objective: margin (the paper's), logistic, listmle, pointwise or bucket.
+        margin: wanted distance of scores, for the margin objective.
+        buckets: number of length buckets, for the bucket objective.
+        lr: learning rate of the encoder's last layer.
+        head_lr: learning rate of the head.
+        layer_decay: factor on the learning rate from each layer to the one below it.
+        weight_decay: of matrices; biases and norms have none.
+        warmup: share of the steps in which the learning rate rises.
+        schedule: linear (falls to 0 at the last step) or constant, after the warm-up.
+        dropout: before the head.
+        encoder_config: content of the encoder's config.json; given by a checkpoint, and then no
+            pretrained weights are read.
+        tokenizer_json: content of the encoder's tokenizer.json; given by a checkpoint.
+
+    Attributes:
+        calibration: knots from score to tokens, fitted on the validation split of each epoch.
+        metrics: tau-b and pair accuracy of the latest validation.
+        training_summary: what the ranker was trained on, plain values.
+
+    Raises:
+        InputError: the encoder cannot be found or read.
+        ConfigError: a value is unknown or out of range.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "embedded:minilm",
+        pooling: str = "mean",
+        max_length: int = 128,
+        truncation: str = "head_tail",
+        objective: str = "margin",
+        margin: float = 1.0,
+        buckets: int = 10,
+        lr: float = 1e-4,
+        head_lr: float = 1e-3,
+        layer_decay: float = 1.0,
+        weight_decay: float = 0.01,
+        warmup: float = 0.1,
+        schedule: str = "linear",
+        dropout: float = 0.1,
+        encoder_config: dict[str, Any] | None = None,
+        tokenizer_json: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        _check(
+            pooling=pooling,
+            lr=lr,
+            head_lr=head_lr,
+            layer_decay=layer_decay,
+            schedule=schedule,
+            warmup=warmup,
+        )
+        self.input_spec = InputSpec(max_length=max_length, truncation=truncation)
+        self.objective = build_objective(objective, margin=margin, buckets=buckets)
+        files = None
+        if encoder_config is None or tokenizer_json is None:
+            files = find_encoder(encoder)
+            encoder_config, tokenizer_json = files.config, files.tokenizer_json
+            # Only now, so that loggers do not print them: a checkpoint needs no other file.
+            self.hparams.update(encoder_config=encoder_config, tokenizer_json=tokenizer_json)
+        positions = encoder_config.get("max_position_embeddings")
+        if isinstance(positions, int) and max_length > positions:
+            raise ConfigError(
+                f"model.max_length is {max_length}, but the encoder takes {positions} tokens at "
+                "most: lower it."
+            )
+        self.tokenizer_json = tokenizer_json
+        self.network = RankerNetwork(encoder_config, pooling, self.objective.outputs)
+        if files is not None:
+            self._take(pretrained_weights(files), files.source)
+        self.network.encoder.set_attn_implementation("sdpa")  # same scores, faster training
+        self.dropout = nn.Dropout(dropout)
+        self.calibration: dict[str, list[float]] | None = None
+        self.metrics: dict[str, float] = {}
+        self.training_summary: dict[str, Any] = {}
+        self._seen: list[tuple[np.ndarray, ...]] = []
+
+    def text_tokenizer(self) -> TextTokenizer:
+        """The tokenizer of this ranker, cutting texts as in serving."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "tokenizer.json")
+            path.write_text(self.tokenizer_json, encoding="utf-8")
+            return TextTokenizer(path, self.input_spec)
+
+    def _take(self, weights: Mapping[str, Tensor], source: str) -> None:
+        missing, _ = self.network.encoder.load_state_dict(weights, strict=False)
+        if missing:
+            raise InputError(
+                f"Encoder {source} lacks weights that its config.json asks for ({missing[0]} and "
+                f"{len(missing) - 1} more): save the model again."
+            )
+
+    def outputs(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Outputs of the head, (n, objective.outputs), in float32."""
+        states = self.network.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        vector = self.dropout(self.network.pool(states, attention_mask))
+        # bfloat16 keeps 8 bits: in it, scores of different prompts would tie.
+        with torch.autocast(vector.device.type, enabled=False):
+            return self.network.head(vector)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Scores (n,) of tokens (n, t); higher means a longer response."""
+        return self.network(input_ids, attention_mask)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        """Loss of the pairs (or items) of one batch."""
+        outputs = self.outputs(batch.input_ids, batch.attention_mask)[batch.row]
+        labels = Labels(*(getattr(batch, field) for field in Labels._fields))
+        loss = self.objective.loss(outputs, labels)
+        self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
+        return loss
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        """Scores of one batch, in float32 as they will be served; loss on the same."""
+        self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        """Scores of one batch of the test split."""
+        self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
+        """Numbers of the prompts of one batch, and their scores."""
+        with torch.autocast(self.device.type, enabled=False):
+            return batch.prompt, self(batch.input_ids, batch.attention_mask)
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget the scores of an earlier pass."""
+        self._seen.clear()
+
+    def on_test_epoch_start(self) -> None:
+        """Forget the scores of an earlier pass."""
+        self._seen.clear()
+
+    def on_validation_epoch_end(self) -> None:
+        """Tau over the whole split; calibration of the scores of this epoch."""
+        if not self.trainer.sanity_checking:
+            scores, lengths, censored, group = self._summarise("val")
+            if self.trainer.state.fn == "fit":
+                self.calibration = fit_calibration(scores, lengths, censored)
+                self.training_summary = self._training_summary(len(np.unique(group)))
+
+    def on_test_epoch_end(self) -> None:
+        """Tau over the whole split."""
+        self._summarise("test")
+
+    def _evaluate(self, batch: Batch, stage: str) -> None:
+        with torch.autocast(self.device.type, enabled=False):
+            outputs = self.outputs(batch.input_ids, batch.attention_mask)[batch.row]
+        labels = Labels(*(getattr(batch, field) for field in Labels._fields))
+        loss = self.objective.loss(outputs, labels)
+        self.log(f"{stage}/loss", loss, batch_size=len(batch.input_ids))
+        found = (self.objective.score(outputs), batch.length, batch.censored, batch.group)
+        self._seen.append(tuple(each.detach().cpu().numpy() for each in found))
+
+    def _summarise(self, stage: str) -> tuple[np.ndarray, ...]:
+        scores, lengths, censored, group = map(np.concatenate, zip(*self._seen, strict=True))
+        if not np.isfinite(scores).all():
+            raise InputError(
+                f"The ranker's scores became NaN or infinite in epoch {self.current_epoch}: lower "
+                f"model.lr (now {self.hparams.lr}) or use trainer.precision 32-true."
+            )
+        counts = group_counts(scores, lengths, censored, group)
+        self.metrics = {
+            "tau": mean_over_groups(counts, lambda each: each.tau),
+            "pair_accuracy": mean_over_groups(counts, lambda each: each.accuracy),
+        }
+        self.log_dict({f"{stage}/{k}": v for k, v in self.metrics.items()}, prog_bar=True)
+        return scores, lengths, censored, group
+
+    def _training_summary(self, groups: int) -> dict[str, Any]:
+        data = getattr(self.trainer, "datamodule", None)
+        plain = {k: v for k, v in self.hparams.items() if k not in LARGE_HPARAMS and k[0] != "_"}
+        return {
+            "data": data.summary() if data is not None else {},
+            "model": plain,
+            "epochs": self.current_epoch + 1,
+            "steps": self.global_step,
+            "validation_groups": groups,
+        }
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what an export needs beside the weights."""
+        checkpoint["pars"] = {
+            "calibration": self.calibration,
+            "metrics": self.metrics,
+            "training": self.training_summary,
+            "input": {
+                "max_length": self.input_spec.max_length,
+                "truncation": self.input_spec.truncation,
+            },
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take it back."""
+        extra = checkpoint.get("pars", {})
+        self.calibration = extra.get("calibration")
+        self.metrics = extra.get("metrics", {})
+        self.training_summary = extra.get("training", {})
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW with a learning rate per layer; warm-up, then linear decay or none."""
+        h = self.hparams
+        groups = parameter_groups(
+            self.named_parameters(), h.lr, h.head_lr, h.layer_decay, h.weight_decay
+        )
+        optimizer = torch.optim.AdamW(groups)
+        steps = self.trainer.estimated_stepping_batches
+        factor = learning_rate_factor(steps, h.warmup, h.schedule)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+
+def _check(
+    pooling: str, lr: float, head_lr: float, layer_decay: float, schedule: str, warmup: float
+) -> None:
+    if pooling not in POOLINGS:
+        raise ConfigError(f"model.pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}.")
+    if schedule not in ("linear", "constant"):
+        raise ConfigError(f"model.schedule is {schedule!r}; expected linear or constant.")
+    for name, value, allowed in (
+        ("lr", lr, lr > 0),
+        ("head_lr", head_lr, head_lr > 0),
+        ("layer_decay", layer_decay, 0 < layer_decay <= 1),
+        ("warmup", warmup, 0 <= warmup < 1),
+    ):
+        if not allowed:
+            raise ConfigError(f"model.{name} is {value}, which is out of range.")
+
+
+def load_ranker(path: str | Path) -> ResponseLengthRanker:
+    """A ranker from its checkpoint alone, in evaluation mode on the CPU; nothing is unpickled.
+
+    Raises:
+        InputError: no such file, or no checkpoint of a ranker.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(
+            f"Checkpoint {path} does not exist: give the path that `pars fit` printed."
+        )
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        hparams = {k: v for k, v in checkpoint["hyper_parameters"].items() if k[0] != "_"}
+        _require(checkpoint, ("state_dict", "pars"))
+        _require(hparams, LARGE_HPARAMS)
+    except (
+        RuntimeError,
+        KeyError,
+        EOFError,
+        TypeError,
+        ValueError,
+        OSError,
+        pickle.UnpicklingError,
+    ) as error:
+        raise InputError(
+            f"{path} is no checkpoint of a ranker, or is damaged: give the best.ckpt that "
+            "`pars fit` wrote."
+        ) from error
+    ranker = ResponseLengthRanker(**hparams)
+    ranker.load_state_dict(checkpoint["state_dict"])
+    ranker.on_load_checkpoint(checkpoint)
+    ranker.eval()
+    return ranker
+
+
+def _require(found: Mapping[str, object], keys: Iterable[str]) -> None:
+    for key in keys:
+        if key not in found:
+            raise KeyError(key)
