@@ -59,6 +59,16 @@ def load_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
         if name not in manifest.files:
             raise PredictorError(f"{folder / name}: an encoder needs this file; export it again.")
     tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
+    check_encoder(folder, tokenizer)
+    return tokenizer
+
+
+def check_encoder(folder: Path, tokenizer: TextTokenizer) -> None:
+    """Whether the encoder of `config.json` can read what the tokenizer makes.
+
+    Raises:
+        PredictorError: too many tokens in the vocabulary, or in a text.
+    """
     encoder = read_config(folder)["encoder"]
     assert isinstance(encoder, dict)
     vocabulary = encoder.get("vocab_size")
@@ -68,12 +78,11 @@ def load_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
             f"{CONFIG} only {vocabulary}; they are not of one model."
         )
     positions = encoder.get("max_position_embeddings")
-    if isinstance(positions, int) and manifest.input.max_length > positions:
+    if isinstance(positions, int) and tokenizer.spec.max_length > positions:
         raise PredictorError(
             f"{folder / CONFIG}: the encoder takes {positions} tokens at most, and "
-            f"input.max_length is {manifest.input.max_length}."
+            f"input.max_length is {tokenizer.spec.max_length}."
         )
-    return tokenizer
 
 
 def read_config(folder: Path) -> dict[str, object]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors.torch import load_model
 
 from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
@@ -58,7 +58,7 @@ def load_network(folder: Path, file: str) -> RankerNetwork:
     assert isinstance(encoder, dict)
     network = RankerNetwork(encoder, str(config.get("pooling")), outputs)
     try:
-        network.load_state_dict(load_file(folder / file))
+        load_model(network, folder / file)
     except (SafetensorError, RuntimeError) as error:
         raise PredictorError(
             f"{folder / file}: its weights are not of the network in config.json "

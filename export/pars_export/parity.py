@@ -1,0 +1,123 @@
+"""Does an engine score as the reference does? Measured at every export, on real texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.batches import padded
+from pars_export.errors import PredictorError
+from pars_export.inputs import TextTokenizer
+from pars_export.runtimes import Scorer
+from pars_export.runtimes.encoded import Core
+
+RELATIVE_BOUND = 1e-3
+"""Largest difference that is allowed, in standard deviations of the reference's scores."""
+_RESOLUTION = 1e-5
+"""What float32 arithmetic in another order may change, in units of the largest score."""
+
+_SUBJECTS = ("a river", "prime numbers", "the moon", "bread", "a database index", "Tokyo", "jazz")
+_FORMS = (
+    "What is {}?",
+    "Answer with one word: is {} older than the sea?",
+    "Write a story of five paragraphs about {}, with a dialogue.",
+    "List ten facts about {} as JSON with the keys name and fact.",
+    "Translate into French: I would like to know more about {}.",
+    "def describe(n: int) -> str:\n    '''Return n sentences about {}.'''\n",
+    "Explain {} to a child, to a student and to an expert. " * 12,
+    "Überprüfe, ob {} 日本語 или по-русски auch geht \N{ROCKET} \t\n ...",
+)
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an engine's scores are from the reference's."""
+
+    max_abs_diff: float
+    """Largest absolute difference of scores, over all texts and batchings."""
+    bound: float
+    """Largest one that is allowed, in the same unit."""
+    tau: float
+    """Kendall's tau-b between the two orders."""
+    prompts: int
+    """Number of texts."""
+
+    def to_json(self) -> dict[str, float | int]:
+        """As it stands in the manifest."""
+        return asdict(self)
+
+    def check(self, engine: str) -> None:
+        """Raise a PredictorError if the engine is worse than its bound."""
+        if not self.max_abs_diff <= self.bound:  # NaN must fail too
+            raise PredictorError(
+                f"The {engine} engine's scores differ from the reference by up to "
+                f"{self.max_abs_diff:.3g} on {self.prompts} prompts, more than the "
+                f"{self.bound:.3g} allowed; nothing was written."
+            )
+
+
+def builtin_texts() -> list[str]:
+    """Texts of many forms and lengths, for when there are none of the ranker's own traffic."""
+    texts = [form.format(subject) for form in _FORMS for subject in _SUBJECTS]
+    return [*texts, "", "x", "word " * 2000]
+
+
+def measure(
+    reference: Scorer,
+    candidate: Scorer,
+    core: Core,
+    tokenizer: TextTokenizer,
+    texts: Sequence[str],
+    relative_bound: float = RELATIVE_BOUND,
+) -> Parity:
+    """Compare a candidate with the reference.
+
+    All texts go through the candidate as they will in use; some of them also alone and in padded
+    batches of mixed length, so that an engine whose scores depend on what else is in the batch
+    fails here.
+
+    Args:
+        reference: float32 torch.
+        candidate: the new engine with its own micro-batches.
+        core: the same engine without them.
+        tokenizer: of both.
+        texts: at least two.
+        relative_bound: in standard deviations of the reference's scores.
+    """
+    wanted = reference.score(texts)
+    found = candidate.score(texts)
+    worst = _worst(wanted, found)
+    ids = tokenizer.encode(texts)
+    # Evenly over the texts as given, which are not sorted by length.
+    mixed = np.linspace(0, len(texts) - 1, min(len(texts), 24)).astype(int).tolist()
+    for size in (1, 3, 8):
+        for start in range(0, len(mixed), size):
+            rows = mixed[start : start + size]
+            again = core(*padded([ids[row] for row in rows], tokenizer.pad_id))
+            worst = max(worst, _worst(wanted[rows], again))
+    bound = max(relative_bound * float(wanted.std()), _RESOLUTION * float(np.abs(wanted).max()))
+    return Parity(worst, bound, tau_b(wanted, found), len(texts))
+
+
+def _worst(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:
+    difference = float(np.abs(wanted.astype(np.float64) - found).max())
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def tau_b(first: NDArray[np.float32], second: NDArray[np.float32]) -> float:
+    """Kendall's tau-b of two score vectors (n,), by counting pairs; 0 if one of them is constant.
+
+    Kendall 1945. Quadratic in n, which is a sample here.
+    """
+    agree = 0
+    untied = [0, 0]
+    for index in range(1, len(first)):
+        one = np.sign(first[index] - first[:index])
+        two = np.sign(second[index] - second[:index])
+        agree += int((one * two).sum())
+        untied[0] += int(np.count_nonzero(one))
+        untied[1] += int(np.count_nonzero(two))
+    return agree / (untied[0] * untied[1]) ** 0.5 if all(untied) else 0.0

@@ -1,0 +1,88 @@
+"""Score prompts with a predictor folder.
+
+Prompts come from FILE or standard input: one a line, or JSONL with `prompt` or `messages`. Each
+gives one line of JSON with its `score` (higher: longer response) and `expected_tokens`; null where
+the predictor does not know.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from pars_export.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from pars_export.predictor import Predictor
+    from pars_export.prompts import Prompt
+
+_TOGETHER = 1024
+"""Prompts that are read before any is scored: enough to sort by length, little enough to stream."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of `pars score`."""
+    parser.add_argument("predictor", type=Path, metavar="DIR", help="predictor folder")
+    parser.add_argument("file", type=Path, nargs="?", metavar="FILE", help="default: stdin")
+    parser.add_argument(
+        "--format", choices=("auto", "lines", "jsonl"), default="auto", help="form of the prompts"
+    )
+    parser.add_argument("--runtime", default="auto", help="auto, onnx, torch (default: auto)")
+    parser.add_argument("--threads", type=int, default=1, help="cores to use (default: 1)")
+    parser.add_argument("--sha256", metavar="HEX", help="what the predictor must be, as pinned")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Write one line of JSON per prompt to standard output."""
+    from pars_export.predictor import Predictor
+    from pars_export.prompts import format_of, read_prompts
+
+    predictor = Predictor.load(args.predictor, args.runtime, args.threads, args.sha256)
+    try:
+        if args.file is None:
+            # As for a file: whatever bytes come are a prompt.
+            if hasattr(sys.stdin, "reconfigure"):
+                sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+            score_stream(predictor, read_prompts(sys.stdin, "stdin", args.format), sys.stdout)
+            return 0
+        if not args.file.is_file():
+            raise InputError(f"{args.file}: there is no such prompt file.")
+        form = format_of(args.file) if args.format == "auto" else args.format
+        with args.file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
+            score_stream(predictor, read_prompts(file, str(args.file), form), sys.stdout)
+    except BrokenPipeError:
+        # Who reads has seen enough; without this the interpreter complains once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def score_stream(predictor: Predictor, prompts: Iterable[Prompt], out: TextIO) -> None:
+    """Score prompts in their order, a block of them at a time."""
+    block: list[Prompt] = []
+    for prompt in prompts:
+        block.append(prompt)
+        if len(block) == _TOGETHER:
+            _score_block(predictor, block, out)
+            block = []
+    if block:
+        _score_block(predictor, block, out)
+
+
+def _score_block(predictor: Predictor, block: list[Prompt], out: TextIO) -> None:
+    scores = predictor.score([prompt.text for prompt in block])
+    tokens = predictor.tokens_of(scores)
+    for prompt, score, length in zip(block, scores.tolist(), tokens.tolist(), strict=True):
+        known = score == score  # NaN is not itself
+        line: dict[str, object] = (
+            {} if prompt.prompt_id is None else {"prompt_id": prompt.prompt_id}
+        )
+        line["score"] = score if known else None
+        line["expected_tokens"] = round(length, 2) if known else None
+        out.write(f"{json.dumps(line)}\n")
+    out.flush()
