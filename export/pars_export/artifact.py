@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pars_export.calibration import Calibration
 from pars_export.errors import ConfigError, PredictorError
-from pars_export.files import atomic_folder, sha256_file
+from pars_export.files import atomic_folder, default_mode, sha256_file
 from pars_export.inputs import TEXT_VERSION, InputSpec
 
 FORMAT = "pars-predictor"
@@ -298,11 +298,11 @@ def _check_replaceable(path: Path) -> None:
 
 def seal(folder: Path, manifest: Manifest) -> Manifest:
     """Write the manifest of the files that stand in ``folder``; return it with their hashes."""
-    files = {
-        path.name: FileEntry(sha256_file(path), path.stat().st_size)
-        for path in sorted(folder.iterdir())
-        if path.name != MANIFEST
-    }
+    files: dict[str, FileEntry] = {}
+    for path in sorted(folder.iterdir()):
+        # safetensors writes for its owner alone; who serves is often another user.
+        path.chmod(default_mode(0o666))
+        files[path.name] = FileEntry(sha256_file(path), path.stat().st_size)
     manifest = replace(manifest, files=files)
     value = manifest.to_json()
     Manifest.from_json(value)  # what cannot be read back must not be written

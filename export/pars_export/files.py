@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-def _default_mode(base: int) -> int:
+def default_mode(base: int) -> int:
+    """Permissions that a plain write would give: ``base`` less the process's umask."""
     umask = os.umask(0)
     os.umask(umask)
     return base & ~umask
@@ -31,7 +32,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
     temporary = Path(name)
     try:
         yield temporary
-        os.chmod(temporary, _default_mode(0o666))
+        os.chmod(temporary, default_mode(0o666))
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
@@ -50,7 +51,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
         yield temporary
-        os.chmod(temporary, _default_mode(0o777))
+        os.chmod(temporary, default_mode(0o777))
         _replace_folder(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)

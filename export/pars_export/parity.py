@@ -25,7 +25,7 @@ _FORMS = (
     "Answer with one word: is {} older than the sea?",
     "Write a story of five paragraphs about {}, with a dialogue.",
     "List ten facts about {} as JSON with the keys name and fact.",
-    "Translate into French: I would like to know more about {}.",
+    "Translate into French: I should like to know more about {}.",
     "def describe(n: int) -> str:\n    '''Return n sentences about {}.'''\n",
     "Explain {} to a child, to a student and to an expert. " * 12,
     "Überprüfe, ob {} 日本語 или по-русски auch geht \N{ROCKET} \t\n ...",
@@ -61,7 +61,7 @@ class Parity:
 
 def builtin_texts() -> list[str]:
     """Texts of many forms and lengths, for when there are none of the ranker's own traffic."""
-    texts = [form.format(subject) for form in _FORMS for subject in _SUBJECTS]
+    texts = [form.replace("{}", subject) for form in _FORMS for subject in _SUBJECTS]
     return [*texts, "", "x", "word " * 2000]
 
 

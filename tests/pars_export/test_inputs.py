@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pars_export.errors import ConfigError, InputError, PredictorError
+from pars_export.inputs import InputSpec, TextTokenizer, clean, text_digest, text_of
+
+
+@pytest.fixture
+def make(tmp_path: Path, tokenizer_json: str):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(tokenizer_json, encoding="utf-8")
+    return lambda max_length=16, truncation="head": TextTokenizer(
+        path, InputSpec(max_length, truncation)
+    )
+
+
+def test_a_prompt_is_its_own_text_and_a_single_user_message_reads_like_it():
+    assert text_of("what?") == "what?"
+    assert text_of(messages=[{"role": "user", "content": "what?"}]) == "what?"
+
+
+def test_conversations_parts_tools_and_tool_calls():
+    messages = [
+        {"role": "system", "content": "be short"},
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "see"},
+                {"type": "image_url", "image_url": {"url": "data:..."}},
+                {"type": "input_audio", "input_audio": {}},
+                "so",
+            ],
+        },
+        {"role": "assistant", "content": None, "tool_calls": [{"name": "f"}]},
+    ]
+    text = text_of(messages=messages, tools=[{"name": "f", "x": [1, 2]}])
+    assert text == (
+        'system: be short\nuser: see\n[image]\n[audio]\nso\nassistant: [{"name":"f"}]\n'
+        'tools: [{"name":"f","x":[1,2]}]'
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "either a prompt or messages"),
+        ({"prompt": "a", "messages": []}, "not both"),
+        ({"prompt": 3}, "found int"),
+        ({"messages": []}, "empty list"),
+        ({"messages": "hello"}, "found str"),
+        ({"messages": ["hello"]}, r"messages\[0\] must be an object"),
+        ({"messages": [{"content": "x"}]}, "with a role"),
+        ({"messages": [{"role": "user", "content": 3}]}, "content must be text"),
+        ({"messages": [{"role": "user", "content": [3]}]}, "holds 3"),
+        ({"prompt": "a", "tools": [{"x": object()}]}, "plain JSON"),
+    ],
+)
+def test_text_of_refuses(arguments, sentence):
+    with pytest.raises(InputError, match=sentence):
+        text_of(**arguments)
+
+
+@given(st.text(st.characters(exclude_categories=())))
+def test_any_string_can_be_hashed_and_cleaning_twice_changes_nothing(text):
+    cleaned = clean(text)
+    cleaned.encode("utf-8")
+    assert clean(cleaned) == cleaned
+    assert text_digest(text) == text_digest(cleaned)
+    assert len(text_digest(text)) == 32
+
+
+def test_surrogates():
+    assert clean("a\ud800b") == "a\N{REPLACEMENT CHARACTER}b"
+    assert clean("\ud83d\ude80") == "\N{ROCKET}"
+    assert clean("\ufeffplain") == "\ufeffplain"
+    assert clean("\ufeff\ud800") == "\ufeff\N{REPLACEMENT CHARACTER}"
+
+
+def test_ids_hold_special_tokens_and_head_keeps_the_first(make):
+    tokenizer = make(6)
+    short, long = tokenizer.encode(["what is", "a b c d e f g h"])
+    assert (short[0], short[-1]) == (2, 3)
+    assert long[:1] + long[-1:] == [2, 3]
+    assert long[1:-1] == tokenizer.encode(["a b c d"])[0][1:-1]
+
+
+def test_head_tail_keeps_both_ends(make):
+    ids = make(7, "head_tail").encode(["a b c d e f g h"])[0]
+    assert ids[1:-1] == make(16).encode(["a b c g h"])[0][1:-1]
+
+
+@settings(deadline=None)
+@given(
+    text=st.text(st.characters(exclude_categories=()), max_size=400),
+    max_length=st.integers(4, 40),
+    truncation=st.sampled_from(["head", "head_tail"]),
+)
+def test_length_never_passes_the_limit(
+    tokenizer_json, tmp_path_factory, text, max_length, truncation
+):
+    path = tmp_path_factory.getbasetemp() / "shared-tokenizer.json"
+    path.write_text(tokenizer_json, encoding="utf-8")
+    ids = TextTokenizer(path, InputSpec(max_length, truncation)).encode([text])[0]
+    assert 1 <= len(ids) <= max_length
+    whole = TextTokenizer(path, InputSpec(4000)).encode([text])[0]
+    if len(whole) <= max_length:
+        assert ids == whole
+
+
+def test_a_huge_text_is_cut_before_it_is_tokenised(make):
+    spec = InputSpec(16, "head_tail")
+    huge = "a " * 500_000 + "the end" + " b" * 500_000
+    assert len(spec.cut(huge)) == 2 * spec.characters + 1
+    assert make(16, "head_tail").encode([huge]) == make(16, "head_tail").encode(
+        ["a " * 100 + "b " * 100]
+    )
+    assert make().encode([" " * 2_000_000]) == make().encode([""])
+
+
+def test_text_beyond_the_cut_does_not_matter_and_text_before_it_does(make):
+    tokenizer = make(16, "head_tail")
+    middle = "x " * 10_000
+    assert tokenizer.encode(["what " + middle + "yes"]) != tokenizer.encode(
+        ["what " + middle + "no"]
+    )
+
+
+def test_padding_and_truncation_stored_in_the_file_are_not_used(tmp_path, tokenizer_json, make):
+    value = json.loads(tokenizer_json)
+    value["truncation"] = {
+        "direction": "Right",
+        "max_length": 3,
+        "strategy": "LongestFirst",
+        "stride": 0,
+    }
+    value["padding"] = {
+        "strategy": {"Fixed": 64},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    path = tmp_path / "stored.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert TextTokenizer(path, InputSpec(16)).encode(["a b c d"]) == make().encode(["a b c d"])
+
+
+def test_a_tokenizer_without_special_tokens_gives_at_least_one_id(tmp_path, tokenizer_json):
+    value = json.loads(tokenizer_json)
+    value["post_processor"] = None
+    path = tmp_path / "bare.json"
+    path.write_text(json.dumps(value), encoding="utf-8")
+    assert TextTokenizer(path, InputSpec(16)).encode(["", "a"])[0] == [0]
+
+
+def test_refusals(tmp_path, make):
+    with pytest.raises(ConfigError, match="at least 4"):
+        InputSpec(3)
+    with pytest.raises(ConfigError, match="head_tail"):
+        InputSpec(16, "tail")
+    with pytest.raises(InputError, match="Text 1 must be a string, found int"):
+        make().encode(["a", 3])
+    with pytest.raises(PredictorError, match="no such tokenizer"):
+        TextTokenizer(tmp_path / "none.json", InputSpec(16))
+    (tmp_path / "broken.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(PredictorError, match=r"broken\.json: not a tokenizer"):
+        TextTokenizer(tmp_path / "broken.json", InputSpec(16))
