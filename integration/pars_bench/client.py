@@ -115,15 +115,16 @@ async def drive(
         requests = [asyncio.create_task(one(index)) for index in range(len(prompts))]
         watch = asyncio.create_task(life.watch(load.stall_s))
         try:
-            work = asyncio.gather(*requests)
+            work = asyncio.gather(*requests, return_exceptions=True)
             await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
-                work.cancel()
                 raise ServingError(
                     f"the server sent nothing for {load.stall_s:.0f} s with "
-                    f"{life.open} requests open ({len(answers)} of {len(prompts)} answered)"
+                    f"requests open ({len(answers)} of {len(prompts)} answered)"
                 )
-            await work
+            for outcome in work.result():
+                if outcome is not None:
+                    raise outcome  # nothing that a server can do: a fault of our own
         finally:
             for task in (*requests, watch):
                 task.cancel()

@@ -6,6 +6,7 @@ requests in the same order, so that a request is compared with itself.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,7 +153,8 @@ def price(fcfs: Array, order: Array, lengths: Array, seconds_per_token: float) -
         lengths: Response tokens of the same requests in arrival order, shape (n,).
         seconds_per_token: Decoding time of one token (arrival order's median TPOT).
     """
-    longest = deciles_by_length(lengths) == DECILES - 1
+    # A tenth, rounded up: of few requests it is one, where the last decile may be empty.
+    longest = np.argsort(lengths, kind="stable")[-math.ceil(lengths.size / DECILES) :]
     return Price(
         longest_tenth=float(order[longest].mean()),
         longest_tenth_ratio=float(order[longest].mean() / fcfs[longest].mean()),

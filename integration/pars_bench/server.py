@@ -159,7 +159,7 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, config: Serv
         ):
             if answer.status == 200:
                 return
-        time.sleep(0.5)
+        time.sleep(0.2)
     raise ServingError(
         f"the server was not healthy within {config.start_timeout:.0f} s: "
         f"{last_error(config.log)} (whole log: {config.log})"

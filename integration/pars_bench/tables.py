@@ -42,7 +42,7 @@ def table_rows(report: Report, pattern: str) -> list[Row]:
         rows.append(Row(label, tuple(_shown(n, shape) for n in numbers)))
         if number is _gap:
             cells = tuple(NOTHING if run is None else _interval(run) for run in runs)
-            rows.append(Row("95 % interval of that", cells))
+            rows.append(Row("its 95 % interval, in %", cells))
     return rows
 
 
@@ -74,7 +74,7 @@ def _interval(run: RunFacts) -> str:
     interval = run["oracle_gap_closed_interval"]
     if interval is None or run["policy"] in ("fcfs", "oracle"):  # 0 and 1 by definition
         return NOTHING
-    return f"{100 * interval[0]:.0f}..{100 * interval[1]:.0f} %".replace("-", "\u2212")
+    return f"{100 * interval[0]:.0f}..{100 * interval[1]:.0f}".replace("-", "\u2212")
 
 
 def _gap(run: RunFacts) -> float | None:

@@ -1,0 +1,277 @@
+"""The report from synthetic rows: no engine was asked, the numbers are made up."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from synthetic_runs import synthetic_runs
+
+from pars_bench import report as report_module
+from pars_bench.findings import headline, losses, percent, seconds
+from pars_bench.report import terminal_table, write_report
+from pars_bench.results import write_results
+from pars_bench.schema import Report, read_report
+from pars_export.errors import InputError
+
+PREDICTOR = {"tau": 0.61, "interval": [0.55, 0.66], "ceiling": 0.72, "milliseconds": 7.3}
+SETTINGS = {"model": "synthetic", "slots": 4, "max_tokens": 512}
+VOID = {"meta", "br", "path", "use", "rect", "line", "polyline"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("synthetic")
+    write_results(out, synthetic_runs(), SETTINGS, PREDICTOR)
+    write_report(out)
+    return out
+
+
+class Page(HTMLParser):
+    """Collects text, tags and addresses; fails on tags that do not nest."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.addresses: list[str] = []
+        self.words: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        if tag not in VOID:
+            self.open.append(tag)
+        self.addresses += [
+            v or "" for k, v in attrs if k in ("src", "href", "xlink:href", "action")
+        ]
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.addresses += [v or "" for k, v in attrs if k in ("src", "href", "xlink:href")]
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        assert self.open
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if "style" not in self.open:
+            self.words.append(data)
+
+
+def parsed(folder: Path) -> Page:
+    page = Page()
+    page.feed((folder / "report.html").read_text(encoding="utf-8"))
+    page.close()
+    return page
+
+
+def without(report: Report, policy: str) -> Report:
+    return {**report, "runs": [run for run in report["runs"] if run["policy"] != policy]}
+
+
+def test_the_file_has_the_shape_that_is_promised(folder: Path) -> None:
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report) == {"environment", "predictor", "runs"}
+    assert {"tau", "interval", "ceiling", "milliseconds"} <= set(report["predictor"])
+    assert len(report["runs"]) == 8
+    for run in report["runs"]:
+        assert run["policy"] in ("fcfs", "pars", "oracle", "prompt_length")
+        assert run["arrivals"] in ("burst", "poisson")
+        for measure in ("ttft", "ttlt", "per_token", "tpot"):
+            assert set(run[measure]) == {"mean", "p50", "p90", "p99", "max"}
+            assert all(isinstance(value, float) for value in run[measure].values())
+        assert {"requests", "throughput", "oracle_gap_closed"} <= set(run)
+
+
+def test_the_numbers_agree_with_the_rows(folder: Path) -> None:
+    rows = pq.read_table(folder / "requests.parquet").to_pandas()
+    for run in read_report(folder / "report.json")["runs"]:
+        own = rows[(rows.policy == run["policy"]) & (rows.arrivals == run["arrivals"])]
+        assert run["ttlt"] is not None
+        assert run["per_token"] is not None
+        assert run["ttlt"]["mean"] == pytest.approx(own.ttlt.mean())
+        assert run["ttlt"]["p90"] == pytest.approx(own.ttlt.quantile(0.9))
+        assert run["per_token"]["p99"] == pytest.approx((own.ttlt / own.tokens).quantile(0.99))
+        ends = own.arrival_s + own.ttlt
+        assert run["throughput"] == pytest.approx(own.tokens.sum() / ends.max())
+
+
+def test_the_oracle_closes_the_gap_and_fcfs_none_of_it(folder: Path) -> None:
+    gap = {
+        (run["policy"], run["arrivals"]): run["oracle_gap_closed"]
+        for run in read_report(folder / "report.json")["runs"]
+    }
+    for pattern in ("burst", "poisson"):
+        assert gap["fcfs", pattern] == pytest.approx(0)
+        assert gap["oracle", pattern] == pytest.approx(1)
+        pars, length = gap["pars", pattern], gap["prompt_length", pattern]
+        assert pars is not None
+        assert length is not None
+        assert length < pars < 1.05
+
+
+def test_the_page_is_one_file_that_asks_nobody(folder: Path) -> None:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    page = parsed(folder)
+    assert page.open == []
+    assert not re.search(r"https?://|//\w+\.\w+/|@import|url\((?!#)", html)
+    assert all(address.startswith("#") for address in page.addresses)
+    assert not {"script", "link", "img", "iframe", "object"} & set(page.tags)
+    assert "$" not in html  # no hole of the template is left
+
+
+def test_ids_of_the_pictures_do_not_clash(folder: Path) -> None:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    used = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))
+    assert used
+    defined = re.findall(r'\bid="([^"]+)"', html)
+    assert all(defined.count(name) == 1 for name in used)
+
+
+def test_the_page_holds_every_number_of_the_terminal(folder: Path) -> None:
+    words = " ".join(" ".join(parsed(folder).words).split())
+    report = read_report(folder / "report.json")
+    table = terminal_table(report)
+    numbers = set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", table))
+    assert len(numbers) > 60
+    assert {number for number in numbers if number not in words} == set()
+    for sentence in [*headline(report, "burst"), *headline(report, "poisson"), *losses(report)]:
+        assert " ".join(sentence.split()) in words
+    for word in ("0.61", "0.55 to 0.66", "0.72", "7.3", "prompt length", "synthetic"):
+        assert word in words
+
+
+def test_answers_come_before_tables_and_pictures(folder: Path) -> None:
+    tags = parsed(folder).tags
+    assert tags.index("section") < tags.index("table") < tags.index("svg")
+    assert tags.count("table") == 2
+    assert tags.count("svg") == 6
+    assert len(list((folder / "plots").glob("*.png"))) == 6
+
+
+def test_pictures_follow_the_page_colours(folder: Path) -> None:
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    svg = html[html.index("<svg") : html.rindex("</svg>")]
+    for role in ("--ink", "--line", "--fcfs", "--pars", "--oracle", "--prompt-length"):
+        assert f"var({role})" in svg
+        assert f"{role}:" in html
+    assert "#0102" not in svg
+
+
+def test_it_can_be_written_again_from_the_two_files_alone(folder: Path, tmp_path: Path) -> None:
+    for name in ("report.json", "requests.parquet"):
+        shutil.copy(folder / name, tmp_path / name)
+    write_report(tmp_path)
+    assert (tmp_path / "report.html").read_bytes() == (folder / "report.html").read_bytes()
+
+
+def test_a_loss_is_said_first_hand(folder: Path) -> None:
+    report = read_report(folder / "report.json")
+    swap = {"fcfs": "pars", "pars": "fcfs"}
+    # PARS with arrival order's numbers: it loses everything that it won.
+    swapped: Report = {
+        **report,
+        "runs": [
+            {**run, "policy": swap.get(run["policy"], run["policy"])} for run in report["runs"]
+        ],
+    }
+    burst = losses(swapped)[0]
+    assert "PARS is worse than arrival order in time to first token: mean +" in burst
+    assert "(+" in headline(swapped, "burst")[0]
+
+
+def test_without_pars_the_oracle_is_the_subject_and_without_both_nothing_is(folder: Path) -> None:
+    report = without(read_report(folder / "report.json"), "pars")
+    assert headline(report, "burst")[0].startswith("An order by the true lengths")
+    report = without(without(report, "oracle"), "prompt_length")
+    assert headline(report, "burst") == ["Only arrival order was measured: nothing to compare."]
+    assert "Time to last token (TTLT)" in terminal_table(report)
+
+
+def test_markup_in_facts_is_shown_not_obeyed(tmp_path: Path) -> None:
+    write_results(tmp_path, synthetic_runs(20), {"model": "<script>x</script>"}, {"note": "<b>"})
+    write_report(tmp_path)
+    html = (tmp_path / "report.html").read_text()
+    assert "<script>" not in html
+    assert "&lt;script&gt;x&lt;/script&gt;" in html
+
+
+def test_two_requests_are_enough_for_a_report(tmp_path: Path) -> None:
+    write_results(tmp_path, synthetic_runs(2), {}, {})
+    write_report(tmp_path)
+    assert parsed(tmp_path).open == []
+
+
+def test_files_that_are_missing_or_of_two_benchmarks_are_refused(
+    folder: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"report.json does not exist: run `pars bench serving`"):
+        write_report(tmp_path)
+    (tmp_path / "report.json").write_text("{")
+    with pytest.raises(InputError, match="is not JSON"):
+        write_report(tmp_path)
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(InputError, match="lacks environment, predictor, runs"):
+        write_report(tmp_path)
+    shutil.copy(folder / "report.json", tmp_path)
+    with pytest.raises(InputError, match=r"requests.parquet does not exist"):
+        write_report(tmp_path)
+    table = pq.read_table(folder / "requests.parquet")
+    pq.write_table(table.slice(1), tmp_path / "requests.parquet")
+    with pytest.raises(InputError, match="they are not of one benchmark"):
+        write_report(tmp_path)
+    pq.write_table(table.drop(["tokens"]), tmp_path / "requests.parquet")
+    with pytest.raises(InputError, match="lacks the columns tokens"):
+        write_report(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(1234.5, "1234"), (123.4, "123"), (12.34, "12.3"), (1.234, "1.23"), (0.1234, "0.123"),
+     (0.0123, "0.0123"), (0.0, "0.0000")],
+)  # fmt: skip
+def test_seconds_have_three_digits(value: float, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_percent_has_its_sign() -> None:
+    assert percent(0.5) == "\u221250\u00a0%"
+    assert percent(1.25) == "+25\u00a0%"
+
+
+@pytest.mark.parametrize("width", [390, 1200])
+def test_a_real_browser_shows_it(folder: Path, tmp_path: Path, width: int) -> None:
+    browser = shutil.which("chromium") or shutil.which("chromium-browser")
+    if browser is None:
+        pytest.skip("chromium is not installed")
+    picture = tmp_path / "page.png"
+    subprocess.run(
+        [browser, "--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars",
+         f"--user-data-dir={tmp_path / 'profile'}", f"--window-size={width},2400",
+         f"--screenshot={picture}", (folder / "report.html").as_uri()],
+        check=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    import matplotlib.image as image
+
+    pixels = image.imread(picture)
+    assert pixels.shape[:2] == (2400, width)
+    assert pixels[..., :3].std() > 0.05  # something is drawn on it
+
+
+def test_the_command_writes_the_page_again(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import argparse
+
+    parser = argparse.ArgumentParser()
+    report_module.add_arguments(parser)
+    assert report_module.run(parser.parse_args([str(folder)])) == 0
+    assert "Burst, 80 requests" in capsys.readouterr().out

@@ -1,0 +1,264 @@
+"""The whole comparison against a stand-in server: resumption, failures, settings."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from pars_bench import serving
+from pars_bench.orders import Order, check_orders, parse_order, scheduler_arguments
+from pars_bench.schema import read_report
+from pars_bench.server import ServingError
+from pars_bench.serving import ServingConfig, ServingResult, run_serving, served_name
+from pars_export.errors import ConfigError, PredictorError
+
+STANDIN = Path(__file__).parent / "standin_vllm.py"
+
+
+class Lines:
+    """A progress that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self.counts: list[tuple[str, int, int]] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+    def count(self, label: str, done: int, total: int) -> None:
+        self.counts.append((label, done, total))
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
+    program = tmp_path / "vllm"
+    program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STANDIN}" "$@"\n')
+    program.chmod(0o755)
+    monkeypatch.setattr("pars_bench.server.vllm_program", lambda: str(program))
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text(
+        "".join(
+            json.dumps({"prompt": f"{i}: tokens={1 + i % 7}", "prompt_id": f"p{i}", "kind": "made"})
+            + "\n"
+            for i in range(12)
+        )
+    )
+    return ServingConfig(
+        model="some/model",
+        prompts=prompts,
+        out=tmp_path / "out",
+        orders=(Order("oracle"), Order("fcfs"), Order("prompt_length")),
+        slots=2,
+        max_tokens=6,
+    )
+
+
+def measured(config: ServingConfig) -> tuple[ServingResult, list[str]]:
+    lines = Lines()
+    result = run_serving(config, lines)
+    return result, [line.partition(":")[0] for line in lines.said if "starting" in line]
+
+
+def test_every_order_gives_rows_of_the_same_requests(config: ServingConfig) -> None:
+    result, started = measured(config)
+    assert started == ["fcfs", "oracle", "prompt_length"]
+    report = read_report(config.out / "report.json")
+    assert report == result.report
+    assert [(run["policy"], run["arrivals"]) for run in report["runs"]] == [
+        (policy, pattern) for pattern in ("burst", "poisson") for policy in started
+    ]
+    assert all(run["requests"] == 12 and run["preemptions"] == 0 for run in report["runs"])
+    assert all(run["cut_share"] == pytest.approx(1 / 12) for run in report["runs"])
+    rows = pq.read_table(config.out / "requests.parquet").to_pandas()
+    assert len(rows) == 3 * 2 * 12
+    assert rows.request_id.is_unique
+    by_run = [group for _, group in rows.groupby(["policy", "arrivals"])]
+    for group in by_run:
+        assert group.prompt_id.tolist() == by_run[0].prompt_id.tolist() != sorted(group.prompt_id)
+    poisson = rows[rows.arrivals == "poisson"]
+    assert poisson.groupby("index").arrival_s.nunique().max() == 1  # the same for all orders
+    burst = rows[(rows.arrivals == "burst") & (rows.policy == "fcfs")]
+    assert burst.arrival_s.max() == 0
+    rate = report["environment"]["settings"]["poisson_rate_per_s"]  # type: ignore[index]  # JSON
+    assert rate == pytest.approx(1.1 * 12 / report["runs"][0]["makespan"])
+    assert (config.out / "report.html").is_file()
+    assert len(list((config.out / "plots").glob("*.png"))) == 6
+
+
+def test_the_server_is_told_the_order(config: ServingConfig) -> None:
+    measured(config)
+    fcfs, oracle, length = (
+        (config.out / "logs" / f"{name}.log").read_text()
+        for name in ("fcfs", "oracle", "prompt_length")
+    )
+    for log in (fcfs, oracle, length):
+        assert "'--scheduler-cls', 'pars_vllm.ParsScheduler'" in log
+        assert "'--max-num-seqs', '2'" in log
+        assert "'--no-enable-prefix-caching'" in log
+    assert '{"pars": {"ranking": "off"}}' in fcfs
+    assert json.dumps(str(config.out / "orders" / "oracle")) in oracle
+    assert json.dumps(str(config.out / "orders" / "prompt_length")) in length
+
+
+def test_the_oracle_holds_the_lengths_measured_in_arrival_order(config: ServingConfig) -> None:
+    from pars_export import Predictor
+
+    measured(config)
+    oracle = Predictor.load(config.out / "orders" / "oracle")
+    assert oracle.score(["0: tokens=1", "4: tokens=5", "6: tokens=7"]).tolist() == [1, 5, 6]
+
+
+def test_a_second_call_measures_nothing_again(config: ServingConfig) -> None:
+    first, _ = measured(config)
+    second, started = measured(config)
+    assert started == []
+    assert second.report == first.report
+
+
+def test_only_what_is_missing_is_measured(config: ServingConfig) -> None:
+    measured(replace(config, orders=(Order("fcfs"),)))
+    _, started = measured(config)
+    assert started == ["oracle", "prompt_length"]
+    (config.out / "runs" / "oracle.json").write_text('{"digest": "half')
+    _, started = measured(config)
+    assert started == ["oracle"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"seed": 1}, {"slots": 3}, {"max_tokens": 5}, {"load": 2.0}, {"requests": 11}]
+)
+def test_a_changed_setting_measures_everything_again(
+    config: ServingConfig, change: Mapping[str, float]
+) -> None:
+    config = replace(config, orders=(Order("fcfs"), Order("prompt_length")))
+    measured(config)
+    _, started = measured(replace(config, **change))
+    assert started == ["fcfs", "prompt_length"]
+
+
+def test_changed_arrival_order_measures_the_others_again(config: ServingConfig) -> None:
+    measured(config)
+    (config.out / "runs" / "fcfs.json").unlink()
+    _, started = measured(config)  # its rate is a measurement, never twice the same
+    assert started == ["fcfs", "oracle", "prompt_length"]
+
+
+def test_a_failed_request_fails_the_run_and_keeps_what_is_finished(config: ServingConfig) -> None:
+    good = config.prompts.read_text()
+    config.prompts.write_text(good.replace("3: tokens=4", "3: fail"))
+    with pytest.raises(ServingError, match=r"^fcfs, burst: 1 of 12 requests failed.*p3: HTTP 400"):
+        measured(config)
+    assert not (config.out / "report.json").exists()
+    assert not list((config.out / "runs").glob("*")) if (config.out / "runs").exists() else True
+
+
+def test_facts_measured_elsewhere_come_first_and_nulls_do_not_hide(
+    config: ServingConfig, tmp_path: Path
+) -> None:
+    from pars_export.table import write_length_predictor
+
+    folder = tmp_path / "predictor"
+    write_length_predictor(folder)
+    config = replace(
+        config,
+        orders=(Order("fcfs"), Order("pars", folder)),
+        predictor_facts={"tau": 0.5, "ceiling": 0.7, "milliseconds": None},
+    )
+    result, started = measured(config)
+    assert started == ["fcfs", "pars"]
+    predictor = result.report["predictor"]
+    assert (predictor["tau"], predictor["ceiling"]) == (0.5, 0.7)
+    assert predictor["served_tau"] != 0.5
+    milliseconds = predictor["milliseconds"]
+    assert isinstance(milliseconds, float)
+    assert milliseconds > 0
+    assert result.report["runs"][0]["oracle_gap_closed"] is None  # no oracle was measured
+
+
+def test_no_name_of_this_machine_or_path_is_reported(config: ServingConfig) -> None:
+    measured(config)
+    import getpass
+    import platform
+
+    text = (config.out / "report.json").read_text() + (config.out / "report.html").read_text()
+    assert str(config.out) not in text
+    assert str(Path.cwd()) not in text
+    assert platform.node() not in text
+    assert f"/{getpass.getuser()}/" not in text
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"slots": 0}, "slots is 0: expected at least 1"),
+        ({"load": 0.0}, "load is 0.0: expected more than 0"),
+        ({"requests": 13}, "holds 12 prompts and 13 requests"),
+        ({"requests": 1}, "expected at least 2"),
+        ({"orders": (Order("oracle"),)}, "--order fcfs is missing"),
+        ({"orders": (Order("fcfs"), Order("fcfs"))}, "--order fcfs is given twice"),
+    ],
+)
+def test_settings_out_of_range_are_refused_before_a_server_starts(
+    config: ServingConfig, change: Mapping[str, object], sentence: str
+) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        measured(replace(config, **change))  # type: ignore[arg-type]  # one setting each
+    assert not (config.out / "logs").exists()
+
+
+def test_a_missing_predictor_is_refused_before_a_server_starts(config: ServingConfig) -> None:
+    orders = (Order("fcfs"), Order("pars", config.out / "none"))
+    with pytest.raises(PredictorError):
+        measured(replace(config, orders=orders))
+    assert not (config.out / "logs").exists()
+
+
+def test_orders_by_name() -> None:
+    assert parse_order("fcfs") == Order("fcfs")
+    assert parse_order("pars=a/b") == Order("pars", Path("a/b").resolve())
+    assert [order.policy for order in check_orders((Order("oracle"), Order("fcfs")))] == [
+        "fcfs",
+        "oracle",
+    ]
+    for text, sentence in (
+        ("sjf", "unknown order 'sjf'; known: fcfs, pars, oracle, prompt_length"),
+        ("pars", "write --order pars=DIR"),
+        ("oracle=x", "oracle takes no folder"),
+    ):
+        with pytest.raises(ConfigError, match=sentence):
+            parse_order(text)
+
+
+def test_arrival_order_goes_through_the_same_class() -> None:
+    off, on = scheduler_arguments(None), scheduler_arguments(Path("/x"))
+    assert (
+        off[:3] == on[:3] == ("--scheduler-cls", "pars_vllm.ParsScheduler", "--additional-config")
+    )
+    assert json.loads(off[3]) == {"pars": {"ranking": "off"}}
+    assert json.loads(on[3]) == {"pars": {"predictor": "/x"}}
+
+
+def test_a_folder_is_served_under_its_own_name(tmp_path: Path) -> None:
+    (tmp_path / "smol").mkdir()
+    assert served_name(str(tmp_path / "smol")) == "smol"
+    assert served_name("org/model") == "org/model"
+
+
+def test_command_line_settings_reach_the_run(
+    config: ServingConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parser = argparse.ArgumentParser()
+    serving.add_arguments(parser)
+    arguments = ["--model", "m", "--prompts", str(config.prompts), "--out", str(config.out)]
+    options = ["--order", "fcfs", "--requests", "4", "--slots", "2", "--max-tokens", "6"]
+    assert serving.run(parser.parse_args(arguments + options)) == 0
+    printed = capsys.readouterr()
+    assert "Burst, 4 requests" in printed.out
+    assert "fcfs poisson: 4/4 requests" in printed.err
