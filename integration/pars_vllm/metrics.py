@@ -1,0 +1,39 @@
+"""Counters of the scheduler and its scorer; numbers and names of errors, never prompt text."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass
+class Counters:
+    """Counted since the engine started."""
+
+    requests: int = 0
+    """Requests that could be scored (generation, by token ids)."""
+    scored: int = 0
+    """Requests that got an expected length."""
+    cached: int = 0
+    """Of these, from the cache, without the scorer process."""
+    unknown: int = 0
+    """Requests that the predictor has no score for."""
+    not_sent: int = 0
+    """Requests without a score because too many were pending or no scorer was there."""
+    failures: int = 0
+    """Batches that the scorer process could not score."""
+    restarts: int = 0
+    """Times that a lost scorer process was replaced."""
+    losses: int = 0
+    """Times that a scorer process died, hung or was given up."""
+    admissions: int = 0
+    """Requests admitted for the first time."""
+    admitted_urgent: int = 0
+    """Of these, admitted out of turn because they had waited long."""
+    preemptions: int = 0
+    """Requests that were preempted."""
+    finished: int = 0
+    """Generation requests that ended by themselves or at their cap."""
+
+    def line(self) -> str:
+        """One line for the log."""
+        return ", ".join(f"{name} {value}" for name, value in asdict(self).items())

@@ -1,0 +1,238 @@
+"""``ParsScheduler``: vLLM's own scheduler with another waiting queue.
+
+Only the queue differs: ``schedule()`` itself, the KV cache, chunked prefill, preemption and every
+side queue stay vLLM's. With ranking "off" even the queue is vLLM's, so that the arrival-order
+control runs through this very class.
+
+What is touched of vLLM's scheduler: ``waiting``, ``running``, ``policy``, ``kv_cache_manager``,
+``add_request``, ``schedule``, ``_free_request``, ``shutdown``; ``tests/pars_vllm/test_contract.py``
+fails where one of them changes its meaning.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import vllm
+from vllm.logger import init_logger
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.request import Request, RequestStatus
+
+from pars_export.artifact import folder_sha256, read_manifest
+from pars_export.errors import ConfigError
+from pars_export.runtimes import choose
+from pars_vllm.metrics import Counters
+from pars_vllm.policy import Policy
+from pars_vllm.queue import ParsRequestQueue
+from pars_vllm.scorer import Limits, Scorer
+from pars_vllm.scorer_worker import WorkerOptions
+from pars_vllm.settings import Settings
+from pars_vllm.tokenizer import TokenizerSource, read_chat_template
+from pars_vllm.versions import check_version
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+    from vllm.v1.core.sched.output import SchedulerOutput
+
+logger = init_logger("vllm.pars")
+
+
+class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checked here
+    """vLLM's scheduler with the waiting queue in order of expected remaining work.
+
+    Made on the base that stock vLLM would use: with async scheduling an instance is a subclass of
+    AsyncScheduler too. Raises ConfigError or PredictorError before the engine serves anything.
+    """
+
+    def __new__(cls, vllm_config: VllmConfig, *_args: object, **_kwargs: object) -> ParsScheduler:
+        """Choose the class whose base is the one that stock vLLM would use."""
+        base = stock_class(vllm_config)
+        if base is AsyncScheduler and not issubclass(cls, AsyncScheduler):
+            if cls is not ParsScheduler:
+                raise ConfigError(
+                    f"{cls.__name__} must also derive from AsyncScheduler, because this deployment "
+                    f"uses async scheduling."
+                )
+            cls = _AsyncParsScheduler
+        instance: ParsScheduler = object.__new__(cls)
+        return instance
+
+    def __init__(self, vllm_config: VllmConfig, *args: object, **kwargs: object) -> None:
+        self.pars_settings = Settings.parse(vllm_config.additional_config)
+        settings = self.pars_settings
+        check_version(vllm.__version__, settings.allow_unsupported_vllm)
+        options = worker_options(settings, vllm_config) if settings.ranking != "off" else None
+        super().__init__(vllm_config, *args, **kwargs)
+        self.pars_counters = Counters()
+        self.pars_scorer: Scorer | None = None
+        self.pars_queue: ParsRequestQueue | None = None
+        self._pars_steps = 0
+        self._pars_policy = Policy(
+            settings.patience, settings.share, settings.prefill_weight, settings.trust_priority
+        )
+        if settings.ranking == "on":
+            self._check_trust(settings)
+            self.waiting = self.pars_queue = ParsRequestQueue(self._pars_policy)
+        if options is not None:
+            limits = Limits(
+                settings.max_pending,
+                settings.score_timeout_s,
+                settings.start_timeout_s,
+                settings.cache_entries,
+            )
+            self.pars_scorer = Scorer(options, limits, self.pars_counters)
+        base = AsyncScheduler if isinstance(self, AsyncScheduler) else Scheduler
+        logger.info(
+            "PARS: ranking %s on vLLM %s, %s%s.",
+            settings.ranking,
+            vllm.__version__,
+            base.__name__,
+            f", predictor {options.predictor} ({options.predictor_sha256})" if options else "",
+        )
+
+    def _check_trust(self, settings: Settings) -> None:
+        if self.policy == SchedulingPolicy.PRIORITY and not settings.trust_priority:
+            raise ConfigError(
+                "--scheduling-policy priority preempts by the clients' priority, which PARS "
+                "ignores: set additional_config['pars']['trust_priority'] to true, or use the "
+                "policy fcfs."
+            )
+
+    # ---- vLLM's own steps
+
+    def add_request(self, request: Request) -> None:
+        """Queue a request at once; its score follows."""
+        super().add_request(request)
+        if self.pars_scorer is not None:
+            self._ask_score(request)
+
+    def schedule(self, *args: object, **kwargs: object) -> SchedulerOutput:
+        """One scheduling step: first what the scorer has answered, then vLLM's own schedule."""
+        if self.pars_scorer is not None:
+            self._take_scores(self.pars_scorer)
+        if self.pars_queue is None:
+            return super().schedule(*args, **kwargs)
+        order = self.pars_queue.order
+        order.begin(self._pars_steps)
+        output = super().schedule(*args, **kwargs)
+        order.end()
+        # A step in which nothing ran is no time in which anybody could have been served.
+        self._pars_steps += output.total_num_scheduled_tokens > 0
+        return output
+
+    def _free_request(self, request: Request, *args: object, **kwargs: object) -> object:
+        if request.pooling_params is None and request.status != RequestStatus.FINISHED_ABORTED:
+            self.pars_counters.finished += 1
+            self.pars_counters.preemptions += request.num_preemptions
+        return super()._free_request(request, *args, **kwargs)
+
+    def shutdown(self) -> None:
+        """End the scorer process, then vLLM's own parts."""
+        if self.pars_scorer is not None:
+            self.pars_scorer.close()
+            self._count_admissions()
+            logger.info("PARS: %s.", self.pars_counters.line())
+        super().shutdown()
+
+    # ---- scores
+
+    def _ask_score(self, request: Request) -> None:
+        """Hand a request to the scorer if there is something to predict about it."""
+        assert self.pars_scorer is not None
+        if request.pooling_params is not None or not request.prompt_token_ids:
+            return
+        self.pars_counters.requests += 1
+        self.pars_scorer.submit(request.request_id, request.prompt_token_ids)
+
+    def _take_scores(self, scorer: Scorer) -> None:
+        """Work of the requests answered since the last step; arrival order if scores are lost."""
+        answers = scorer.poll()
+        order = self.pars_queue.order if self.pars_queue is not None else None
+        if scorer.lost:
+            scorer.lost = False
+            if order is not None:
+                order.drop_scores()
+        if scorer.recovered:
+            scorer.recovered = False
+            for request in list(self.waiting):
+                self._ask_score(request)
+        for request_id, tokens in answers:
+            request = self.requests.get(request_id)
+            if tokens is None:
+                self.pars_counters.unknown += 1
+                continue
+            self.pars_counters.scored += 1
+            if order is not None and request is not None:
+                order.rescore(request_id, self._work(request, tokens))
+
+    def _work(self, request: Request, tokens: float) -> float:
+        return self._pars_policy.work(
+            uncached_tokens=request.num_prompt_tokens - self._cached_tokens(request),
+            expected_tokens=tokens,
+            max_tokens=request.max_tokens,
+            done=request.num_output_tokens,
+        )
+
+    def _cached_tokens(self, request: Request) -> int:
+        """Prompt tokens whose KV blocks are in the prefix cache now."""
+        if not self.cache_config.enable_prefix_caching or request.num_computed_tokens:
+            return 0
+        if self.enable_kv_cache_events:
+            return 0  # the lookup may publish events there
+        return int(self.kv_cache_manager.get_computed_blocks(request)[1])
+
+    def _count_admissions(self) -> None:
+        if self.pars_queue is not None:
+            self.pars_counters.admissions = self.pars_queue.order.admissions
+            self.pars_counters.admitted_urgent = self.pars_queue.order.admitted_urgent
+
+
+class _AsyncParsScheduler(ParsScheduler, AsyncScheduler):  # type: ignore[misc]  # as above
+    """The same over AsyncScheduler: ``super()`` of ParsScheduler reaches it first."""
+
+
+def stock_class(vllm_config: VllmConfig) -> type:
+    """The class that vLLM would use without ``--scheduler-cls``; ConfigError if neither of two."""
+    config = copy.copy(vllm_config.scheduler_config)
+    config.scheduler_cls = None
+    chosen: type = config.get_scheduler_cls()
+    if chosen not in (Scheduler, AsyncScheduler):
+        raise ConfigError(
+            f"vLLM would use the scheduler {chosen.__module__}.{chosen.__qualname__} here, which "
+            f"PARS does not extend: remove --scheduler-cls."
+        )
+    return chosen
+
+
+def worker_options(settings: Settings, vllm_config: VllmConfig) -> WorkerOptions:
+    """Check the predictor folder and say what the scorer process needs; raise ParsError."""
+    assert settings.predictor is not None
+    path = Path(settings.predictor).absolute()
+    manifest = read_manifest(path, sha256=settings.predictor_sha256)
+    if manifest.calibration is None and manifest.kind != "table":
+        raise ConfigError(
+            f"{path}: it has no calibration, so its scores cannot be told in tokens; train to the "
+            f"end of an epoch and export it again."
+        )
+    runtime = choose(settings.runtime, path, manifest)
+    if settings.chat_template is not None:
+        read_chat_template(settings.chat_template)
+    model = vllm_config.model_config
+    return WorkerOptions(
+        predictor=str(path),
+        predictor_sha256=folder_sha256(path),
+        tokenizer=TokenizerSource(
+            name=str(model.tokenizer),
+            revision=model.tokenizer_revision,
+            chat_template=settings.chat_template,
+            trust_remote_code=bool(model.trust_remote_code),
+        ),
+        runtime=runtime,
+        threads=settings.threads,
+        cpus=settings.cpus,
+        niceness=settings.niceness,
+    )

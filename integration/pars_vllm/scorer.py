@@ -1,0 +1,325 @@
+"""The engine's end of the scorer process: hand over, take in, watch, replace. Never waits.
+
+Every call returns at once: sends and receives do not block, and a prompt that does not fit into the
+socket waits in a bounded outbox for the next call. Whatever goes wrong with the process, the caller
+only learns that scores are gone (:attr:`Scorer.lost`) or that they may be asked for again
+(:attr:`Scorer.recovered`).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pars_vllm import protocol
+from pars_vllm.metrics import Counters
+from pars_vllm.scorer_worker import WorkerOptions
+
+logger = logging.getLogger("vllm.pars")
+
+_FIRST_BACKOFF_S = 1.0
+_LAST_BACKOFF_S = 60.0
+_FAILURES_IN_A_ROW = 3
+"""Failed batches after which the process is replaced."""
+_STRIKES = 2
+"""Times that a prompt may be among those at work when the process is lost; then it is not sent."""
+_STRIKES_KEPT = 10_000
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Bounds of the hand-over; see the settings of the same names."""
+
+    max_pending: int = 10_000
+    score_timeout_s: float = 30.0
+    start_timeout_s: float = 120.0
+    cache_entries: int = 65_536
+
+
+class Scorer:
+    """Expected response lengths of prompts, some time after they were asked for.
+
+    ``clock`` gives seconds and is only used to notice a hang and to space restarts.
+    """
+
+    def __init__(
+        self,
+        options: WorkerOptions,
+        limits: Limits,
+        counters: Counters,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.counters = counters
+        self.lost = False
+        """Scores were lost since the flag was last cleared; the caller clears it."""
+        self.recovered = False
+        """A replaced process is ready since the flag was last cleared; the caller clears it."""
+        self.ready = False
+        """The process has loaded the predictor."""
+        self.knows_template: bool | None = None
+        """Whether the chat template can be taken off; None before the process is ready."""
+        self._options = options
+        self._limits = limits
+        self._clock = clock
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._ended: list[subprocess.Popen[bytes]] = []
+        self._closed = False
+        self._down = False
+        self._warned = False
+        self._backoff = _FIRST_BACKOFF_S
+        self._next_start = 0.0
+        self._progress = 0.0
+        self._failures = 0
+        self._waiters: dict[bytes, list[str]] = {}
+        self._outbox: deque[tuple[bytes, bytes]] = deque()
+        self._in_flight: set[bytes] = set()
+        self._at_work: list[bytes] = []
+        self._strikes: OrderedDict[bytes, int] = OrderedDict()
+        self._cache: OrderedDict[bytes, float | None] = OrderedDict()
+        self._answers: list[tuple[str, float | None]] = []
+        self._start()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the scorer process, if there is one."""
+        return self._process.pid if self._process is not None else None
+
+    @property
+    def pending(self) -> int:
+        """Prompts that an answer is awaited for."""
+        return len(self._waiters)
+
+    def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """Ask for the expected length of a prompt; the answer comes by ``poll``, or never."""
+        digest, frame = protocol.encode_request(token_ids)
+        if digest in self._cache:
+            self._cache.move_to_end(digest)
+            self.counters.cached += 1
+            self._answers.append((request_id, self._cache[digest]))
+            return
+        if digest in self._waiters:
+            self._waiters[digest].append(request_id)
+            return
+        full = len(self._waiters) >= self._limits.max_pending
+        if self._down or full or self._strikes.get(digest, 0) >= _STRIKES:
+            self.counters.not_sent += 1
+            return
+        self._waiters[digest] = [request_id]
+        self._outbox.append((digest, frame))
+        if self._socket is not None and len(self._outbox) == 1:
+            self._send()
+
+    def poll(self) -> list[tuple[str, float | None]]:
+        """(request id, expected tokens or None) of what was answered since the last call."""
+        if self._socket is None:
+            if not self._closed and self._clock() >= self._next_start:
+                self._start()
+        else:
+            self._take_in()
+            if self._outbox and self._socket is not None:
+                self._send()
+            if self._in_flight or not self.ready:
+                self._watch()
+        if not self._answers:
+            return []
+        answers, self._answers = self._answers, []
+        return answers
+
+    def close(self) -> None:
+        """End the process and wait until it is gone."""
+        self._closed = True
+        if self._process is not None:
+            self._drop()
+        for process in self._ended:
+            process.wait()
+        self._ended = []
+
+    # ---- the process
+
+    def _start(self) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        command = [
+            sys.executable,
+            "-m",
+            "pars_vllm.scorer_worker",
+            str(theirs.fileno()),
+            str(os.getpid()),
+            self._options.to_json(),
+        ]
+        threads = str(self._options.threads)
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONSAFEPATH": "1",
+            "OMP_NUM_THREADS": threads,
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+        }
+        self._progress = self._clock()
+        self.ready = False
+        try:
+            # Not multiprocessing: the engine core is a daemonic process, which may not have
+            # children of that kind.
+            self._process = subprocess.Popen(
+                command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+            )
+        except OSError as error:
+            ours.close()
+            self._lose(f"it could not be started ({error.strerror})")
+            return
+        finally:
+            theirs.close()
+        self._socket = ours
+        if self._down:
+            self.counters.restarts += 1
+
+    def _drop(self) -> None:
+        """Kill the process; it is waited for later."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.kill()
+            self._ended.append(self._process)
+            self._process = None
+        self._ended = [process for process in self._ended if process.poll() is None]
+
+    def _lose(self, why: str) -> None:
+        """Fail open: forget what was asked, and try a new process after a while."""
+        self._drop()
+        for digest in self._at_work:
+            self._strikes[digest] = self._strikes.get(digest, 0) + 1
+            self._strikes.move_to_end(digest)
+        while len(self._strikes) > _STRIKES_KEPT:
+            self._strikes.popitem(last=False)
+        self.counters.losses += 1
+        self.counters.not_sent += sum(map(len, self._waiters.values()))
+        self._waiters.clear()
+        self._outbox.clear()
+        self._in_flight.clear()
+        self._at_work = []
+        self._answers = []
+        self._failures = 0
+        self.ready = False
+        self.lost = True
+        self._down = True
+        self._next_start = self._clock() + self._backoff
+        log = logger.debug if self._warned else logger.warning
+        log(
+            "PARS: no scores, because the scorer process is lost: %s. Requests go in arrival "
+            "order; another process is started in %.0f s.",
+            why,
+            self._backoff,
+        )
+        self._warned = True
+        self._backoff = min(2 * self._backoff, _LAST_BACKOFF_S)
+
+    def _watch(self) -> None:
+        limit = self._limits.score_timeout_s if self.ready else self._limits.start_timeout_s
+        if self._clock() - self._progress > limit:
+            doing = "answered" if self.ready else "become ready"
+            self._lose(f"it has not {doing} for {limit:g} s")
+
+    # ---- the frames
+
+    def _send(self) -> None:
+        assert self._socket is not None
+        while self._outbox:
+            digest, frame = self._outbox[0]
+            try:
+                self._socket.send(frame)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(f"it cannot be reached ({error.strerror})")
+                return
+            self._outbox.popleft()
+            if not self._in_flight and self.ready:
+                self._progress = self._clock()
+            self._in_flight.add(digest)
+
+    def _frames(self) -> Iterator[bytes]:
+        while self._socket is not None:
+            try:
+                frame = self._socket.recv(protocol.MAX_FRAME)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._lose(f"it cannot be reached ({error.strerror})")
+                return
+            if not frame:
+                self._lose("it ended")
+                return
+            yield frame
+
+    def _take_in(self) -> None:
+        for frame in self._frames():
+            self._progress = self._clock()
+            kind = frame[:1]
+            if kind == protocol.SCORES:
+                self._scored(protocol.decode_scores(frame))
+            elif kind == protocol.BATCH:
+                self._at_work, _ = protocol.decode_digests(frame)
+            elif kind == protocol.READY:
+                self._is_ready(frame)
+            elif kind == protocol.FAILED:
+                self._failed(*protocol.decode_digests(frame))
+            elif kind == protocol.FATAL:
+                self._lose(frame[1:].decode(errors="replace").rstrip("."))
+
+    def _is_ready(self, frame: bytes) -> None:
+        self.ready = True
+        self.knows_template = frame[1:] == b"1"
+        self.recovered = self._down
+        self._down = False
+        logger.info(
+            "PARS: the scorer process is ready (pid %s)%s.",
+            self.pid,
+            ""
+            if self.knows_template
+            else "; prompts are scored with their chat template, whose delimiters were not found",
+        )
+
+    def _scored(self, scores: Sequence[protocol.Score]) -> None:
+        self._failures = 0
+        self._backoff = _FIRST_BACKOFF_S
+        self._at_work = []
+        for score in scores:
+            tokens = None if score.tokens != score.tokens else score.tokens  # NaN: not known
+            self._remember(score.digest, tokens)
+            self._in_flight.discard(score.digest)
+            for request_id in self._waiters.pop(score.digest, ()):
+                self._answers.append((request_id, tokens))
+
+    def _remember(self, digest: bytes, tokens: float | None) -> None:
+        self._cache[digest] = tokens
+        while len(self._cache) > self._limits.cache_entries:
+            self._cache.popitem(last=False)
+
+    def _failed(self, digests: Sequence[bytes], reason: str) -> None:
+        self._at_work = []
+        self._failures += 1
+        self.counters.failures += 1
+        for digest in digests:
+            self._in_flight.discard(digest)
+            for _ in self._waiters.pop(digest, ()):
+                self.counters.not_sent += 1
+        if not self._warned:
+            self._warned = True
+            logger.warning(
+                "PARS: the predictor could not score %d prompts (%s); they keep their place by "
+                "arrival.",
+                len(digests),
+                reason,
+            )
+        if self._failures >= _FAILURES_IN_A_ROW:
+            self._lose(f"{self._failures} batches in a row failed ({reason})")

@@ -1,0 +1,188 @@
+"""The scorer process: token ids in, expected response lengths out.
+
+Started by :mod:`pars_vllm.scorer` as ``python -m pars_vllm.scorer_worker FD PARENT OPTIONS``. It
+ends when its socket is closed, when its parent dies, or when it is killed. It imports no vLLM, and
+torch only where the predictor's runtime is torch; it never writes prompt text anywhere.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from pars_export.errors import ParsError
+from pars_export.inputs import text_of
+from pars_export.predictor import Predictor
+from pars_vllm import protocol
+from pars_vllm.prompt import learn, parse, tool_schemas
+from pars_vllm.tokenizer import PromptTokenizer, TokenizerSource, load_tokenizer
+
+BATCH = 32
+"""Prompts scored together; they are sorted by length first, so that little is padded."""
+DRAIN = 512
+"""Prompts taken in before a round of batches."""
+GAP = " ... "
+"""Stands for the middle of a prompt too long to be sent."""
+
+
+@dataclass(frozen=True)
+class WorkerOptions:
+    """What the scorer process is told at its start."""
+
+    predictor: str
+    predictor_sha256: str
+    tokenizer: TokenizerSource
+    runtime: str = "auto"
+    threads: int = 1
+    cpus: tuple[int, ...] = field(default=())
+    niceness: int = 0
+
+    def to_json(self) -> str:
+        """For the command line."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> WorkerOptions:
+        """What ``to_json`` wrote."""
+        value = json.loads(text)
+        value["tokenizer"] = TokenizerSource(**value["tokenizer"])
+        value["cpus"] = tuple(value["cpus"])
+        return cls(**value)
+
+
+class PromptReader:
+    """Token ids to the text a predictor was trained on."""
+
+    def __init__(self, tokenizer: PromptTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._delimiters = learn(tokenizer.render)
+
+    @property
+    def knows_template(self) -> bool:
+        """Whether the chat template can be taken off."""
+        return self._delimiters is not None
+
+    def text(self, prompt: protocol.Prompt) -> str:
+        """The text of a prompt; its template, if it has one, taken off."""
+        if not prompt.tail:
+            templated = self._tokenizer.decode(prompt.head)
+        else:
+            ends = (self._tokenizer.decode(prompt.head), self._tokenizer.decode(prompt.tail))
+            templated = GAP.join(ends)
+        parsed = parse(templated, self._delimiters) if self._delimiters is not None else None
+        if parsed is None:
+            if prompt.tail:
+                return GAP.join((self._tokenizer.raw(prompt.head), ends[1]))
+            return self._tokenizer.raw(prompt.head)
+        preamble, messages = parsed
+        return text_of(messages=messages, tools=tool_schemas(preamble) or None)
+
+
+def run(connection: socket.socket, options: WorkerOptions) -> None:
+    """Load the predictor, say so, and score what comes until the socket is closed."""
+    try:
+        reader = PromptReader(load_tokenizer(options.tokenizer))
+        predictor = Predictor.load(
+            Path(options.predictor),
+            runtime=options.runtime,
+            threads=options.threads,
+            sha256=options.predictor_sha256,
+        )
+    except ParsError as error:
+        connection.send(protocol.FATAL + str(error).encode()[:2000])
+        return
+    template = b"1" if reader.knows_template else b"0"
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    connection.send(protocol.READY + template)
+    while True:
+        frames = [inbox.get()]
+        while len(frames) < DRAIN and not inbox.empty():
+            frames.append(inbox.get())
+        _score(connection, predictor, reader, [protocol.decode_request(f) for f in frames])
+
+
+def _receive(connection: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None:
+    # A thread of its own: it keeps the engine's hand-over from filling up while a batch is scored,
+    # and it sees the parent's end of the socket close even then.
+    while frame := connection.recv(protocol.MAX_FRAME):
+        inbox.put(frame)
+    os._exit(0)
+
+
+def _score(
+    connection: socket.socket,
+    predictor: Predictor,
+    reader: PromptReader,
+    prompts: Sequence[protocol.Prompt],
+) -> None:
+    known: list[tuple[str, bytes]] = []
+    for prompt in prompts:
+        try:
+            known.append((reader.text(prompt), prompt.digest))
+        except Exception as error:  # noqa: BLE001  # reported; its text could quote the prompt
+            _report(connection, [prompt.digest], error)
+    known.sort(key=lambda pair: len(pair[0]))
+    for start in range(0, len(known), BATCH):
+        batch = known[start : start + BATCH]
+        digests = [digest for _, digest in batch]
+        connection.send(protocol.encode_digests(protocol.BATCH, digests))
+        try:
+            scores = predictor.score([text for text, _ in batch])
+            tokens = predictor.tokens_of(scores)
+        except Exception as error:  # noqa: BLE001  # reported; its text could quote the prompt
+            _report(connection, digests, error)
+            continue
+        answers = [
+            protocol.Score(digest, float(score), float(length))
+            for digest, score, length in zip(digests, scores, tokens, strict=True)
+        ]
+        wrong = sum(not math.isfinite(a.tokens) and not math.isnan(a.score) for a in answers)
+        if wrong:
+            connection.send(protocol.encode_digests(protocol.FAILED, digests, "NotFinite"))
+            continue
+        connection.send(protocol.encode_scores(answers))
+
+
+def _report(connection: socket.socket, digests: list[bytes], error: Exception) -> None:
+    reason = type(error).__name__
+    connection.send(protocol.encode_digests(protocol.FAILED, digests, reason))
+
+
+def _settle_in(options: WorkerOptions, parent: int) -> None:
+    """Nice, bound to its CPUs, and gone when the parent is."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server, which ends us
+    if sys.platform == "linux":
+        import ctypes
+
+        # The kernel's own guard: holds even while native code computes and holds the interpreter.
+        pr_set_pdeathsig = 1
+        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
+        if options.cpus:
+            os.sched_setaffinity(0, options.cpus)
+    if os.getppid() != parent:
+        sys.exit(0)
+    os.nice(options.niceness)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Entry point: FD of the socket, the parent's process id, options as JSON."""
+    connection = socket.socket(fileno=int(arguments[0]))
+    options = WorkerOptions.from_json(arguments[2])
+    _settle_in(options, int(arguments[1]))
+    with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the engine is gone
+        run(connection, options)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
