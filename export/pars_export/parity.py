@@ -86,8 +86,13 @@ def measure(
         tokenizer: of both.
         texts: at least two.
         relative_bound: in standard deviations of the reference's scores.
+
+    Raises:
+        PredictorError: the reference's own scores are no numbers.
     """
     wanted = reference.score(texts)
+    if not np.isfinite(wanted).all():
+        raise PredictorError("The ranker itself scores NaN or infinity; train it again.")
     found = candidate.score(texts)
     worst = _worst(wanted, found)
     ids = tokenizer.encode(texts)
@@ -99,7 +104,8 @@ def measure(
             again = core(*padded([ids[row] for row in rows], tokenizer.pad_id))
             worst = max(worst, _worst(wanted[rows], again))
     bound = max(relative_bound * float(wanted.std()), _RESOLUTION * float(np.abs(wanted).max()))
-    return Parity(worst, bound, tau_b(wanted, found), len(texts))
+    tau = tau_b(wanted, found) if np.isfinite(worst) else 0.0
+    return Parity(worst, bound, tau, len(texts))
 
 
 def _worst(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -16,25 +16,7 @@ from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
 
-_WORDS = [
-    "what",
-    "is",
-    "the",
-    "moon",
-    "write",
-    "a",
-    "story",
-    "of",
-    "ten",
-    "words",
-    "about",
-    "bread",
-    "list",
-    "facts",
-    "yes",
-    "or",
-    "no",
-]
+_WORDS = ["what", "is", "the", "moon", "write", "a", "story", "of", "ten", "words", "list", "facts"]
 _PIECES = [
     f"{mark}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789?.," for mark in ("", "##")
 ]

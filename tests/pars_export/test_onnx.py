@@ -1,0 +1,192 @@
+"""The exported model against the network, and exports that must fail."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from pars_export import InputError, Predictor, PredictorError, build
+from pars_export.artifact import folder_sha256, read_manifest
+from pars_export.batches import padded
+from pars_export.onnx import OPSET, export_onnx
+from pars_export.parity import builtin_texts, measure, tau_b
+from pars_export.runtimes.onnx_cpu import OnnxCore
+
+
+@pytest.mark.parametrize(
+    ("pooling", "outputs"), [("mean", 1), ("cls", 1), ("pooler", 1), ("mean", 7)]
+)
+def test_onnx_scores_as_the_network_at_any_batch_and_length(
+    tmp_path, make_network, pooling, outputs
+):
+    network = make_network(pooling, outputs, seed=3)
+    export_onnx(network, tmp_path / "model.onnx")
+    core = OnnxCore(tmp_path / "model.onnx", threads=1)
+    rng = np.random.default_rng(0)
+    for rows, width in [(1, 1), (1, 128), (2, 7), (3, 3), (17, 40), (64, 2)]:
+        ids = [rng.integers(1, 60, rng.integers(1, width + 1)).tolist() for _ in range(rows)]
+        batch = padded(ids, pad_id=0)
+        with torch.inference_mode():
+            wanted = network(*map(torch.from_numpy, batch)).numpy()
+        assert_allclose(core(*batch), wanted, rtol=0, atol=2e-5)
+        alone = [core(*padded([row], pad_id=0))[0] for row in ids]
+        assert_allclose(alone, wanted, rtol=0, atol=2e-5)
+
+
+def test_several_outputs_score_the_expected_bucket(make_network):
+    network = make_network("mean", 3)
+    with torch.inference_mode():
+        network.head.weight.zero_()
+        network.head.bias.copy_(torch.tensor([0.2, 0.3, 0.5]).log())
+        ids = torch.ones(2, 4, dtype=torch.int64)
+        assert_allclose(network(ids, ids).numpy(), [1.3, 1.3], rtol=1e-6)
+
+
+def test_padding_does_not_change_a_score(make_network):
+    for pooling in ("mean", "cls", "pooler"):
+        network = make_network(pooling)
+        short, mask = padded([[2, 5, 6, 3]], 0)
+        long, long_mask = padded([[2, 5, 6, 3], [2, *[7] * 60, 3]], 0)
+        with torch.inference_mode():
+            one = network(torch.from_numpy(short), torch.from_numpy(mask))
+            two = network(torch.from_numpy(long), torch.from_numpy(long_mask))
+        assert_allclose(one[0], two[0], rtol=0, atol=2e-5)
+
+
+def test_the_file_is_one_valid_model_whose_opset_is_recorded(exported):
+    model = onnx.load(exported / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {each.domain: each.version for each in model.opset_import}[""] == OPSET
+    engine = read_manifest(exported).engines["onnx"]
+    assert engine["opset"] == OPSET
+    parity = engine["parity"]
+    assert 0 <= parity["max_abs_diff"] < parity["bound"] < 1e-2
+    assert parity["tau"] > 0.999
+    assert parity["prompts"] == len(builtin_texts())
+
+
+def test_given_texts_are_what_parity_is_measured_on(tmp_path, write):
+    manifest = write(tmp_path / "p", parity_texts=["what is", "the moon", "a story of words"])
+    assert manifest.engines["onnx"]["parity"]["prompts"] == 3
+    with pytest.raises(InputError, match="two texts or more, found 1"):
+        write(tmp_path / "q", parity_texts=["what"])
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+
+
+def _wrong_model(monkeypatch, make_network):
+    other = make_network(seed=99)
+    monkeypatch.setattr(build, "export_onnx", lambda network, path: export_onnx(other, path))
+
+
+def test_an_export_beyond_its_bound_fails_and_leaves_nothing(
+    tmp_path, write, make_network, monkeypatch
+):
+    _wrong_model(monkeypatch, make_network)
+    with pytest.raises(PredictorError, match=r"differ from the reference by up to .* allowed"):
+        write(tmp_path / "p")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_export_leaves_the_older_predictor_as_it_was(
+    tmp_path, write, make_network, monkeypatch
+):
+    write(tmp_path / "p")
+    before = folder_sha256(tmp_path / "p")
+    _wrong_model(monkeypatch, make_network)
+    with pytest.raises(PredictorError):
+        write(tmp_path / "p")
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    assert folder_sha256(tmp_path / "p") == before
+    Predictor.load(tmp_path / "p").score(["what"])
+
+
+@pytest.mark.parametrize("step", ["save_model", "export_onnx", "measure", "seal"])
+@pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_full_disk_or_an_interrupt_at_any_step_leaves_nothing(
+    tmp_path, write, monkeypatch, step, failure
+):
+    real = getattr(build, step)
+
+    def fail(*args, **kwargs):
+        real(*args, **kwargs)  # files of this step are written, then it fails
+        raise failure
+
+    monkeypatch.setattr(build, step, fail)
+    with pytest.raises(type(failure)):
+        write(tmp_path / "p")
+    assert list(tmp_path.iterdir()) == []
+
+
+class _DependsOnBatch:
+    """An engine that is right for a prompt alone and wrong among others."""
+
+    survives_fork = True
+
+    def __init__(self, core):
+        self.core = core
+
+    def __call__(self, input_ids, attention_mask):
+        scores = self.core(input_ids, attention_mask)
+        return scores + 0.1 * (attention_mask.size - attention_mask.sum())
+
+
+def test_parity_catches_an_engine_whose_scores_depend_on_the_batch(exported):
+    reference = Predictor.load(exported, runtime="torch")
+    candidate = Predictor.load(exported, runtime="onnx")
+    scorer = candidate._ready()
+    core, tokenizer = scorer._core, scorer._tokenizer
+    fine = measure(reference._ready(), scorer, core, tokenizer, builtin_texts())
+    fine.check("onnx")
+    bad = measure(reference._ready(), scorer, _DependsOnBatch(core), tokenizer, builtin_texts())
+    with pytest.raises(PredictorError, match="int8 engine's scores differ"):
+        bad.check("int8")
+
+
+def test_nan_is_no_parity(exported):
+    class Broken:
+        survives_fork = True
+
+        def score(self, texts):
+            return np.full(len(texts), np.nan, dtype=np.float32)
+
+    scorer = Predictor.load(exported)._ready()
+    found = measure(scorer, Broken(), scorer._core, scorer._tokenizer, builtin_texts())
+    with pytest.raises(PredictorError):
+        found.check("onnx")
+    with pytest.raises(PredictorError, match="The ranker itself scores NaN"):
+        measure(Broken(), scorer, scorer._core, scorer._tokenizer, builtin_texts())
+
+
+def test_tau_b_against_scipy():
+    from scipy.stats import kendalltau
+
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        first, second = rng.integers(0, 12, (2, 40)).astype(np.float32)
+        assert_allclose(tau_b(first, second), kendalltau(first, second).statistic, atol=1e-12)
+    assert tau_b(np.zeros(4, np.float32), np.arange(4, dtype=np.float32)) == 0
+
+
+def test_tokenizer_and_encoder_must_be_of_one_model(
+    tmp_path, make_network, encoder_config, tokenizer_json, manifest
+):
+    with pytest.raises(PredictorError, match="they are not of one model"):
+        build.write_encoder_predictor(
+            tmp_path / "p",
+            make_network(),
+            {**encoder_config, "vocab_size": 5},
+            tokenizer_json,
+            manifest,
+        )
+    with pytest.raises(PredictorError, match=r"takes 32 tokens at most, and .* 64"):
+        build.write_encoder_predictor(
+            tmp_path / "p",
+            make_network(),
+            {**encoder_config, "max_position_embeddings": 32},
+            tokenizer_json,
+            manifest,
+        )
+    assert list(tmp_path.iterdir()) == []

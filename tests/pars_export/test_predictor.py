@@ -1,0 +1,244 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.testing import assert_allclose, assert_array_equal
+
+from pars_export import ConfigError, InputError, Predictor, PredictorError, runtimes
+from pars_export.artifact import read_manifest, write_predictor
+from pars_export.parity import builtin_texts
+
+TEXTS = builtin_texts()
+TOLERANCE = {"rtol": 0, "atol": 2e-5}
+
+
+@pytest.fixture(scope="module", params=["onnx", "torch"])
+def predictor(request, exported) -> Predictor:
+    return Predictor.load(exported, runtime=request.param)
+
+
+def test_scores_come_in_the_order_of_the_texts(predictor):
+    scores = predictor.score(TEXTS)
+    assert scores.shape == (len(TEXTS),)
+    assert scores.dtype == np.float32
+    assert np.std(scores) > 1e-3, "the tiny model must tell texts apart for this test to mean much"
+    shuffled = np.random.default_rng(0).permutation(len(TEXTS))
+    again = predictor.score([TEXTS[index] for index in shuffled])
+    assert_allclose(again, scores[shuffled], **TOLERANCE)
+
+
+def test_a_prompt_alone_and_in_any_batch_has_one_score(predictor):
+    together = predictor.score(TEXTS)
+    alone = np.concatenate([predictor.score([text]) for text in TEXTS])
+    assert_allclose(alone, together, **TOLERANCE)
+
+
+def test_runtimes_agree(exported):
+    first, second = (Predictor.load(exported, runtime=name) for name in ("onnx", "torch"))
+    assert_allclose(first.score(TEXTS), second.score(TEXTS), **TOLERANCE)
+
+
+def test_odd_inputs(predictor):
+    assert predictor.score([]).shape == (0,)
+    assert predictor.score([]).dtype == np.float32
+    assert predictor.expected_tokens([]).shape == (0,)
+    scores = predictor.score(["", "\ud800 lone", "\0", "a " * 1_000_000, "x" * 3_000_000])
+    assert np.isfinite(scores).all()
+    assert predictor.score(("a", "b")).shape == (2,)
+
+
+@pytest.mark.parametrize("texts", ["one text", b"bytes"])
+def test_one_text_is_no_list_of_texts(predictor, texts):
+    with pytest.raises(InputError, match="list of texts"):
+        predictor.score(texts)
+    with pytest.raises(InputError, match="Text 1 must be a string, found NoneType"):
+        predictor.score(["a", None])
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.lists(st.text(st.characters(exclude_categories=()), max_size=80), max_size=12))
+def test_any_texts_score_as_they_do_alone(exported, texts):
+    predictor = _cached(exported)
+    scores = predictor.score(texts)
+    for text, score in zip(texts, scores, strict=True):
+        assert_allclose(predictor.score([text])[0], score, **TOLERANCE)
+
+
+_loaded: dict[str, Predictor] = {}
+
+
+def _cached(folder) -> Predictor:
+    return _loaded.setdefault(str(folder), Predictor.load(folder))
+
+
+def test_expected_tokens_follow_the_calibration(predictor):
+    scores = predictor.score(TEXTS)
+    expected = predictor.expected_tokens(TEXTS)
+    assert_array_equal(expected, predictor.tokens_of(scores))
+    assert_array_equal(np.argsort(scores, kind="stable"), np.argsort(expected, kind="stable"))
+    assert_allclose(predictor.tokens_of([0.0, 0.5, -50.0]), [100, 550, 1])
+
+
+def test_many_threads_at_once(predictor):
+    wanted = predictor.score(TEXTS[:16])
+    barrier = threading.Barrier(64)
+
+    def call(index: int):
+        barrier.wait()
+        rows = [(index + step) % 16 for step in range(3)]
+        return rows, predictor.score([TEXTS[row] for row in rows])
+
+    with ThreadPoolExecutor(64) as pool:
+        for rows, found in pool.map(call, range(64)):
+            assert_allclose(found, wanted[rows], **TOLERANCE)
+
+
+def test_auto_takes_onnx_and_torch_where_onnxruntime_is_missing(exported, monkeypatch):
+    assert Predictor.load(exported).runtime == "onnx"
+    found = runtimes.importlib.util.find_spec
+    monkeypatch.setattr(
+        runtimes.importlib.util,
+        "find_spec",
+        lambda name, *rest: None if name == "onnxruntime" else found(name, *rest),
+    )
+    assert Predictor.load(exported).runtime == "torch"
+    with pytest.raises(PredictorError, match="onnxruntime must be installed"):
+        Predictor.load(exported, runtime="onnx")
+    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda *rest: None)
+    with pytest.raises(PredictorError, match="onnxruntime or torch must be installed"):
+        Predictor.load(exported)
+
+
+def test_settings_are_checked(exported):
+    with pytest.raises(ConfigError, match=r"no runtime 'tensorflow'; choose one of auto, onnx"):
+        Predictor.load(exported, runtime="tensorflow")
+    with pytest.raises(PredictorError, match=r"cannot run on 'table'; it holds onnx, torch"):
+        Predictor.load(exported, runtime="table")
+    for threads in (0, -1, 1.5, True):
+        with pytest.raises(ConfigError, match="threads is"):
+            Predictor.load(exported, threads=threads)
+    with pytest.raises(PredictorError, match="pinned"):
+        Predictor.load(exported, sha256="0" * 64)
+
+
+def test_what_is_known_of_a_predictor(exported):
+    predictor = Predictor.load(str(exported), threads=2)
+    assert predictor.path == exported
+    assert predictor.manifest.metrics == {"tau": 0.5, "nothing": None}
+    assert Predictor.load(exported, sha256=predictor.sha256).sha256 == predictor.sha256
+    assert "runtime='onnx', threads=2" in repr(predictor)
+
+
+def test_no_calibration_no_tokens(exported, tmp_path):
+    manifest = dataclasses.replace(read_manifest(exported), calibration=None)
+    files = {name: exported / name for name in manifest.files}
+    write_predictor(tmp_path / "bare", manifest, files)
+    predictor = Predictor.load(tmp_path / "bare")
+    assert np.isfinite(predictor.score(["a"])).all()
+    with pytest.raises(PredictorError, match="it has no calibration"):
+        predictor.expected_tokens(["a"])
+
+
+def test_torch_leaves_the_threads_of_the_process_alone(exported):
+    import torch
+
+    before = torch.get_num_threads()
+    Predictor.load(exported, runtime="torch", threads=before + 1).score(["a"])
+    assert torch.get_num_threads() == before
+
+
+def _in_child(work) -> tuple[int, bytes]:
+    """Exit status and output of ``work()`` in a forked child; a hang is killed."""
+    import select
+    import signal
+
+    read, wrote = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.close(read)
+        try:
+            os.write(wrote, work())
+            os._exit(0)
+        except BaseException as error:  # noqa: BLE001 - a child must end here, come what may
+            os.write(wrote, repr(error).encode())
+            os._exit(1)
+    os.close(wrote)
+    try:
+        ready, _, _ = select.select([read], [], [], 60)
+        if not ready:
+            os.kill(child, signal.SIGKILL)
+        return os.waitpid(child, 0)[1], os.read(read, 100_000)
+    finally:
+        os.close(read)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("runtime", "threads"), [("onnx", 1), ("onnx", 2), ("torch", 1)])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_child_loads_again_even_when_the_lock_was_held(exported, runtime, threads):
+    predictor = Predictor.load(exported, runtime=runtime, threads=threads)
+    wanted = predictor.score(TEXTS[:4])
+    with predictor._lock:  # as if another thread were in the middle of scoring
+        status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())
+    assert status == 0, output
+    assert_allclose(np.frombuffer(output, dtype=np.float32), wanted, **TOLERANCE)
+    assert_allclose(predictor.score(TEXTS[:4]), wanted, **TOLERANCE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_torch_with_threads_says_that_it_cannot_go_on_after_a_fork(exported):
+    predictor = Predictor.load(exported, runtime="torch", threads=2)
+    predictor.score(TEXTS[:4])
+    status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())
+    assert status != 0
+    assert b"PredictorError" in output
+    assert b"after a fork" in output
+
+
+def test_importing_loads_no_model_code():
+    check = (
+        "import sys, json, pars_export, pars_export.predictor, pars_export.export, "
+        "pars_export.score, pars_export.table, pars_export.artifact;"
+        "print(json.dumps([m for m in ('torch', 'lightning', 'transformers', 'onnxruntime', "
+        "'onnx', 'safetensors', 'scipy', 'pars_model') if m in sys.modules]))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert json.loads(done.stdout) == []
+
+
+def test_scoring_with_onnx_needs_neither_torch_nor_transformers(exported):
+    check = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lightning', "
+        "'safetensors', 'onnx', 'scipy')));"
+        "from pars_export import Predictor;"
+        "p = Predictor.load(sys.argv[1]); print(p.runtime, p.score(['a', 'what is']).shape)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check, str(exported)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    assert done.stdout.strip() == "onnx (2,)"
+
+
+def test_a_copied_folder_scores_the_same(exported, tmp_path):
+    shutil.copytree(exported, tmp_path / "copy")
+    assert_array_equal(
+        Predictor.load(tmp_path / "copy").score(TEXTS), Predictor.load(exported).score(TEXTS)
+    )

@@ -1,0 +1,254 @@
+"""Predictor folders whose hashes are right and whose content is not to be trusted."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import pickle
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.torch import load_file, save_file
+
+from pars_export import Predictor, PredictorError
+from pars_export.artifact import read_manifest, write_predictor
+from pars_export.onnx_file import check_self_contained
+
+
+@pytest.fixture
+def forge(exported, tmp_path):
+    """Write the exported predictor again with other files, and hashes that fit."""
+
+    def forge(**files: bytes | str | Path) -> Path:
+        contents: dict[str, bytes | str | Path] = {
+            name: exported / name for name in read_manifest(exported).files
+        }
+        contents |= {name.replace("__", "."): content for name, content in files.items()}
+        write_predictor(tmp_path / "forged", read_manifest(exported), contents)
+        return tmp_path / "forged"
+
+    return forge
+
+
+def model(
+    inputs: dict[str, int] | None = None,
+    output: tuple[str, int, list[str]] = ("scores", TensorProto.FLOAT, ["n"]),
+    value: float | None = None,
+) -> onnx.ModelProto:
+    """A valid model that takes ids and gives a score per row (or a constant)."""
+    inputs = inputs or {"input_ids": TensorProto.INT64, "attention_mask": TensorProto.INT64}
+    first = next(iter(inputs))
+    nodes = [
+        helper.make_node("Cast", [first], ["float"], to=output[1]),
+        helper.make_node("ReduceSum", ["float", "axis"], ["sum"], keepdims=int(len(output[2]) > 1)),
+        helper.make_node("Mul", ["sum", "factor"], [output[0]]),
+    ]
+    kind = helper.tensor_dtype_to_np_dtype(output[1])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info(name, kind, ["n", "t"]) for name, kind in inputs.items()],
+        [helper.make_tensor_value_info(*output)],
+        [
+            numpy_helper.from_array(np.array([1], dtype=np.int64), "axis"),
+            numpy_helper.from_array(
+                np.array(1.0 if value is None else value, dtype=kind), "factor"
+            ),
+        ],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_well_formed_foreign_model_runs_so_that_the_refusals_below_mean_something(forge):
+    predictor = Predictor.load(forge(model__onnx=model().SerializeToString()))
+    assert predictor.score(["what", "what is the moon"]).shape == (2,)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_model_that_returns_nan_is_named(forge, value):
+    folder = forge(model__onnx=model(value=value).SerializeToString())
+    with pytest.raises(PredictorError, match=r"forged: the model returned NaN .* 2 of 2 prompts"):
+        Predictor.load(folder).score(["what", "is"])
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        model({"ids": TensorProto.INT64, "attention_mask": TensorProto.INT64}),
+        model({"input_ids": TensorProto.INT64}),
+        model({"input_ids": TensorProto.INT32, "attention_mask": TensorProto.INT32}),
+        model(dict.fromkeys(("input_ids", "attention_mask", "extra"), TensorProto.INT64)),
+        model(output=("logits", TensorProto.FLOAT, ["n"])),
+        model(output=("scores", TensorProto.DOUBLE, ["n"])),
+    ],
+    ids=["other input", "input missing", "other type", "extra input", "other output", "double"],
+)
+def test_a_model_of_another_signature_is_refused(forge, made):
+    with pytest.raises(
+        PredictorError, match=r"model\.onnx: the model's (in|out)puts are .* expect"
+    ):
+        Predictor.load(forge(model__onnx=made.SerializeToString()))
+
+
+def test_a_model_with_scores_of_another_shape_is_refused(forge):
+    made = model(output=("scores", TensorProto.FLOAT, ["n", "k"]))
+    with pytest.raises(PredictorError, match=r"scores of shape \(2, 1\) for 2 prompts"):
+        Predictor.load(forge(model__onnx=made.SerializeToString())).score(["a", "b"])
+
+
+def test_a_model_that_fails_on_a_batch_is_named(forge):
+    made = model()
+    # Only the id 0 is in this table, as after a swap with a model of a smaller vocabulary.
+    table = numpy_helper.from_array(np.zeros(1, dtype=np.float32), "table")
+    made.graph.initializer.append(table)
+    made.graph.node[0].CopyFrom(helper.make_node("Gather", ["table", "input_ids"], ["float"]))
+    with pytest.raises(PredictorError, match=r"onnxruntime failed on a batch of \(1, \d+\) ids"):
+        Predictor.load(forge(model__onnx=made.SerializeToString())).score(["what is"])
+
+
+def _external(tensor: onnx.TensorProto, location: str) -> None:
+    tensor.ClearField("raw_data")
+    tensor.ClearField("float_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", "0"), ("length", "4")):
+        entry = tensor.external_data.add()
+        entry.key, entry.value = key, value
+
+
+@pytest.mark.parametrize("location", ["weights.bin", "../../secret.bin", "/etc/hostname"])
+@pytest.mark.parametrize("place", ["initializer", "constant", "subgraph", "function"])
+def test_weights_in_another_file_are_refused_wherever_they_hide(forge, location, place):
+    made = model()
+    tensor = numpy_helper.from_array(np.array([1.0], dtype=np.float32), "outside")
+    _external(tensor, location)
+    constant = helper.make_node("Constant", [], ["outside"], value=tensor)
+    if place == "initializer":
+        made.graph.initializer.append(tensor)
+    elif place == "constant":
+        made.graph.node.append(constant)
+    elif place == "subgraph":
+        inner = helper.make_graph([constant], "inner", [], [])
+        made.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
+    else:
+        made.functions.append(
+            helper.make_function("d", "f", [], ["outside"], [constant], made.opset_import)
+        )
+    folder = forge(model__onnx=made.SerializeToString(), weights__bin=b"\0" * 4)
+    with pytest.raises(PredictorError, match=r"model\.onnx: its weights lie in another file"):
+        Predictor.load(folder)
+
+
+def test_the_walk_agrees_with_onnx_on_a_real_model(exported):
+    check_self_contained(exported / "model.onnx")
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\0", b"not a model", b"PK\x03\x04" + b"\0" * 100, pickle.dumps({"a": 1}), b"\x0a\xff"],
+)
+def test_what_is_no_onnx_model_is_refused(forge, content):
+    with pytest.raises(PredictorError, match=r"model\.onnx: not an ONNX model"):
+        Predictor.load(forge(model__onnx=content))
+
+
+def test_a_truncated_model_is_refused_at_any_length(exported, forge):
+    content = (exported / "model.onnx").read_bytes()
+    for part in (0.01, 0.5, 0.99):
+        with pytest.raises(PredictorError, match=r"model\.onnx"):
+            Predictor.load(forge(model__onnx=content[: int(part * len(content))]))
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_random_damage_is_an_error_or_harmless_but_never_a_crash(exported, forge, seed):
+    rng = np.random.default_rng(seed)
+    content = bytearray((exported / "model.onnx").read_bytes())
+    # Structure, not weights, stands in the first kilobytes and in the last.
+    for _ in range(8):
+        content[int(rng.integers(0, 4000))] = int(rng.integers(0, 256))
+    with contextlib.suppress(PredictorError):
+        Predictor.load(forge(model__onnx=bytes(content))).score(["what is"])
+
+
+def test_weights_are_never_unpickled(forge, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "exploded",))
+
+    torch.save(Bomb(), tmp_path / "bomb.bin")
+    for content in (pickle.dumps(Bomb()), (tmp_path / "bomb.bin").read_bytes()):
+        with pytest.raises(PredictorError, match=r"model\.safetensors"):
+            Predictor.load(forge(model__safetensors=content), runtime="torch")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_weights_of_another_network_are_refused(exported, forge, tmp_path):
+    weights = load_file(exported / "model.safetensors")
+    for change in (
+        {"head.weight": torch.zeros(1, 16)},
+        {"another": torch.zeros(3)},
+    ):
+        save_file(weights | change, tmp_path / "other.safetensors")
+        with pytest.raises(PredictorError, match="not of the network"):
+            Predictor.load(
+                forge(model__safetensors=tmp_path / "other.safetensors"), runtime="torch"
+            )
+    del weights["head.bias"]
+    save_file(weights, tmp_path / "other.safetensors")
+    with pytest.raises(PredictorError, match="not of the network"):
+        Predictor.load(forge(model__safetensors=tmp_path / "other.safetensors"), runtime="torch")
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
+def test_a_model_of_nan_weights_is_named_by_either_runtime(
+    exported, write, make_network, tmp_path, runtime
+):
+    weights = load_file(exported / "model.safetensors")
+    weights["head.bias"] = torch.full((1,), float("nan"))
+    save_file(weights, tmp_path / "nan.safetensors")
+    made = onnx.load(exported / "model.onnx")
+    bias = next(each for each in made.graph.initializer if each.name == "head.bias")
+    bias.CopyFrom(numpy_helper.from_array(np.array([np.nan], dtype=np.float32), "head.bias"))
+    contents = {name: exported / name for name in read_manifest(exported).files}
+    contents["model.safetensors"] = tmp_path / "nan.safetensors"
+    (tmp_path / "nan.onnx").write_bytes(made.SerializeToString())
+    contents["model.onnx"] = tmp_path / "nan.onnx"
+    write_predictor(tmp_path / "nan", read_manifest(exported), contents)
+    with pytest.raises(PredictorError, match="returned NaN"):
+        Predictor.load(tmp_path / "nan", runtime=runtime).score(["a"])
+
+
+@pytest.mark.parametrize(
+    ("config", "sentence"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "must hold encoder"),
+        ('{"encoder": {}, "pooling": "mean", "outputs": 0}', "must hold encoder"),
+        ('{"encoder": {}, "pooling": "max", "outputs": 1}', "pooling is 'max'"),
+        ('{"encoder": {}, "pooling": "mean", "outputs": 1}', "names no model_type"),
+        ('{"encoder": {"model_type": "nosuch"}, "pooling": "mean", "outputs": 1}', "'nosuch'"),
+        (
+            '{"encoder": {"model_type": "bert", "hidden_size": 30, "num_attention_heads": 4},'
+            ' "pooling": "mean", "outputs": 1}',
+            "cannot be built",
+        ),
+    ],
+)
+def test_a_config_of_another_form(forge, config, sentence):
+    with pytest.raises(PredictorError, match=sentence):
+        Predictor.load(forge(config__json=config), runtime="torch")
+
+
+def test_remote_code_is_not_run(exported, forge):
+    config = json.loads((exported / "config.json").read_text(encoding="utf-8"))
+    config["encoder"]["auto_map"] = {"AutoModel": "evil/repository--modeling.Evil"}
+    predictor = Predictor.load(forge(config__json=json.dumps(config)), runtime="torch")
+    assert type(predictor._ready()._core._network.encoder).__module__.startswith("transformers.")
+
+
+def test_a_tokenizer_of_another_form(forge):
+    with pytest.raises(PredictorError, match=r"tokenizer\.json: not a tokenizer"):
+        Predictor.load(forge(tokenizer__json="{}"))
