@@ -103,15 +103,23 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 "most: lower it."
             )
         self.tokenizer_json = tokenizer_json
-        self.network = RankerNetwork(encoder_config, pooling, self.objective.outputs)
+        network = RankerNetwork(encoder_config, pooling, self.objective.outputs)
+        # Its parts are ours, so that weights have the same names in checkpoint and predictor; a
+        # tuple hides the whole from torch, which would name each weight twice.
+        self.encoder, self.head, self._network = network.encoder, network.head, (network,)
         if files is not None:
             self._take(pretrained_weights(files), files.source)
-        self.network.encoder.set_attn_implementation("sdpa")  # same scores, faster training
+        self.encoder.set_attn_implementation("sdpa")  # same scores, faster training
         self.dropout = nn.Dropout(dropout)
         self.calibration: dict[str, list[float]] | None = None
         self.metrics: dict[str, float] = {}
         self.training_summary: dict[str, Any] = {}
         self._seen: list[tuple[np.ndarray, ...]] = []
+
+    @property
+    def network(self) -> RankerNetwork:
+        """The network without lightning; it shares this ranker's weights."""
+        return self._network[0]
 
     def text_tokenizer(self) -> TextTokenizer:
         """The tokenizer of this ranker, cutting texts as in serving."""
@@ -121,7 +129,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             return TextTokenizer(path, self.input_spec)
 
     def _take(self, weights: Mapping[str, Tensor], source: str) -> None:
-        missing, _ = self.network.encoder.load_state_dict(weights, strict=False)
+        missing, _ = self.encoder.load_state_dict(weights, strict=False)
         if missing:
             raise InputError(
                 f"Encoder {source} lacks weights that its config.json asks for ({missing[0]} and "
@@ -130,11 +138,11 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def outputs(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Outputs of the head, (n, objective.outputs), in float32."""
-        states = self.network.encoder(input_ids=input_ids, attention_mask=attention_mask)
+        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         vector = self.dropout(self.network.pool(states, attention_mask))
         # bfloat16 keeps 8 bits: in it, scores of different prompts would tie.
         with torch.autocast(vector.device.type, enabled=False):
-            return self.network.head(vector)
+            return self.head(vector)
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores (n,) of tokens (n, t); higher means a longer response."""

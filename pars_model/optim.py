@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-HEAD = "network.head."
+HEAD = "head."
 
 
 def parameter_groups(
