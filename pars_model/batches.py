@@ -68,6 +68,17 @@ class Items:
         return Items(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
 
 
+def pad(texts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids (n, t) of the longest text's width, and their mask."""
+    width = max(map(len, texts))
+    ids = torch.full((len(texts), width), pad_id, dtype=torch.int64)
+    mask = torch.zeros((len(texts), width), dtype=torch.int64)
+    for line, text in enumerate(texts):
+        ids[line, : len(text)] = torch.tensor(text, dtype=torch.int64)
+        mask[line, : len(text)] = 1
+    return ids, mask
+
+
 class Collator:
     """Keys of a batch to its tensors.
 
@@ -112,12 +123,7 @@ class Collator:
 
     def _batch(self, prompts: Ints, row: Ints, items: Items, pairs: Pairs) -> Batch:
         texts = [self.tokens[prompt] for prompt in prompts]
-        width = max(map(len, texts))
-        ids = torch.full((len(texts), width), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros((len(texts), width), dtype=torch.int64)
-        for line, text in enumerate(texts):
-            ids[line, : len(text)] = torch.tensor(text, dtype=torch.int64)
-            mask[line, : len(text)] = 1
+        ids, mask = pad(texts, self.pad_id)
         return Batch(
             input_ids=ids,
             attention_mask=mask,

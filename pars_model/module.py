@@ -5,19 +5,20 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pars_export.errors import ConfigError, InputError
 from pars_export.inputs import InputSpec, TextTokenizer
 from pars_export.network import POOLINGS, RankerNetwork
-from pars_model.batches import Batch
+from pars_model.batches import Batch, pad
 from pars_model.calibration import fit_calibration
 from pars_model.encoder import find_encoder, pretrained_weights
 from pars_model.losses import Labels, build_objective
@@ -147,6 +148,19 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
         """Scores (n,) of tokens (n, t); higher means a longer response."""
         return self.network(input_ids, attention_mask)
+
+    def score(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+        """Scores (n,) of texts in their order, as the exported predictor gives them."""
+        tokenizer = self.text_tokenizer()
+        tokens = tokenizer.encode(texts)
+        order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
+        scores = np.empty(len(tokens), dtype=np.float32)
+        for start in range(0, len(order), batch_size):
+            part = order[start : start + batch_size]
+            ids, mask = pad([tokens[place] for place in part], tokenizer.pad_id)
+            with torch.inference_mode():
+                scores[part] = self(ids.to(self.device), mask.to(self.device)).cpu().numpy()
+        return scores
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of the pairs (or items) of one batch."""

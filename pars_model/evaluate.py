@@ -1,0 +1,262 @@
+"""How well a predictor orders responses: tau-b and pair accuracy, with 95 % intervals.
+
+For each data set and LLM, and for each LLM over all its data sets (the traffic that one queue
+mixes). Beside each tau stands its ceiling where the table has several samples per prompt: how
+well another run of the same LLM orders the same prompts. Intervals are bootstraps over prompts.
+
+Without --split, a table with a column split is judged on its test prompts, any other on all.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from pars_export.errors import InputError
+from pars_export.files import atomic_file
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pars_model.lengths import LengthTable
+
+SPLITS = ("train", "val", "test", "all")
+
+
+class Scorer(Protocol):
+    """A predictor, or a ranker."""
+
+    def score(self, texts: Sequence[str], /) -> NDArray[np.float32]:
+        """Scores of texts; NaN where a text is unknown."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``pars evaluate``."""
+    parser.add_argument("predictor", type=Path, help="predictor folder, or checkpoint of a fit")
+    parser.add_argument("--data", type=Path, required=True, metavar="TABLE", help="length table")
+    parser.add_argument("--split", choices=SPLITS, help="prompts to judge on (see above)")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to this file")
+    parser.add_argument("--resamples", type=int, default=500, help="bootstrap draws (default 500)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
+    parser.add_argument("--threads", type=int, default=1, help="cores to score with (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Entry of ``pars evaluate``."""
+    scorer = load_scorer(args.predictor, args.threads)
+    result = evaluate(scorer, args.data, args.split, args.resamples, args.seed)
+    result = {"predictor": str(args.predictor), **result}
+    if args.json:
+        with atomic_file(args.json) as path:
+            path.write_text(json.dumps(result, indent=2, allow_nan=False), encoding="utf-8")
+    print(render(result))
+    return 0
+
+
+def load_scorer(path: Path, threads: int = 1) -> Scorer:
+    """A predictor from its folder, or a ranker from its checkpoint.
+
+    Raises:
+        InputError: there is neither.
+        PredictorError: the folder is no sound predictor.
+    """
+    if path.is_dir():
+        from pars_export import Predictor
+
+        return Predictor.load(path, threads=threads)
+    if not path.exists():
+        raise InputError(
+            f"{path} does not exist: give a predictor folder or the checkpoint of a fit."
+        )
+    import torch
+
+    from pars_model.module import load_ranker
+
+    torch.set_num_threads(threads)
+    ranker: Scorer = load_ranker(path)
+    return ranker
+
+
+def evaluate(
+    scorer: Scorer,
+    data: str | Path,
+    split: str | None = None,
+    resamples: int = 500,
+    seed: int = 0,
+) -> dict[str, object]:
+    """Judge a predictor on a length table.
+
+    Args:
+        scorer: a predictor or ranker.
+        data: the length table.
+        split: train, val, test or all; by default test where the table has splits, else all.
+        resamples: bootstrap draws per interval.
+        seed: of the draws.
+
+    Returns:
+        Plain values: ``data``, ``split``, ``split_from`` (table, hash or none), ``prompts``,
+        ``unknown`` (prompts that the predictor does not know, left out), ``cells`` (one per data
+        set, LLM and config) and ``mixed`` (one per LLM and config); on top ``tau``, ``interval``,
+        ``ceiling`` and ``of`` (which LLM and config), copied from the mixed cell with most
+        prompts. A cell has ``prompts``, ``cut_off``, ``tau``, ``pair_accuracy``,
+        ``ceiling_rerun`` (one run against another) and ``ceiling_median`` (one run against the
+        median of the others), each None or ``{"value", "low", "high"}``.
+
+    Raises:
+        InputError: the table cannot be used, or the split has nothing to compare.
+    """
+    import numpy as np
+
+    from pars_model.lengths import read_lengths, require_pairs, split_prompts
+
+    table = read_lengths(data)
+    require_pairs(table, data)
+    split = split or ("test" if table.has_split else "all")
+    chosen = np.ones(len(table), dtype=bool)
+    if split != "all":
+        chosen = (split_prompts(table) == split)[table.prompt]
+        if not chosen.any():
+            raise InputError(f"{data} has no prompts of split {split}: choose another --split.")
+    part = table.select(chosen)
+    numbers = np.unique(part.prompt)
+    scores = np.full(len(table.prompts), np.nan)
+    scores[numbers] = scorer.score([table.prompts[number] for number in numbers])
+    unknown = np.isnan(scores[part.prompt])
+    part = part.select(~unknown)
+    if not len(part):
+        raise InputError(f"The predictor knows none of the prompts of {data} (split {split}).")
+    require_pairs(part, f"{data} (split {split})")
+    cells, mixed = _cells(part, scores, resamples, seed)
+    return {
+        "data": str(data),
+        "split": split,
+        "split_from": "none" if split == "all" else "table" if table.has_split else "hash",
+        "notes": list(table.notes),
+        "prompts": len(np.unique(part.prompt)),
+        "unknown": int(len(numbers) - len(np.unique(part.prompt))),
+        **_headline(mixed),
+        "cells": cells,
+        "mixed": mixed,
+    }
+
+
+def _cells(
+    part: LengthTable, scores: NDArray[np.float64], resamples: int, seed: int
+) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+    import numpy as np
+
+    cells, mixed = [], []
+    for group in np.unique(part.group):
+        of_group = part.group == group
+        inside = np.unique(part.dataset[of_group])
+        for dataset in inside:
+            mine = part.select(of_group & (part.dataset == dataset))
+            cell = {"dataset": part.datasets[dataset], **_cell(mine, scores, resamples, seed)}
+            cells.append(cell)
+        if len(inside) > 1:
+            cell = _cell(part.select(of_group), scores, resamples, seed)
+        mixed.append({**cell, "dataset": [part.datasets[dataset] for dataset in inside]})
+    return cells, mixed
+
+
+def _cell(
+    part: LengthTable, scores: NDArray[np.float64], resamples: int, seed: int
+) -> dict[str, object]:
+    from dataclasses import asdict
+
+    from pars_model.metrics import noise_ceiling, tau_and_accuracy
+    from pars_model.pairs import count_comparable
+
+    group = part.groups[part.group[0]]
+    cell: dict[str, object] = {
+        "llm": group.model,
+        "config": group.config,
+        "prompts": len(part),
+        "cut_off": int(part.censored.sum()),
+        **dict.fromkeys(("tau", "pair_accuracy", "ceiling_rerun", "ceiling_median")),
+    }
+    if count_comparable(part.length, part.censored, part.group):
+        tau, accuracy = tau_and_accuracy(
+            scores[part.prompt], part.length, part.censored, part.prompt, resamples, seed
+        )
+        cell |= {"tau": asdict(tau), "pair_accuracy": asdict(accuracy)}
+    ceiling = noise_ceiling(part, seed=seed)
+    if ceiling is not None:
+        rerun, median = ceiling
+        cell |= {"ceiling_rerun": asdict(rerun), "ceiling_median": median and asdict(median)}
+    return cell
+
+
+def _headline(mixed: list[dict[str, object]]) -> dict[str, object]:
+    def size(cell: dict[str, object]) -> int:
+        return int(str(cell["prompts"])) if cell["tau"] else -1
+
+    best = max(mixed, key=size)
+    tau = best["tau"]
+    # Greedy answers have one sample: their LLM's reruns are in the rows of another config.
+    same_llm = [best, *(cell for cell in mixed if cell["llm"] == best["llm"])]
+    ceilings = [cell["ceiling_rerun"] for cell in same_llm if cell["ceiling_rerun"]]
+    return {
+        "of": {"llm": best["llm"], "config": best["config"]},
+        "tau": tau["value"] if isinstance(tau, dict) else None,
+        "interval": [tau["low"], tau["high"]] if isinstance(tau, dict) else None,
+        "ceiling": ceilings[0]["value"] if ceilings and isinstance(ceilings[0], dict) else None,
+    }
+
+
+def render(result: dict[str, object]) -> str:
+    """The result as a table for the terminal."""
+    heads = ("data set", "LLM", "prompts", "cut", "tau", "pair accuracy", "rerun", "vs median")
+    rows: list[tuple[str, ...]] = [heads]
+    for kind in ("cells", "mixed"):
+        found = result[kind]
+        assert isinstance(found, list)
+        for cell in found:
+            datasets = cell["dataset"]
+            if kind == "mixed" and len(datasets) < 2:
+                continue  # the same numbers stand one line above
+            llm = f"{cell['llm']} ({cell['config']})" if cell["config"] else str(cell["llm"])
+            rows.append(
+                (
+                    datasets if kind == "cells" else f"all {len(datasets)}",
+                    llm,
+                    str(cell["prompts"]),
+                    str(cell["cut_off"]),
+                    *map(_shown, (cell["tau"], cell["pair_accuracy"])),
+                    *map(_shown, (cell["ceiling_rerun"], cell["ceiling_median"])),
+                )
+            )
+    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]
+    source = {"table": "the table's own split", "hash": "split by a hash of the prompt"}
+    where = source.get(str(result["split_from"]), "no split")
+    left_out = f", {result['unknown']} unknown to the predictor" if result["unknown"] else ""
+    notes = result["notes"]
+    assert isinstance(notes, list)
+    return "\n".join(
+        [
+            f"{result['data']}: {result['split']} prompts ({where}), {result['prompts']}{left_out}",
+            *notes,
+            "",
+            *lines,
+            "",
+            "tau-b and pair accuracy with 95 % intervals over prompts; rerun and vs median: tau of "
+            "another run of",
+            "the LLM against one run, and against the median of the others: the noise ceiling.",
+        ]
+    )
+
+
+def _shown(estimate: object) -> str:
+    if not isinstance(estimate, dict):
+        return "-"
+    if estimate["low"] is None:
+        return f"{estimate['value']:.3f}"
+    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"
