@@ -132,7 +132,7 @@ def network_of(ranker: ResponseLengthRanker, source: Path) -> RankerNetwork:
     mask[1, 4:] = 0
     with torch.inference_mode():
         wanted, found = ranker(ids, mask), network(ids, mask)
-    if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4):
+    if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4, equal_nan=True):
         raise PredictorError(
             f"{source}: the exported network scores {found.tolist()} where the ranker scores "
             f"{wanted.tolist()}; its pooling or objective cannot be exported."

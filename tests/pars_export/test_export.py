@@ -1,0 +1,153 @@
+"""From a real fit's checkpoint to a predictor folder that scores as the ranker does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from pars_export import InputError, Predictor, PredictorError
+from pars_export.artifact import folder_sha256
+from pars_export.batches import padded
+from pars_export.export import export_checkpoint
+from pars_model.__main__ import main
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def encoder_folder(tmp_path_factory, encoder_config, tokenizer_json) -> Path:
+    from transformers import AutoModel, BertConfig
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("encoder")
+    settings = {name: value for name, value in encoder_config.items() if name != "model_type"}
+    AutoModel.from_config(BertConfig(**settings)).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory) -> Path:
+    path = tmp_path_factory.mktemp("table") / "lengths.jsonl"
+    rng = np.random.default_rng(0)
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(160):
+            long = number % 2
+            words = " ".join(rng.choice(["moon", "facts", "ten", "is"], 3))
+            row = {
+                "prompt": f"{'write a story of' if long else 'what is'} {words} {number}",
+                "response_tokens": int(rng.integers(100, 400) if long else rng.integers(1, 40)),
+            }
+            file.write(json.dumps(row) + "\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def fit(tmp_path_factory, encoder_folder, table):
+    def fit(*options: str) -> Path:
+        root = tmp_path_factory.mktemp("fit")
+        arguments = ["fit", "--config", str(ROOT / "configs" / "default.yaml")]
+        arguments += [f"--data.path={table}", f"--model.encoder={encoder_folder}"]
+        arguments += [
+            "--trainer.max_epochs=1",
+            "--trainer.log_every_n_steps=1",
+            f"--trainer.default_root_dir={root}",
+        ]
+        arguments += ["--model.max_length=32"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # lightning's use of torch's pytree
+            assert main([*arguments, *options]) == 0
+        return root / "best.ckpt"
+
+    return fit
+
+
+@pytest.fixture(scope="module")
+def checkpoint(fit) -> Path:
+    return fit()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--model.objective=bucket", "--model.pooling=cls", "--trainer.precision=32-true"),
+        ("--model.objective=pointwise", "--model.pooling=pooler"),
+    ],
+)
+def test_the_predictor_scores_as_the_ranker(fit, checkpoint, tmp_path, options):
+    from pars_model.module import load_ranker
+
+    path = fit(*options) if options else checkpoint
+    manifest = export_checkpoint(path, tmp_path / "p", ["what is", "write a story of", ""])
+    ranker = load_ranker(path)
+    texts = ["what is ten", "write a story of the moon " * 9, "", "Z"]
+    tokenizer = ranker.text_tokenizer()
+    ids = padded(tokenizer.encode(texts), tokenizer.pad_id)
+    with torch.inference_mode():
+        wanted = ranker(*map(torch.from_numpy, ids)).numpy()
+    for runtime in ("onnx", "torch"):
+        predictor = Predictor.load(tmp_path / "p", runtime=runtime)
+        assert_allclose(predictor.score(texts), wanted, rtol=1e-4, atol=1e-4)
+    assert manifest.calibration is not None
+    assert manifest.calibration.to_json() == ranker.calibration
+    assert manifest.input == ranker.input_spec
+    assert manifest.metrics["tau"] == ranker.metrics["tau"]
+    assert manifest.engines["onnx"]["parity"]["prompts"] == 3
+
+
+def test_pars_export_says_what_to_pin(checkpoint, tmp_path, capsys):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("what is\nthe moon\n", encoding="utf-8")
+    out = tmp_path / "p"
+    assert main(["export", str(checkpoint), "--out", str(out), "--texts", str(texts)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1] == str(out)
+    assert folder_sha256(out) in lines[-2]
+    assert '"prompts": 2' in lines[-3]
+
+
+def test_a_checkpoint_that_is_none_leaves_nothing(checkpoint, tmp_path, capsys):
+    damaged = tmp_path / "damaged.ckpt"
+    damaged.write_bytes(checkpoint.read_bytes()[:2000])
+    for path in (damaged, tmp_path / "none.ckpt"):
+        assert main(["export", str(path), "--out", str(tmp_path / "p")]) == 2
+        assert str(path) in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["damaged.ckpt"]
+
+
+def _edited(checkpoint: Path, tmp_path: Path, change) -> Path:
+    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "edited.ckpt")
+    return tmp_path / "edited.ckpt"
+
+
+def test_a_ranker_that_was_never_calibrated_is_refused(checkpoint, tmp_path):
+    path = _edited(checkpoint, tmp_path, lambda content: content["pars"].update(calibration=None))
+    with pytest.raises(InputError, match=r"edited\.ckpt: it has no calibration"):
+        export_checkpoint(path, tmp_path / "p")
+
+
+def test_nan_weights_are_refused(checkpoint, tmp_path):
+    def spoil(content):
+        content["state_dict"]["head.bias"].fill_(float("nan"))
+
+    with pytest.raises(PredictorError, match="NaN"):
+        export_checkpoint(_edited(checkpoint, tmp_path, spoil), tmp_path / "p")
+    assert not (tmp_path / "p").exists()
+
+
+def test_an_out_folder_of_other_things_is_left_alone(checkpoint, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
+    shutil.copy(checkpoint, tmp_path / "best.ckpt")
+    with pytest.raises(PredictorError, match=r"no part of a predictor"):
+        export_checkpoint(checkpoint, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "notes.txt"]
