@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
+from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from pars_export.errors import ConfigError
+from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
 from pars_model.callbacks import BEST, RunLogger, SaveConfig
 from pars_model.datamodule import PromptLengthDataModule
 from pars_model.module import ResponseLengthRanker
+
+QUIET = (
+    # Batches are made in microseconds here; worker processes would only cost memory.
+    ".*does not have many workers.*",
+    # A short table has few batches; the log is written at the end of each epoch anyway.
+    ".*smaller than the logging interval.*",
+    # Lightning's own calls of what torch renames.
+    ".*LeafSpec.*is deprecated.*",
+)
 
 
 class RankerCLI(LightningCLI):  # type: ignore[misc]  # mypy does not follow lightning
@@ -24,6 +37,9 @@ class RankerCLI(LightningCLI):  # type: ignore[misc]  # mypy does not follow lig
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse the given arguments; those of the process are not looked at."""
         self.config = parser.parse_args(args)
+        given = self.config[self.config.subcommand].get("ckpt_path")
+        if given and given not in ("best", "last", "hpc"):
+            _check_checkpoint(given)
 
     def before_instantiate_classes(self) -> None:
         """Logs go where best.ckpt goes, unless the configuration says where."""
@@ -54,20 +70,19 @@ class RankerCLI(LightningCLI):  # type: ignore[misc]  # mypy does not follow lig
         """Say where the best weights are: the last line of the output."""
         if self.trainer.fast_dev_run or not self.trainer.is_global_zero:
             return
-        sys.stdout.flush()
-        print(Path(self.trainer.default_root_dir, BEST), flush=True)
-
-
-def _sentence(message: str) -> str:
-    text = " ".join(message.split())
-    return text if text.endswith(".") else f"{text}."
+        best = Path(self.trainer.default_root_dir, BEST)
+        if not best.is_file():
+            raise InputError(
+                f"No epoch was left to train, and there is no {best}: raise trainer.max_epochs."
+            )
+        print(best, flush=True)
 
 
 class _Parser(LightningArgumentParser):  # type: ignore[misc]  # mypy does not follow lightning
     """Raises instead of printing its usage: the dispatcher prints one sentence."""
 
     def error(self, message: str, ex: Exception | None = None) -> None:
-        raise ConfigError(_sentence(message)) from ex
+        raise ArgumentError(None, message) from ex
 
 
 def main(args: list[str]) -> int:
@@ -82,10 +97,11 @@ def main(args: list[str]) -> int:
     Raises:
         ParsError: an error that the user can mend.
     """
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    for name in ("lightning.pytorch.utilities.rank_zero", "lightning.fabric.utilities.seed"):
+        logging.getLogger(name).setLevel(logging.WARNING)
     with warnings.catch_warnings():
-        # Batches are made in microseconds here; worker processes would only cost memory.
-        warnings.filterwarnings("ignore", ".*does not have many workers.*")
+        for pattern in QUIET:
+            warnings.filterwarnings("ignore", pattern)
         try:
             RankerCLI(
                 ResponseLengthRanker,
@@ -95,10 +111,50 @@ def main(args: list[str]) -> int:
                 auto_configure_optimizers=False,
                 args=args,
             )
+        except ArgumentError as error:
+            raise ConfigError(_sentence(error.message)) from error
+        except MisconfigurationException as error:
+            raise ConfigError(" ".join(str(error).split())) from error
         except SystemExit as stop:
             # Lightning turns Ctrl-C into an exit; --help and --print_config exit with 0.
             if stop.code in (0, None):
                 return 0
-            print("pars: interrupted; the last epoch is in last.ckpt", file=sys.stderr)
+            print(
+                "pars: interrupted; where there is a last.ckpt, --ckpt_path goes on from its epoch",
+                file=sys.stderr,
+            )
             return 130
     return 0
+
+
+def _check_checkpoint(path: str) -> None:
+    if not Path(path).is_file():
+        raise InputError(f"--ckpt_path {path} does not exist: give the path of a checkpoint.")
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"--ckpt_path {path} is no checkpoint, or is cut off: give another.")
+
+
+def _sentence(message: str) -> str:
+    """One sentence of what jsonargparse says in many lines."""
+    hint = "`--print_config` prints every key with its value."
+    unknown = re.match(r"Subcommand .* does not accept option '(.+?)'", message) or re.match(
+        r"unrecognized arguments: (.+)", message
+    )
+    if unknown:
+        return f"The configuration has an unknown key {unknown[1]}: {hint}"
+    missing = re.search(r"arguments are required: (.+)", message)
+    if missing:
+        keys = re.sub(r"\b(fit|validate|test|predict)\.", "--", missing[1]).rstrip(".")
+        return f"The configuration lacks {keys}: give it on the command line or in the YAML file."
+    key = re.match(r'Parser key "([^"]+)": *', message)
+    where = f"The configuration's key {key[1]} is wrong" if key else "The configuration is wrong"
+    rest = message[key.end() :] if key else message
+    reasons = re.findall(r"^ *- (.+(?:\n(?! *- | *Given).+)*)", rest, flags=re.MULTILINE)
+    pointed = [each for each in reasons if each.startswith(("Option", "Problem"))]
+    value = re.search(r"Given value: (.{1,60})", rest)
+    if pointed:
+        rest = pointed[0]
+    elif reasons and value:
+        rest = f"found {value[1]}; " + " or ".join(each[0].lower() + each[1:] for each in reasons)
+    rest = re.sub(r"an? <class '(\w+)'>", r"\1", rest).replace("a typing.Literal", "one of ")
+    return f"{where}: {' '.join(rest.split()).rstrip('.')}; {hint}"

@@ -120,7 +120,9 @@ def pretrained_weights(files: EncoderFiles) -> Mapping[str, Tensor]:
         InputError: transformers cannot read the weights.
     """
     from transformers import AutoModel
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()  # it reads 100 MB at most
     try:
         model = AutoModel.from_pretrained(
             files.source, use_safetensors=True, dtype=torch.float32, trust_remote_code=False

@@ -251,7 +251,17 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take it back."""
+        """Take it back.
+
+        Raises:
+            InputError: a fit cannot go on from weights alone.
+        """
+        resumed = self._trainer is not None and self._trainer.state.fn == "fit"
+        if resumed and "optimizer_states" not in checkpoint:
+            raise InputError(
+                "--ckpt_path names a checkpoint of weights alone (a best.ckpt): go on from a "
+                "last.ckpt."
+            )
         extra = checkpoint.get("pars", {})
         self.calibration = extra.get("calibration")
         self.metrics = extra.get("metrics", {})
