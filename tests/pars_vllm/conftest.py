@@ -1,0 +1,49 @@
+"""The tiny model and its engine, made once per test run."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import tiny
+
+# vLLM reads these when it is imported.
+os.environ.update(tiny.engine_environment())
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tiny model."""
+    return tiny.make_tiny_model(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture
+def no_orphans() -> Iterator[None]:
+    """No scorer process may be left over."""
+    yield
+    left = scorer_processes()
+    assert not left, f"scorer processes left over: {left}"
+
+
+def scorer_processes() -> list[int]:
+    """Process ids of this process's scorer processes."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            command = (entry / "cmdline").read_bytes()
+            status = (entry / "stat").read_text()
+        except OSError:
+            continue
+        parent = int(status.rsplit(")", 1)[1].split()[1])
+        zombie = status.rsplit(")", 1)[1].split()[0] == "Z"
+        if b"pars_vllm.scorer_worker" in command and parent == os.getpid() and not zombie:
+            found.append(int(entry.name))
+    return found
