@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_model
 
 from pars_export.artifact import Manifest, predictor_folder, seal
-from pars_export.errors import InputError
+from pars_export.errors import InputError, PredictorError
 from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
@@ -51,8 +51,9 @@ def write_encoder_predictor(
         The manifest as written.
 
     Raises:
-        PredictorError: the ONNX model does not score as the network does, tokenizer and encoder
-            do not belong together, or ``out`` holds something else than a predictor.
+        PredictorError: the ONNX model or the reloaded network does not score as the network does,
+            tokenizer and encoder do not belong together, or ``out`` holds something else than a
+            predictor.
         InputError: fewer than two parity texts.
     """
     texts = builtin_texts() if parity_texts is None else list(parity_texts)
@@ -70,7 +71,8 @@ def write_encoder_predictor(
         check_encoder(folder, tokenizer)
         save_model(network.float(), str(folder / WEIGHTS))
         # The reference is what a user will load, not the network in memory.
-        reference = load_network(folder, WEIGHTS)
+        reference = load_network(folder, WEIGHTS).eval()
+        _check_same(network.eval(), reference)
         export_onnx(reference, folder / ONNX)
         core = OnnxCore(folder / ONNX, threads)
         parity = measure(
@@ -99,6 +101,20 @@ def write_encoder_predictor(
                 training=_finite(manifest.training),
                 metrics=_finite(manifest.metrics),
             ),
+        )
+
+
+def _check_same(network: RankerNetwork, reloaded: RankerNetwork) -> None:
+    # Weights that fit do not prove the configuration: an activation or a norm's epsilon has none.
+    ids = torch.arange(3 * 9).reshape(3, 9) % 4
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    with torch.inference_mode():
+        wanted, found = network(ids, mask), reloaded(ids, mask)
+    if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4, equal_nan=True):
+        raise PredictorError(
+            f"The network rebuilt from its configuration scores {found.tolist()} where the trained "
+            f"one scores {wanted.tolist()}; the configuration is not of this network."
         )
 
 

@@ -12,14 +12,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pars_export.errors import InputError, PredictorError
+from pars_export.errors import InputError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pars_export.artifact import Manifest
-    from pars_export.network import RankerNetwork
-    from pars_model.module import ResponseLengthRanker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,8 +78,6 @@ def export_checkpoint(
             f"{ckpt}: it has no calibration, for no epoch of its training was validated; train to "
             "the end of an epoch."
         )
-    encoder_config = dict(ranker.hparams["encoder_config"])
-    network = network_of(ranker, ckpt)
     manifest = Manifest(
         kind="encoder",
         input=ranker.input_spec,
@@ -91,50 +87,10 @@ def export_checkpoint(
     )
     return write_encoder_predictor(
         out,
-        network,
-        encoder_config,
+        ranker.network,
+        ranker.hparams["encoder_config"],
         ranker.tokenizer_json,
         manifest,
         parity_texts,
         threads=threads,
     )
-
-
-def network_of(ranker: ResponseLengthRanker, source: Path) -> RankerNetwork:
-    """The network of a ranker without lightning, found to give the same scores.
-
-    Raises:
-        PredictorError: it does not, because the ranker computes its scores in another way.
-    """
-    import torch
-
-    from pars_export.network import RankerNetwork
-
-    network = RankerNetwork(
-        dict(ranker.hparams["encoder_config"]),
-        str(ranker.hparams["pooling"]),
-        ranker.head.out_features,
-    )
-    weights = {
-        name.replace("encoder.model.", "encoder.", 1): value
-        for name, value in ranker.state_dict().items()
-    }
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        raise PredictorError(
-            f"{source}: its weights are not those of its encoder's configuration "
-            f"({str(error).splitlines()[0]})."
-        ) from error
-    network.eval()
-    ids = torch.arange(3 * 9).reshape(3, 9) % 11 + 1
-    mask = torch.ones_like(ids)
-    mask[1, 4:] = 0
-    with torch.inference_mode():
-        wanted, found = ranker(ids, mask), network(ids, mask)
-    if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4, equal_nan=True):
-        raise PredictorError(
-            f"{source}: the exported network scores {found.tolist()} where the ranker scores "
-            f"{wanted.tolist()}; its pooling or objective cannot be exported."
-        )
-    return network

@@ -190,3 +190,17 @@ def test_tokenizer_and_encoder_must_be_of_one_model(
             manifest,
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_configuration_that_only_fits_the_weights_is_refused(
+    tmp_path, make_network, encoder_config, tokenizer_json, manifest
+):
+    with pytest.raises(PredictorError, match="the configuration is not of this network"):
+        build.write_encoder_predictor(
+            tmp_path / "p",
+            make_network(),
+            {**encoder_config, "hidden_act": "relu"},
+            tokenizer_json,
+            manifest,
+        )
+    assert list(tmp_path.iterdir()) == []
