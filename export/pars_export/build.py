@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_model
 
 from pars_export.artifact import Manifest, predictor_folder, seal
@@ -59,7 +61,7 @@ def write_encoder_predictor(
     texts = builtin_texts() if parity_texts is None else list(parity_texts)
     if len(texts) < 2:
         raise InputError(f"Parity needs two texts or more, found {len(texts)}.")
-    with predictor_folder(out) as folder:
+    with _naming(out), predictor_folder(out) as folder:
         config = {
             "encoder": dict(encoder_config),
             "pooling": network.pooling,
@@ -102,6 +104,20 @@ def write_encoder_predictor(
                 metrics=_finite(manifest.metrics),
             ),
         )
+
+
+@contextmanager
+def _naming(out: str | Path) -> Iterator[None]:
+    # A full disk is told without the place by some of the writers, and by safetensors in an error
+    # of its own.
+    try:
+        yield
+    except SafetensorError as error:
+        raise PredictorError(f"{out}: the weights could not be written ({error}).") from error
+    except OSError as error:
+        if error.filename is not None or error.errno is None:
+            raise
+        raise OSError(error.errno, error.strerror, str(out)) from error
 
 
 def _check_same(network: RankerNetwork, reloaded: RankerNetwork) -> None:

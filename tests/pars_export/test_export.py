@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 
@@ -151,3 +153,39 @@ def test_an_out_folder_of_other_things_is_left_alone(checkpoint, tmp_path):
     with pytest.raises(PredictorError, match=r"no part of a predictor"):
         export_checkpoint(checkpoint, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "notes.txt"]
+
+
+_LIMITED = """
+import resource, signal, sys
+from pars_model.__main__ import main
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write fails as on a full disk
+for limit in map(int, sys.argv[3:]):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    print(main(["export", sys.argv[1], "--out", sys.argv[2]]))
+"""
+
+
+def test_a_write_that_the_system_refuses_is_one_sentence_and_leaves_the_older_one(
+    checkpoint, tmp_path
+):
+    out = tmp_path / "p"
+    export_checkpoint(checkpoint, out)
+    before = folder_sha256(out)
+    sizes = [(out / name).stat().st_size for name in ("model.safetensors", "model.onnx")]
+    limits = [500, sizes[0] // 2, (sizes[0] + sizes[1]) // 2]
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(checkpoint), str(out), *map(str, limits)],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+    )
+    assert done.stdout.split() == ["2", "2", "2"]
+    sentences = done.stderr.splitlines()
+    assert len(sentences) == 3
+    for sentence in sentences:
+        assert sentence.startswith(f"pars: error: {tmp_path}")
+        assert "File too large" in sentence
+    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+    assert folder_sha256(out) == before
