@@ -289,8 +289,9 @@ def group_targets(
     for group in np.unique(table.group):
         mine = table.group == group
         known = mine & in_train if (mine & in_train).any() else mine
-        deviation = float(logs[known].std()) or 1.0
-        target[mine] = (logs[mine] - logs[known].mean()) / deviation
+        deviation = float(logs[known].std())
+        if deviation > 1e-9:  # equal lengths differ by rounding alone
+            target[mine] = (logs[mine] - logs[known].mean()) / deviation
         ordered = np.sort(table.length[known])
         below = np.searchsorted(ordered, table.length[mine], side="left")
         upto = np.searchsorted(ordered, table.length[mine], side="right")

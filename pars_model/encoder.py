@@ -48,7 +48,7 @@ def find_encoder(name: str) -> EncoderFiles:
     if name in EMBEDDED:
         return _from_folder(_embedded_folder(name))
     path = Path(name).expanduser()
-    if path.is_dir():
+    if name and path.is_dir():
         return _from_folder(path)
     if name.startswith(("embedded:", ".", "/", "~")) or name.count("/") > 1 or not name:
         known = ", ".join(EMBEDDED)
@@ -114,23 +114,29 @@ def _read_config(path: Path) -> dict[str, object]:
 
 
 def pretrained_weights(files: EncoderFiles) -> Mapping[str, Tensor]:
-    """The encoder's pretrained weights by name, in float32.
+    """The encoder's pretrained weights by name, in float32; only those that its files hold.
 
     Raises:
         InputError: transformers cannot read the weights.
     """
+    from safetensors import SafetensorError
     from transformers import AutoModel
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # it reads 100 MB at most
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # of missing weights we tell ourselves, where they matter
     try:
-        model = AutoModel.from_pretrained(
-            files.source, use_safetensors=True, dtype=torch.float32, trust_remote_code=False
+        model, report = AutoModel.from_pretrained(
+            files.source,
+            use_safetensors=True,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(
             f"Encoder {files.source} cannot be loaded ({str(error).splitlines()[0]}): give a "
             "folder with config.json and model.safetensors of one model."
         ) from error
-    weights: Mapping[str, Tensor] = model.state_dict()
-    return weights
+    made_up = set(report["missing_keys"])
+    return {name: weight for name, weight in model.state_dict().items() if name not in made_up}

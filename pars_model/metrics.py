@@ -6,6 +6,7 @@ and a cut-off one is known to be longer than those that finished below its cap o
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -52,7 +53,8 @@ class PairCounts:
         """Kendall's tau-b; 0 where all scores are equal, NaN where no true order is known."""
         if not self.known:
             return float("nan")
-        return self.balance / float(np.sqrt(self.known) * np.sqrt(max(self.distinct, 1)))
+        tau = self.balance / math.sqrt(self.known * max(self.distinct, 1))
+        return max(-1.0, min(1.0, tau))  # not 1 and a rounding error
 
     @property
     def accuracy(self) -> float:
@@ -87,7 +89,9 @@ def pair_counts(
     known, distinct = pairs - _ties(y), pairs - _ties(s)
     balance = 0
     if known and distinct:
-        tau = float(kendalltau(s, y, method="asymptotic").statistic)
+        # The p-value is of no interest; its formula for many points divides by n - 2.
+        method = "asymptotic" if len(s) > 2 else "exact"
+        tau = float(kendalltau(s, y, method=method).statistic)
         balance = round(tau * float(np.sqrt(known) * np.sqrt(distinct)))
     # So far a cut-off response counts as ending at its cap: take out the pairs that assumed so.
     for cap in np.unique(y[cut]):

@@ -41,6 +41,8 @@ class Row:
 def read_rows(path: Path) -> list[Row]:
     """All rows of a table; see :func:`pars_model.lengths.read_lengths` for what is refused."""
     names, raw = _read(path)
+    if not names:
+        return []
     if "response_tokens" not in names:
         raise InputError(_missing(path, "response_tokens", names))
     if "prompt" not in names and "messages" not in names:

