@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
@@ -132,6 +133,26 @@ class Scorer:
             return []
         answers, self._answers = self._answers, []
         return answers
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait until the process is ready and has answered everything; False if it has not.
+
+        For replays and tests, where every score shall be there before the next step; the scheduler
+        itself never waits. The answers come by ``poll``.
+        """
+        end = time.monotonic() + timeout_s
+        while True:
+            answers = self.poll()
+            self._answers = answers + self._answers
+            if self.ready and not self._waiters:
+                return True
+            left = end - time.monotonic()
+            if left <= 0:
+                return False
+            if self._socket is not None:
+                select.select([self._socket], [], [], min(left, 0.05))
+            else:
+                time.sleep(min(left, 0.05))
 
     def close(self) -> None:
         """End the process and wait until it is gone."""

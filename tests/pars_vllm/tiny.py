@@ -60,7 +60,11 @@ def write_tokenizer(
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": 100_000}
     if special_tokens == SPECIAL_TOKENS:
-        config |= {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"}
+        config |= {
+            "bos_token": "<|im_start|>",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|im_end|>",
+        }
     if bos is not None:
         config["bos_token"] = bos
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")

@@ -1,0 +1,343 @@
+"""The real scorer process: what it answers, and everything that may go wrong with it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+from conftest import scorer_processes
+from pars_export.artifact import folder_sha256
+from pars_export.table import write_length_predictor, write_table_predictor
+from pars_vllm import protocol
+from pars_vllm.metrics import Counters
+from pars_vllm.scorer import Limits, Scorer
+from pars_vllm.scorer_worker import WorkerOptions
+from pars_vllm.tokenizer import TokenizerSource
+from tokenizers import Tokenizer
+
+pytestmark = pytest.mark.usefixtures("no_orphans")
+WAIT = 60.0
+
+Make = Callable[..., Scorer]
+
+
+@pytest.fixture(scope="module")
+def tokenizer_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.write_tokenizer(tmp_path_factory.mktemp("tokenizer"))
+
+
+@pytest.fixture
+def ids(tokenizer_folder: Path) -> Callable[[str], list[int]]:
+    tokenizer = Tokenizer.from_file(str(tokenizer_folder / "tokenizer.json"))
+
+    def encode(content: str) -> list[int]:
+        text = (
+            "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging "
+            f"Face<|im_end|>\n<|im_start|>user\n{content}<|im_end|>\n<|im_start|>assistant\n"
+        )
+        return list(tokenizer.encode(text, add_special_tokens=False).ids)
+
+    return encode
+
+
+@pytest.fixture
+def make(tmp_path: Path, tokenizer_folder: Path) -> Iterator[Make]:
+    made: list[Scorer] = []
+
+    def build(
+        lengths: dict[str, float] | None = None, folder: Path | None = None, **limits: float
+    ) -> Scorer:
+        if folder is None:
+            folder = tmp_path / "table"
+            write_table_predictor(folder, lengths or {})
+        options = WorkerOptions(
+            str(folder), folder_sha256(folder), TokenizerSource(str(tokenizer_folder))
+        )
+        scorer = Scorer(options, Limits(**limits), Counters())  # type: ignore[arg-type]
+        made.append(scorer)
+        return scorer
+
+    yield build
+    for scorer in made:
+        scorer.close()
+
+
+def until(condition: Callable[[], object], scorer: Scorer) -> list[tuple[str, float | None]]:
+    """Poll until the condition holds; what was answered meanwhile."""
+    answers = []
+    end = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < end, "it did not happen"
+        answers += scorer.poll()
+        time.sleep(0.01)
+    return answers + scorer.poll()
+
+
+def test_answers_by_the_text_without_template(make: Make, ids: Callable[[str], list[int]]) -> None:
+    scorer = make({"How long?": 17.0, " spaces and\nlines ": 3.0})
+    scorer.submit("a", ids("How long?"))
+    scorer.submit("b", ids(" spaces and\nlines "))
+    scorer.submit("c", ids("never seen"))
+    assert scorer.wait(WAIT)
+    assert dict(scorer.poll()) == {"a": 17.0, "b": 3.0, "c": None}
+    assert scorer.knows_template
+
+
+def test_same_prompt_is_sent_once_and_then_known(
+    make: Make, ids: Callable[[str], list[int]]
+) -> None:
+    scorer = make({"twice": 5.0})
+    scorer.submit("a", ids("twice"))
+    scorer.submit("b", ids("twice"))
+    assert scorer.pending == 1
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("a", 5.0), ("b", 5.0)]
+    scorer.submit("c", ids("twice"))
+    assert scorer.pending == 0
+    assert scorer.poll() == [("c", 5.0)]
+    assert scorer.counters.cached == 1
+
+
+def test_pending_and_cache_are_bounded(make: Make, ids: Callable[[str], list[int]]) -> None:
+    scorer = make({}, max_pending=3, cache_entries=2)
+    for index in range(5):
+        scorer.submit(f"r{index}", ids(f"prompt {index}"))
+    assert scorer.pending == 3
+    assert scorer.counters.not_sent == 2
+    assert scorer.wait(WAIT)
+    assert len(scorer.poll()) == 3
+    assert len(scorer._cache) == 2
+
+
+def test_a_burst_larger_than_the_socket_comes_through(
+    make: Make, ids: Callable[[str], list[int]]
+) -> None:
+    texts = [f"{index} " + "x" * 1500 for index in range(600)]
+    scorer = make({text: float(index) + 1 for index, text in enumerate(texts)})
+    started = time.monotonic()
+    for text in texts:
+        scorer.submit(text.split()[0], ids(text))
+    assert time.monotonic() - started < 20  # it never waits for the scorer
+    assert scorer._outbox, "the test shall fill the socket"
+    assert scorer.wait(WAIT)
+    answers = scorer.poll()
+    assert len(answers) == 600
+    assert all(tokens == float(name) + 1 for name, tokens in answers)
+
+
+def test_long_prompts_are_cut_to_their_ends() -> None:
+    ids = list(range(100_000))
+    digest, frame = protocol.encode_request(ids)
+    assert len(frame) < protocol.MAX_FRAME
+    prompt = protocol.decode_request(frame)
+    assert prompt.digest == digest
+    assert list(prompt.head) == ids[: protocol.HEAD_TOKENS]
+    assert list(prompt.tail) == ids[-protocol.TAIL_TOKENS :]
+    other, _ = protocol.encode_request(ids[:50_000] + [7] + ids[50_000:])
+    assert other != digest  # same ends, another length
+
+
+def test_killed_process_is_replaced(
+    make: Make, ids: Callable[[str], list[int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    scorer = make({"one": 1.0, "two": 2.0})
+    assert scorer.wait(WAIT)
+    first = scorer.pid
+    assert first is not None
+    caplog.set_level(logging.WARNING, "vllm.pars")
+    logging.getLogger("vllm").propagate = True
+    os.kill(first, signal.SIGKILL)
+    until(lambda: scorer.lost, scorer)
+    assert not scorer.ready
+    scorer.submit("a", ids("one"))  # while it is down: no score, no harm
+    assert scorer.counters.not_sent == 1
+    until(lambda: scorer.recovered, scorer)
+    assert scorer.pid != first
+    scorer.submit("b", ids("two"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("b", 2.0)]
+    assert scorer.counters.losses == scorer.counters.restarts == 1
+
+
+def test_hanging_process_is_replaced(make: Make, ids: Callable[[str], list[int]]) -> None:
+    scorer = make({"one": 1.0}, score_timeout_s=1.0)
+    assert scorer.wait(WAIT)
+    first = scorer.pid
+    assert first is not None
+    os.kill(first, signal.SIGSTOP)
+    scorer.submit("a", ids("one"))
+    until(lambda: scorer.lost, scorer)
+    until(lambda: scorer.recovered, scorer)
+    scorer.submit("b", ids("one"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("b", 1.0)]
+
+
+def test_folder_that_changed_under_way(make: Make, tmp_path: Path) -> None:
+    scorer = make({"one": 1.0})
+    assert scorer.wait(WAIT)
+    (tmp_path / "table" / "table.json").write_text("{}")
+    assert scorer.pid is not None
+    os.kill(scorer.pid, signal.SIGKILL)
+    until(lambda: scorer.counters.losses == 2, scorer)  # killed; then it refuses to start
+    assert not scorer.ready
+
+
+def test_prompt_that_kills_is_not_sent_for_ever(
+    make: Make, ids: Callable[[str], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that dies at work on a prompt, again and again, here by our own hand."""
+    scorer = make({"poison": 1.0, "good": 2.0})
+    for _ in range(2):
+        assert scorer.wait(WAIT)
+        digest, _ = protocol.encode_request(ids("poison"))
+        scorer._at_work = [digest]
+        assert scorer.pid is not None
+        os.kill(scorer.pid, signal.SIGKILL)
+        until(lambda: scorer.lost, scorer)
+        scorer.lost = False
+        until(lambda: scorer.ready, scorer)
+    scorer.submit("a", ids("poison"))
+    scorer.submit("b", ids("good"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("b", 2.0)]
+
+
+def test_long_and_short_predictor(
+    make: Make, ids: Callable[[str], list[int]], tmp_path: Path
+) -> None:
+    write_length_predictor(tmp_path / "length")
+    scorer = make(folder=tmp_path / "length")
+    scorer.submit("long", ids("x" * 400))
+    scorer.submit("short", ids("x" * 40))
+    assert scorer.wait(WAIT)
+    assert dict(scorer.poll()) == {"long": pytest.approx(100.0), "short": pytest.approx(10.0)}
+
+
+def write_nan_predictor(folder: Path, tokenizer_folder: Path) -> None:
+    """An exported model whose scores are no numbers."""
+    from onnx import TensorProto, helper
+    from pars_export.artifact import Manifest, write_predictor
+    from pars_export.calibration import Calibration
+
+    inputs = [
+        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", "tokens"])
+        for name in ("input_ids", "attention_mask")
+    ]
+    output = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch"])
+    nodes = [
+        helper.make_node("Add", ["input_ids", "attention_mask"], ["sum"]),
+        helper.make_node("Cast", ["sum"], ["float"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["float"], ["mean"], axes=[1], keepdims=0),
+        helper.make_node("Sub", ["mean", "mean"], ["zero"]),
+        helper.make_node("Div", ["zero", "zero"], ["scores"]),
+    ]
+    graph = helper.make_graph(nodes, "nan", inputs, [output])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    write_predictor(
+        folder,
+        Manifest(
+            kind="encoder",
+            engines={"onnx": {"file": "model.onnx", "opset": 17}},
+            calibration=Calibration((0.0, 1.0), (1.0, 100.0)),
+        ),
+        {
+            "model.onnx": model.SerializeToString(),
+            "config.json": json.dumps({"encoder": {}, "pooling": "cls", "outputs": 1}),
+            "tokenizer.json": tokenizer_folder / "tokenizer.json",
+        },
+    )
+
+
+def test_predictor_that_gives_nan_is_a_failure(
+    make: Make, ids: Callable[[str], list[int]], tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    write_nan_predictor(tmp_path / "nan", tokenizer_folder)
+    scorer = make(folder=tmp_path / "nan")
+    assert scorer.wait(WAIT)
+    for index in range(3):
+        scorer.submit(f"r{index}", ids(f"prompt {index}"))
+        until(lambda: not scorer.pending, scorer)  # noqa: B023  # used at once
+    assert scorer.counters.failures == 3
+    assert scorer.lost  # three in a row: the process is given up
+    assert scorer.poll() == []
+
+
+SCRIPT = """
+import sys, time
+from pars_vllm.scorer import Limits, Scorer
+from pars_vllm.scorer_worker import WorkerOptions
+from pars_vllm.metrics import Counters
+scorer = Scorer(WorkerOptions.from_json(sys.argv[1]), Limits(), Counters())
+assert scorer.wait(60)
+print(scorer.pid, flush=True)
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGTERM])
+def test_no_orphan_when_the_engine_is_killed(
+    way: signal.Signals, tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    write_table_predictor(tmp_path / "table", {})
+    options = WorkerOptions(
+        str(tmp_path / "table"),
+        folder_sha256(tmp_path / "table"),
+        TokenizerSource(str(tokenizer_folder)),
+    )
+    engine = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(SCRIPT), options.to_json()],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert engine.stdout is not None
+    pid = int(engine.stdout.readline())
+    assert Path(f"/proc/{pid}").exists()
+    engine.send_signal(way)
+    engine.wait()
+    engine.stdout.close()
+    end = time.monotonic() + WAIT
+    while Path(f"/proc/{pid}").exists() and "Z" not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < end, "the scorer process outlived its engine"
+        time.sleep(0.05)
+
+
+def test_close_leaves_nothing(make: Make) -> None:
+    scorer = make({})
+    assert len(scorer_processes()) == 1
+    scorer.close()
+    assert scorer_processes() == []
+    assert scorer.poll() == []
+    assert scorer.pid is None
+
+
+def test_niceness_and_cpus_are_the_operators(tmp_path: Path, tokenizer_folder: Path) -> None:
+    write_table_predictor(tmp_path / "table", {})
+    cpu = min(os.sched_getaffinity(0))
+    options = WorkerOptions(
+        str(tmp_path / "table"),
+        folder_sha256(tmp_path / "table"),
+        TokenizerSource(str(tokenizer_folder)),
+        cpus=(cpu,),
+        niceness=7,
+    )
+    assert WorkerOptions.from_json(options.to_json()) == options
+    assert json.loads(options.to_json())["niceness"] == 7
+    scorer = Scorer(options, Limits(), Counters())
+    try:
+        assert scorer.wait(WAIT)
+        assert scorer.pid is not None
+        assert os.sched_getaffinity(scorer.pid) == {cpu}
+        assert os.getpriority(os.PRIO_PROCESS, scorer.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 7
+    finally:
+        scorer.close()
