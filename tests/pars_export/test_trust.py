@@ -11,6 +11,8 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
@@ -153,6 +155,39 @@ def test_the_walk_agrees_with_onnx_on_a_real_model(exported):
 def test_what_is_no_onnx_model_is_refused(forge, content):
     with pytest.raises(PredictorError, match=r"model\.onnx: not an ONNX model"):
         Predictor.load(forge(model__onnx=content))
+
+
+@settings(deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_walked_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.getbasetemp() / "any.onnx"
+    path.write_bytes(content)
+    with contextlib.suppress(PredictorError):  # and no other error
+        check_self_contained(path)
+
+
+def _size(size: int) -> bytes:
+    """As a protocol buffer writes it."""
+    found = b""
+    while size > 127:
+        found += bytes([size & 127 | 128])
+        size >>= 7
+    return found + bytes([size])
+
+
+def test_graphs_nested_without_end_are_refused(tmp_path):
+    graph = b""
+    for _ in range(100):
+        for tag in (b"\x32", b"\x2a", b"\x0a"):  # Attribute.g, Node.attribute, Graph.node
+            graph = tag + _size(len(graph)) + graph
+    (tmp_path / "deep.onnx").write_bytes(
+        helper.make_model(helper.make_graph([], "g", [], [])).SerializeToString()
+        + b"\x3a"
+        + _size(len(graph))
+        + graph
+    )
+    with pytest.raises(PredictorError, match="nested too deeply"):
+        check_self_contained(tmp_path / "deep.onnx")
 
 
 def test_a_truncated_model_is_refused_at_any_length(exported, forge):
