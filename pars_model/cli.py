@@ -51,6 +51,17 @@ class RankerCLI(LightningCLI):  # type: ignore[misc]  # mypy does not follow lig
             if path == f"{RunLogger.__module__}.{RunLogger.__name__}":
                 logger.init_args.save_dir = logger.init_args.save_dir or root
 
+    def instantiate_trainer(self, **kwargs: Any) -> Any:
+        """The trainer, or one sentence on what it cannot be.
+
+        Raises:
+            ConfigError: unknown accelerator, strategy, number of devices and the like.
+        """
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (ValueError, TypeError) as error:
+            raise ConfigError(f"trainer: {' '.join(str(error).split())}") from error
+
     def after_predict(self) -> None:
         """Write scores in the order of the table's prompts."""
         batches = self.trainer.predict_loop.predictions or []

@@ -163,7 +163,8 @@ class Bucket:
     def score(self, outputs: Tensor) -> Tensor:
         """The expected bucket."""
         buckets = torch.arange(self.outputs, device=outputs.device, dtype=outputs.dtype)
-        return torch.softmax(outputs, dim=1) @ buckets
+        # No matrix product: under autocast that would round scores to bfloat16.
+        return (torch.softmax(outputs, dim=1) * buckets).sum(dim=1)
 
     def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
         """Cross entropy of the bucket."""

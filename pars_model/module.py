@@ -206,10 +206,10 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     def _evaluate(self, batch: Batch, stage: str) -> None:
         with torch.autocast(self.device.type, enabled=False):
             outputs = self.outputs(batch.input_ids, batch.attention_mask)[batch.row]
-        labels = Labels(*(getattr(batch, field) for field in Labels._fields))
-        loss = self.objective.loss(outputs, labels)
+            labels = Labels(*(getattr(batch, field) for field in Labels._fields))
+            loss, scores = self.objective.loss(outputs, labels), self.objective.score(outputs)
         self.log(f"{stage}/loss", loss, batch_size=len(batch.input_ids))
-        found = (self.objective.score(outputs), batch.length, batch.censored, batch.group)
+        found = (scores, batch.length, batch.censored, batch.group)
         self._seen.append(tuple(each.detach().cpu().numpy() for each in found))
 
     def _summarise(self, stage: str) -> tuple[np.ndarray, ...]:

