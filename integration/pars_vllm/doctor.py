@@ -183,7 +183,7 @@ def check_model(model: str) -> Iterator[Finding]:
         except TemplateError:
             yield Finding("warn", f"{model}: its chat template refuses messages of {roles}.")
             continue
-        exact = found is not None and text_of(messages=found[1]) == text_of(messages=messages)
+        exact = found is not None and text_of(messages=found[0]) == text_of(messages=messages)
         yield Finding(
             "ok" if exact else "warn",
             f"{model}: the chat template comes off {'exactly' if exact else 'with remains'} "

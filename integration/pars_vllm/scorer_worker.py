@@ -18,13 +18,14 @@ import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
+from datetime import date
 from pathlib import Path
 
 from pars_export.errors import ParsError
 from pars_export.inputs import text_of
 from pars_export.predictor import Predictor
 from pars_vllm import protocol
-from pars_vllm.prompt import learn, parse, tool_schemas
+from pars_vllm.prompt import learn, parse
 from pars_vllm.tokenizer import PromptTokenizer, TokenizerSource, load_tokenizer
 
 BATCH = 32
@@ -65,7 +66,12 @@ class PromptReader:
 
     def __init__(self, tokenizer: PromptTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._delimiters = learn(tokenizer.render)
+        self._learn()
+
+    def _learn(self) -> None:
+        # Some templates tell the model today's date, so what they put around a turn lasts a day.
+        self._day = date.today()
+        self._delimiters = learn(self._tokenizer.render)
 
     @property
     def knows_template(self) -> bool:
@@ -74,6 +80,8 @@ class PromptReader:
 
     def text(self, prompt: protocol.Prompt) -> str:
         """The text of a prompt; its template, if it has one, taken off."""
+        if date.today() != self._day:
+            self._learn()
         if not prompt.tail:
             templated = self._tokenizer.decode(prompt.head)
         else:
@@ -84,8 +92,8 @@ class PromptReader:
             if prompt.tail:
                 return GAP.join((self._tokenizer.raw(prompt.head), ends[1]))
             return self._tokenizer.raw(prompt.head)
-        preamble, messages = parsed
-        return text_of(messages=messages, tools=tool_schemas(preamble) or None)
+        messages, tools = parsed
+        return text_of(messages=messages, tools=tools or None)
 
 
 def run(connection: socket.socket, options: WorkerOptions) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pars_export.errors import ConfigError
-from pars_vllm.prompt import TemplateError
+from pars_vllm.prompt import TemplateError, Tool
 
 # What a template raises on messages that it was not written for.
 _RENDER_ERRORS = (TypeError, ValueError, KeyError, AttributeError)
@@ -44,7 +44,12 @@ class PromptTokenizer(Protocol):
     def raw(self, ids: Sequence[int]) -> str:
         """Text of a prompt that went in without a template: special tokens added to it left out."""
 
-    def render(self, messages: Sequence[Mapping[str, object]], generation: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        generation: bool,
+        tools: Sequence[Tool] | None = None,
+    ) -> str:
         """Messages through the chat template; TemplateError where it has none or refuses."""
 
 
@@ -116,10 +121,15 @@ class _FastTokenizer:
             kept = kept[: -len(self._suffix)]
         return self.decode(kept)
 
-    def render(self, messages: Sequence[Mapping[str, object]], generation: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        generation: bool,
+        tools: Sequence[Tool] | None = None,
+    ) -> str:
         if self._template is None:
             raise TemplateError("the tokenizer has no chat template")
-        return self._template.render(messages, generation)
+        return self._template.render(messages, generation, tools)
 
 
 def _json_of(path: Path | None) -> dict[str, object]:
@@ -198,12 +208,21 @@ class _JinjaTemplate:
         except jinja2.TemplateError:
             self._template = None
 
-    def render(self, messages: Sequence[Mapping[str, object]], generation: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        generation: bool,
+        tools: Sequence[Tool] | None = None,
+    ) -> str:
         if self._template is None:
             raise TemplateError("the chat template is not valid Jinja")
         try:
             return self._template.render(
-                messages=messages, add_generation_prompt=generation, **self._variables
+                messages=messages,
+                tools=tools,
+                documents=None,
+                add_generation_prompt=generation,
+                **self._variables,
             )
         except self._refusals as error:
             raise TemplateError(type(error).__name__) from error
@@ -233,7 +252,12 @@ class _TransformersTokenizer:
     def raw(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
-    def render(self, messages: Sequence[Mapping[str, object]], generation: bool) -> str:
+    def render(
+        self,
+        messages: Sequence[Mapping[str, object]],
+        generation: bool,
+        tools: Sequence[Tool] | None = None,
+    ) -> str:
         import jinja2
 
         try:
@@ -241,6 +265,7 @@ class _TransformersTokenizer:
                 self._tokenizer.apply_chat_template(
                     list(messages),
                     chat_template=self._template,
+                    tools=list(tools) if tools else None,
                     add_generation_prompt=generation,
                     tokenize=False,
                 )

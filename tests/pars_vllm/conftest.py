@@ -12,6 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 import tiny
+from processes import scorer_processes
 
 # vLLM reads these when it is imported.
 os.environ.update(tiny.engine_environment())
@@ -29,21 +30,3 @@ def no_orphans() -> Iterator[None]:
     yield
     left = scorer_processes()
     assert not left, f"scorer processes left over: {left}"
-
-
-def scorer_processes() -> list[int]:
-    """Process ids of this process's scorer processes."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        try:
-            command = (entry / "cmdline").read_bytes()
-            status = (entry / "stat").read_text()
-        except OSError:
-            continue
-        parent = int(status.rsplit(")", 1)[1].split()[1])
-        zombie = status.rsplit(")", 1)[1].split()[0] == "Z"
-        if b"pars_vllm.scorer_worker" in command and parent == os.getpid() and not zombie:
-            found.append(int(entry.name))
-    return found

@@ -1,4 +1,4 @@
-"""vLLM's real scheduler driven without a model: made-up tokens, synchronous or two batches ahead."""
+"""vLLM's real scheduler without a model: made-up tokens, synchronous or two batches ahead."""
 
 from __future__ import annotations
 

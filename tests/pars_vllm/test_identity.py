@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 from modelless import Driver, History, make_config, make_scheduler, random_jobs
-from pars_vllm import ParsScheduler
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+
+from pars_vllm import ParsScheduler
 
 CASES = {
     "plain": {},

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
 from pars_vllm.order import WaitingOrder
 from pars_vllm.policy import Policy, RunningMedian
 

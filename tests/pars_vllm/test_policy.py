@@ -5,6 +5,7 @@ import statistics
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from pars_vllm.policy import Policy, RunningMedian, UrgentCredit
 
 TOKENS = st.integers(0, 100_000)

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 from modelless import Driver, Job, Step, make_config, make_scheduler, random_jobs
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+
 from pars_export.artifact import folder_sha256
 from pars_export.errors import ConfigError, ParsError, PredictorError
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_vllm import ParsScheduler
 from pars_vllm.scheduler import stock_class
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
 WAIT = 60.0

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 import tiny
-from conftest import scorer_processes
+from processes import scorer_processes
+from tokenizers import Tokenizer
+
 from pars_export.artifact import folder_sha256
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_vllm import protocol
@@ -23,7 +25,6 @@ from pars_vllm.metrics import Counters
 from pars_vllm.scorer import Limits, Scorer
 from pars_vllm.scorer_worker import WorkerOptions
 from pars_vllm.tokenizer import TokenizerSource
-from tokenizers import Tokenizer
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
 WAIT = 60.0
@@ -143,7 +144,7 @@ def test_long_prompts_are_cut_to_their_ends() -> None:
     assert prompt.digest == digest
     assert list(prompt.head) == ids[: protocol.HEAD_TOKENS]
     assert list(prompt.tail) == ids[-protocol.TAIL_TOKENS :]
-    other, _ = protocol.encode_request(ids[:50_000] + [7] + ids[50_000:])
+    other, _ = protocol.encode_request([*ids[:50_000], 7, *ids[50_000:]])
     assert other != digest  # same ends, another length
 
 
@@ -227,6 +228,7 @@ def test_long_and_short_predictor(
 def write_nan_predictor(folder: Path, tokenizer_folder: Path) -> None:
     """An exported model whose scores are no numbers."""
     from onnx import TensorProto, helper
+
     from pars_export.artifact import Manifest, write_predictor
     from pars_export.calibration import Calibration
 
@@ -267,7 +269,7 @@ def test_predictor_that_gives_nan_is_a_failure(
     assert scorer.wait(WAIT)
     for index in range(3):
         scorer.submit(f"r{index}", ids(f"prompt {index}"))
-        until(lambda: not scorer.pending, scorer)  # noqa: B023  # used at once
+        until(lambda: not scorer.pending, scorer)
     assert scorer.counters.failures == 3
     assert scorer.lost  # three in a row: the process is given up
     assert scorer.poll() == []

@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from pars_export.errors import ConfigError
 from pars_vllm.settings import Settings
 from pars_vllm.versions import SUPPORTED, check_version, is_supported

@@ -1,0 +1,146 @@
+"""What we rely on in vLLM beyond its public interface; fails loudly where a release changes it."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import vllm
+from modelless import Driver, Job, make_config, make_request, make_scheduler
+from vllm import SamplingParams
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy, create_request_queue
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.parallel_sampling import ParentRequest
+from vllm.v1.request import Request, RequestStatus
+
+from pars_vllm import ParsScheduler
+from pars_vllm.queue import ParsRequestQueue, parent_of
+from pars_vllm.versions import is_supported
+
+
+def test_this_version_is_declared_supported() -> None:
+    assert is_supported(vllm.__version__)
+
+
+def test_the_queue_has_exactly_these_abstract_methods() -> None:
+    assert RequestQueue.__abstractmethods__ == {
+        "add_request",
+        "pop_request",
+        "peek_request",
+        "prepend_request",
+        "prepend_requests",
+        "remove_request",
+        "remove_requests",
+        "__bool__",
+        "__len__",
+        "__iter__",
+    }
+    assert not ParsRequestQueue.__abstractmethods__
+
+
+def test_the_scheduler_makes_its_queues_where_we_replace_one(tiny_model: Path) -> None:
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model))
+    stock = type(create_request_queue(SchedulingPolicy.FCFS))
+    assert type(scheduler.waiting) is stock
+    assert type(scheduler.kv_holding_waiting) is stock
+    assert scheduler.deferred_waiting == set()
+    assert scheduler.running == []
+    assert scheduler.requests == {}
+    assert scheduler.policy == SchedulingPolicy.FCFS
+    assert scheduler.cache_config.enable_prefix_caching is True
+    assert scheduler.enable_kv_cache_events is False
+    scheduler.shutdown()
+
+
+def test_our_queue_replaces_waiting_alone(tiny_model: Path, tmp_path: Path) -> None:
+    from pars_export.table import write_table_predictor
+
+    write_table_predictor(tmp_path / "table", {})
+    config = make_config(tiny_model, pars={"predictor": str(tmp_path / "table")})
+    scheduler = make_scheduler(ParsScheduler, config)
+    assert isinstance(scheduler.waiting, ParsRequestQueue)
+    assert not isinstance(scheduler.kv_holding_waiting, ParsRequestQueue)
+    scheduler.shutdown()
+
+
+def test_async_scheduler_is_a_scheduler_and_super_reaches_it() -> None:
+    from pars_vllm.scheduler import _AsyncParsScheduler
+
+    order = _AsyncParsScheduler.__mro__
+    assert order.index(ParsScheduler) < order.index(AsyncScheduler) < order.index(Scheduler)
+
+
+def test_signatures_of_what_we_override() -> None:
+    assert list(inspect.signature(Scheduler.add_request).parameters) == ["self", "request"]
+    assert "request" in inspect.signature(Scheduler._free_request).parameters
+    assert list(inspect.signature(Scheduler.shutdown).parameters) == ["self"]
+    names = list(inspect.signature(Scheduler.__init__).parameters)
+    assert names[1] == "vllm_config"
+    source = inspect.getsource(vllm.v1.engine.core)
+    assert "Scheduler(\n            vllm_config=vllm_config," in source
+
+
+def test_schedule_pops_what_it_peeked_and_runs_it(tiny_model: Path) -> None:
+    """A pop that admits leaves the request RUNNING; that is how admissions are told from skips."""
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model))
+    driver = Driver(scheduler)
+    request = driver.add(Job("r", [11, 12, 13], 3))
+    assert request.status == RequestStatus.WAITING
+    step = driver.step()
+    assert step is not None
+    assert step.new == ["r"]
+    assert request.status == RequestStatus.RUNNING
+    assert scheduler.schedule().total_num_scheduled_tokens == 1
+    scheduler.shutdown()
+
+
+def test_attributes_of_a_request() -> None:
+    request = make_request(Job("r", [11, 12, 13], 3, priority=4, max_tokens=7))
+    assert isinstance(request, Request)
+    assert request.request_id == "r"
+    assert request.prompt_token_ids == [11, 12, 13]
+    assert request.num_prompt_tokens == 3
+    assert request.num_output_tokens == 0
+    assert request.num_computed_tokens == 0
+    assert request.num_preemptions == 0
+    assert request.max_tokens == 7
+    assert request.priority == 4
+    assert request.pooling_params is None
+
+
+def test_cached_tokens_are_the_second_of_the_lookup(tiny_model: Path) -> None:
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model))
+    driver = Driver(scheduler)
+    prompt = list(range(10, 74))
+    driver.add(Job("first", prompt, 2))
+    driver.run()
+    again = make_request(Job("again", [*prompt, 99], 2))
+    assert scheduler.kv_cache_manager.get_computed_blocks(again)[1] == 64
+    other = make_request(Job("other", [99, *prompt], 2))
+    assert scheduler.kv_cache_manager.get_computed_blocks(other)[1] == 0
+    scheduler.shutdown()
+
+
+def test_children_are_named_after_their_parent() -> None:
+    core = EngineCoreRequest(
+        request_id="cmpl-7_x",
+        prompt_token_ids=[1],
+        mm_features=None,
+        sampling_params=SamplingParams(n=2),
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+        external_req_id="cmpl-7_x",
+    )
+    parent = ParentRequest(core)
+    assert parent_of(parent.get_child_info(1)[0]) == "cmpl-7_x"
+    assert parent_of("cmpl-7_x") is None
+
+
+def test_finished_and_preempted_states() -> None:
+    assert RequestStatus.is_finished(RequestStatus.FINISHED_ABORTED)
+    assert not RequestStatus.is_finished(RequestStatus.PREEMPTED)
