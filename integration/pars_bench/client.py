@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 Json = Mapping[str, object]
 
+# Between two looks at the clock; a nap that lasts longer shows that the client was not running.
+_NAP_S = 0.1
+
 
 @dataclass(frozen=True)
 class Prompt:
@@ -67,12 +70,22 @@ class Answer:
     """First 16 hex digits of the sha256 of the response, to tell whether two runs agree."""
 
 
+@dataclass(frozen=True)
+class Driven:
+    """What came of one load."""
+
+    answers: list[Answer]
+    """One per prompt, in submission order."""
+    client_lag_s: float
+    """Longest time that the client itself did not get to run; its clock is no better than this."""
+
+
 async def drive(
     load: Load,
     prompts: Sequence[Prompt],
     arrivals: Sequence[float],
     on_done: Callable[[int], None] = lambda _: None,
-) -> list[Answer]:
+) -> Driven:
     """Send every prompt at its arrival time, whatever became of the earlier ones.
 
     Args:
@@ -80,9 +93,6 @@ async def drive(
         prompts: In submission order.
         arrivals: Seconds from the start, ascending, one per prompt.
         on_done: Called with the number of answered requests whenever one more is.
-
-    Returns:
-        One answer per prompt, in submission order.
 
     Raises:
         ServingError: any request failed, or the server showed no sign of life for ``stall_s``.
@@ -134,7 +144,7 @@ async def drive(
             f"{len(failures)} of {len(prompts)} requests failed, so nothing is reported; "
             f"the first: {failures[0]}"
         )
-    return sorted(answers, key=lambda answer: answer.index)
+    return Driven(sorted(answers, key=lambda answer: answer.index), life.lag)
 
 
 class _SignOfLife:
@@ -142,6 +152,7 @@ class _SignOfLife:
 
     def __init__(self) -> None:
         self.open = 0
+        self.lag = 0.0
         self._last = time.perf_counter()
 
     def heard(self) -> None:
@@ -159,7 +170,9 @@ class _SignOfLife:
     async def watch(self, limit: float) -> None:
         """Return when nothing was heard for ``limit`` seconds while requests were open."""
         while not self.open or time.perf_counter() - self._last < limit:
-            await asyncio.sleep(min(1.0, limit / 4))
+            asleep = time.perf_counter()
+            await asyncio.sleep(_NAP_S)
+            self.lag = max(self.lag, time.perf_counter() - asleep - _NAP_S)
 
 
 async def _ask(

@@ -25,6 +25,12 @@ PATTERN_NAMES = {"burst": "Burst", "poisson": "Poisson arrivals"}
 # Below this a difference between two runs on one machine is not worth a word.
 WORTH_SAYING = 0.02
 
+# Ratio of median times per output token up to which two runs count as equally fast.
+SAME_SPEED = 1.15
+
+# Seconds without the processor from which the client's clock is not to be trusted.
+MOST_LAG_S = 1.0
+
 
 def seconds(value: float) -> str:
     """Three significant digits, never in exponent form."""
@@ -53,9 +59,11 @@ def headline(report: Report, pattern: str) -> list[str]:
     if subject is None or run is None or fcfs is None:
         return ["Only arrival order was measured: nothing to compare."]
     return [
+        *_speed_warning(fcfs, run),
         *([] if subject == "pars" else ["An order by the true lengths, which no order can know:"]),
         f"Mean time to last token: {_change(fcfs, run, 'ttlt', 'mean')}.",
         *([_gap_sentence(run)] if subject == "pars" else []),
+        *([_work_sentence(fcfs, run)] if pattern == "burst" else []),
         f"Median time to last token: {_change(fcfs, run, 'ttlt', 'p50')}; "
         f"mean time to first token: {_change(fcfs, run, 'ttft', 'mean')}; "
         f"mean latency per token: {_change(fcfs, run, 'per_token', 'mean')}.",
@@ -74,6 +82,35 @@ def _change(fcfs: RunFacts, run: RunFacts, measure: str, statistic: str) -> str:
     if before is None or after is None:
         return "was not measured"
     return f"{seconds(after)} s instead of {seconds(before)} s ({percent(after / before)})"
+
+
+def _speed_warning(fcfs: RunFacts, run: RunFacts) -> list[str]:
+    lines = []
+    before, after = value_of(fcfs, "tpot", "p50"), value_of(run, "tpot", "p50")
+    if before and after and max(before, after) / min(before, after) > SAME_SPEED:
+        lines.append(
+            f"Careful: the machine was not equally fast in both runs (median time per output token "
+            f"{seconds(after)} s, in arrival order {seconds(before)} s), so the seconds below mix "
+            "the order with the machine."
+        )
+    lag = max(fcfs["client_lag_s"], run["client_lag_s"])
+    if lag > MOST_LAG_S:
+        lines.append(
+            f"Careful: the client did not get to run for up to {seconds(lag)} s; measure on a "
+            "machine that does nothing else."
+        )
+    return lines
+
+
+def _work_sentence(fcfs: RunFacts, run: RunFacts) -> str:
+    before, after = (r["ttlt_in_tokens"] for r in (fcfs, run))
+    if before is None or after is None:
+        return "Nothing was delivered to count by."
+    return (
+        "Counted in tokens that the server delivered to all meanwhile, which does not depend on "
+        f"the machine's speed: {after['mean']:.0f} instead of {before['mean']:.0f} "
+        f"({percent(after['mean'] / before['mean'])})."
+    )
 
 
 def _gap_sentence(run: RunFacts) -> str:
@@ -194,8 +231,24 @@ def _doubts_of_runs(report: Report) -> list[str]:
             "started in order of their length: little queued, or the order never reached the "
             "engine."
         )
+    scored = [run for run in runs if run["scorer"] and run["arrivals"] == "burst"]
+    for run in scored:
+        counters = run["scorer"] or {}
+        missed = counters.get("requests", 0) - counters.get("scored", 0)
+        lines.append(
+            f"{NAMES[run['policy']]}: {missed} of {counters.get('requests', 0)} requests of its "
+            "server, warm-up included, got no expected length."
+        )
+    loads = [run["offered_load"] for run in runs if run["offered_load"] is not None]
+    if loads:
+        lines.append(
+            f"The Poisson load was {min(loads):.2f} to {max(loads):.2f} of what each server "
+            "managed in its own burst; it was set by arrival order's."
+        )
     lag = max(run["send_lag_max_s"] for run in runs)
+    nap = max(run["client_lag_s"] for run in runs)
     lines.append(
-        f"Latencies count from the intended arrival; the client sent at most {seconds(lag)} s late."
+        f"Latencies count from the intended arrival; the client sent at most {seconds(lag)} s "
+        f"late, and at most for {seconds(nap)} s the machine did not let it run."
     )
     return lines

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import time
 import urllib.request
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,10 @@ from pars_export.files import atomic_file
 WARM_UP_TOKENS = 24
 WARM_UP_ROUNDS = 2
 
+# What pars_vllm's scheduler logs once its scorer process answers.
+SCORER_READY = "PARS: the scorer process is ready"
+SCORER_TIMEOUT_S = 180.0
+
 
 @dataclass(frozen=True)
 class PatternRun:
@@ -27,6 +32,8 @@ class PatternRun:
 
     answers: list[Answer]
     """In submission order."""
+    client_lag_s: float
+    """Longest time that the client did not get to run."""
     preemptions: int | None
     """Requests that the engine put back into its queue; None where it does not say."""
     load_average: tuple[float, float]
@@ -50,6 +57,8 @@ class OrderRun:
     seconds: float
     """Wall clock, server start included."""
     patterns: Mapping[str, PatternRun]
+    scorer: dict[str, int] | None = None
+    """The scheduler's counters over the server's life; None where it has no scorer."""
 
     def save(self, path: Path) -> None:
         """Write the run as JSON, whole or not at all."""
@@ -68,12 +77,13 @@ def load_run(path: Path, digest: str) -> OrderRun | None:
     patterns = {
         name: PatternRun(
             answers=[Answer(**answer) for answer in pattern["answers"]],
+            client_lag_s=pattern["client_lag_s"],
             preemptions=pattern["preemptions"],
             load_average=(pattern["load_average"][0], pattern["load_average"][1]),
         )
         for name, pattern in stored["patterns"].items()
     }
-    return OrderRun(digest, stored["rate"], stored["seconds"], patterns)
+    return OrderRun(digest, stored["rate"], stored["seconds"], patterns, stored["scorer"])
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,8 @@ class Plan:
     seed: int
     load: float
     """Poisson rate over the burst's; used where ``rate`` is None."""
+    scored: bool
+    """Whether the order has a scorer process, which must be ready before anything counts."""
     rate: float | None
     """Requests per second of the Poisson arrivals; None takes it from this run's own burst."""
 
@@ -112,6 +124,8 @@ def measure(
         stage = "warm-up"
         try:
             asyncio.run(_warm_up(load, plan))
+            if plan.scored:
+                _await_scorer(server.log)
             stage = "burst"
             arrivals = burst(len(plan.prompts))
             patterns["burst"] = _run_pattern(load, plan, "burst", arrivals.tolist(), progress)
@@ -125,7 +139,30 @@ def measure(
                 f"{plan.name}, {stage}: {error} (the server's log ends with: "
                 f"{last_error(server.log)}; whole log: {server.log})"
             ) from error
-    return OrderRun(digest, rate, time.monotonic() - started, patterns)
+    counters = _scorer_counters(server.log) if plan.scored else None
+    return OrderRun(digest, rate, time.monotonic() - started, patterns, counters)
+
+
+def _await_scorer(log: Path) -> None:
+    """Wait for the scheduler's word that its scorer process answers.
+
+    Requests do not wait for it, so a benchmark that began earlier would measure arrival order.
+    """
+    deadline = time.monotonic() + SCORER_TIMEOUT_S
+    while SCORER_READY not in log.read_text(errors="replace"):
+        if time.monotonic() > deadline:
+            raise ServingError(
+                f"the scorer process was not ready {SCORER_TIMEOUT_S:.0f} s after the server"
+            )
+        time.sleep(0.2)
+
+
+def _scorer_counters(log: Path) -> dict[str, int] | None:
+    """The counters that the scheduler logs when it shuts down; None if it did not."""
+    lines = re.findall(r"PARS: (requests \d+, .*)\.", log.read_text(errors="replace"))
+    if not lines:
+        return None
+    return {name: int(number) for name, number in re.findall(r"(\w+) (\d+)", lines[-1])}
 
 
 async def _warm_up(load: Load, plan: Plan) -> None:
@@ -150,12 +187,13 @@ def _run_pattern(
     label, total = f"{plan.name} {pattern}", len(plan.prompts)
     progress.count(label, 0, total)
     before, before_load = _preemptions(load.url), os.getloadavg()[0]
-    answers = asyncio.run(
+    driven = asyncio.run(
         drive(load, plan.prompts, arrivals, lambda done: progress.count(label, done, total))
     )
     after = _preemptions(load.url)
     return PatternRun(
-        answers=answers,
+        answers=driven.answers,
+        client_lag_s=driven.client_lag_s,
         preemptions=None if before is None or after is None else after - before,
         load_average=(before_load, os.getloadavg()[0]),
     )

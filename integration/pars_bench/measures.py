@@ -55,6 +55,37 @@ class Latencies:
         return float(self.tokens.sum() / self.makespan)
 
 
+def work_waited(run: Latencies) -> Array:
+    """Each request's time to last token on a clock that ticks with every delivered token.
+
+    The clock counts the response tokens that the server delivered to anybody between the request's
+    arrival and its last token. A machine that is slower for a while slows this clock too: in a
+    burst, where the work is the same for every order, it compares orders and not minutes. Tokens
+    between a request's first and last are taken as evenly spaced.
+
+    Returns:
+        Tokens, shape (n,).
+    """
+    first, last = run.arrival + run.ttft, run.arrival + run.ttlt
+    many = last > first
+    rates = (run.tokens[many] - 1) / (last[many] - first[many])
+    # Between a first and a last token the clock gains that request's rate, and loses it after.
+    times = np.concatenate((first[many], last[many]))
+    changes = np.concatenate((rates, -rates))
+    order = np.argsort(times)
+    times, slopes = times[order], np.cumsum(changes[order])
+    ticks = (
+        np.concatenate(([0.0], np.cumsum(slopes[:-1] * np.diff(times)))) if times.size else times
+    )
+    starts = np.sort(first)
+
+    def clock(moments: Array) -> Array:
+        begun = np.searchsorted(starts, moments, side="right").astype(np.float64)
+        return begun + np.interp(moments, times, ticks) if times.size else begun
+
+    return clock(last) - clock(run.arrival)
+
+
 def summary(values: Array) -> Summary | None:
     """Mean, p50, p90, p99 (linear interpolation) and maximum; None of nothing."""
     if values.size == 0:

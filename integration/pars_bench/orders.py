@@ -99,7 +99,11 @@ def scheduler_arguments(folder: Path | None) -> tuple[str, ...]:
     Arrival order goes through the very same class with its ranking off: a subclass alone can
     change the speed of an engine, and that must not be counted as a gain or loss of the order.
     """
-    settings = {"ranking": "off"} if folder is None else {"predictor": str(folder.resolve())}
+    settings: dict[str, object] = {"ranking": "off"}
+    if folder is not None:
+        # Without a score cache: the second arrival pattern sends the first one's prompts again,
+        # and real traffic would not have had them scored beforehand.
+        settings = {"predictor": str(folder.resolve()), "cache_entries": 0}
     return (
         *("--scheduler-cls", SCHEDULER),
         *("--additional-config", json.dumps({"pars": settings})),

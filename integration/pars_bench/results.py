@@ -19,6 +19,7 @@ from pars_bench.measures import (
     price,
     summary,
     tau_interval,
+    work_waited,
 )
 from pars_bench.schema import PriceFacts, Report, RunFacts
 from pars_export.files import atomic_file
@@ -75,6 +76,9 @@ def _facts(policy: str, pattern: str, runs: Mapping[str, OrderRun]) -> RunFacts:
         "throughput": own.throughput,
         "oracle_gap_closed": None if gap is None else gap.closed,
         "oracle_gap_closed_interval": None if gap is None else list(gap.interval),
+        "ttlt_in_tokens": summary(work_waited(own)),
+        "offered_load": _offered_load(runs[policy], pattern),
+        "scorer": runs[policy].scorer,
         "response_tokens": int(own.tokens.sum()),
         "makespan": own.makespan,
         "cut_share": float(np.mean([answer.finish_reason == "length" for answer in answers])),
@@ -91,8 +95,16 @@ def _facts(policy: str, pattern: str, runs: Mapping[str, OrderRun]) -> RunFacts:
             )
         ),
         "send_lag_max_s": max(answer.send_lag_s for answer in answers),
+        "client_lag_s": run.client_lag_s,
         "load_average": list(run.load_average),
     }
+
+
+def _offered_load(run: OrderRun, pattern: str) -> float | None:
+    if pattern == "burst":
+        return None
+    tokens = _latencies(run.patterns[pattern]).tokens.mean()
+    return float(run.rate * tokens / _latencies(run.patterns["burst"]).throughput)
 
 
 def _price_facts(fcfs: Latencies, order: Latencies) -> PriceFacts:

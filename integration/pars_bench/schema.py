@@ -31,7 +31,12 @@ class PriceFacts(TypedDict):
 
 
 class RunFacts(TypedDict):
-    """One order under one arrival pattern."""
+    """One order under one arrival pattern.
+
+    ``ttlt_in_tokens``: ``measures.work_waited``. ``offered_load``: arriving tokens over the rate at
+    which this very server answered the burst; None in the burst. ``scorer``: the scheduler's own
+    counters over the server's life; None where there is no scorer or it did not say.
+    """
 
     policy: str
     arrivals: str
@@ -43,6 +48,9 @@ class RunFacts(TypedDict):
     throughput: float
     oracle_gap_closed: float | None
     oracle_gap_closed_interval: list[float] | None
+    ttlt_in_tokens: Summary | None
+    offered_load: float | None
+    scorer: dict[str, int] | None
     response_tokens: int
     makespan: float
     cut_share: float
@@ -51,6 +59,7 @@ class RunFacts(TypedDict):
     order_tau: float | None
     same_text_as_fcfs: float
     send_lag_max_s: float
+    client_lag_s: float
     load_average: list[float]
 
 

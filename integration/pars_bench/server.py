@@ -44,12 +44,19 @@ _WATCHDOG = """
 import os, signal, sys, time
 group, grace = int(sys.argv[1]), float(sys.argv[2])
 if sys.stdin.buffer.read() != b"done":
-    for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 0)):
+    for end, number, wait in (
+        (os.kill, signal.SIGTERM, grace),
+        (os.killpg, signal.SIGTERM, 2.0),
+        (os.killpg, signal.SIGKILL, 0.0),
+    ):
         try:
-            os.killpg(group, number)
+            end(group, number)
+            deadline = time.monotonic() + wait
+            while time.monotonic() < deadline:
+                end(group, 0)
+                time.sleep(0.1)
         except ProcessLookupError:
-            break
-        time.sleep(wait)
+            continue
 """
 
 
@@ -178,22 +185,26 @@ def last_error(log: Path) -> str:
 
 
 def _stop_group(process: subprocess.Popen[bytes], grace: float) -> None:
-    """SIGTERM, then SIGKILL after ``grace`` seconds, to every process of the group."""
-    for number, wait in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
+    """Ask the leader, which ends its own in order; then ask whoever is left; then kill."""
+    process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(grace)
+    for number, wait in ((None, 1.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0)):
+        if number is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, number)
+        if _gone(process.pid, wait):
             break
-        deadline = time.monotonic() + wait
-        while time.monotonic() < deadline:
-            process.poll()  # reaps the leader, which would otherwise count as alive
-            if not group_members(process.pid):
-                break
-            time.sleep(0.1)
-        else:
-            continue
-        break
     process.wait()
+
+
+def _gone(group: int, wait: float) -> bool:
+    deadline = time.monotonic() + wait
+    while group_members(group):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def group_members(group: int) -> list[int]:

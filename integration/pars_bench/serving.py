@@ -108,6 +108,7 @@ def run_serving(config: ServingConfig, progress: Progress | None = None) -> Serv
         stored = config.out / "runs" / f"{order.policy}.json"
         run = load_run(stored, digest)
         if run is None:
+            folder = folder_of(order, config.out / "orders", lengths)
             plan = Plan(
                 name=order.policy,
                 prompts=prompts,
@@ -115,9 +116,9 @@ def run_serving(config: ServingConfig, progress: Progress | None = None) -> Serv
                 slots=config.slots,
                 seed=config.seed,
                 load=config.load,
+                scored=folder is not None,
                 rate=rate,
             )
-            folder = folder_of(order, config.out / "orders", lengths)
             server = _server(config, order.policy, folder)
             run = measure(plan, server, served_name(config.model), digest, progress)
             run.save(stored)
@@ -184,6 +185,8 @@ def _server_options(config: ServingConfig) -> tuple[str, ...]:
         # find every prompt computed, and each order would find the others' leftovers differently.
         "--no-enable-prefix-caching",
         "--disable-uvicorn-access-log",
+        # Without it vLLM kills its engine at once, before the scheduler has logged its counters.
+        *("--shutdown-timeout", "10"),
         *config.server_args,
     )
 

@@ -77,12 +77,18 @@ def _interval(run: RunFacts) -> str:
     return f"{100 * interval[0]:.0f}..{100 * interval[1]:.0f}".replace("-", "\u2212")
 
 
+def _work(run: RunFacts) -> float | None:
+    return None if run["ttlt_in_tokens"] is None else run["ttlt_in_tokens"]["mean"]
+
+
 def _gap(run: RunFacts) -> float | None:
     return run["oracle_gap_closed"]
 
 
 _REST: tuple[tuple[str, Number, Callable[[float], str]], ...] = (
     ("throughput, tokens/s", lambda run: run["throughput"], lambda value: f"{value:.0f}"),
+    ("load by own burst", lambda run: run["offered_load"], lambda value: f"{value:.2f}"),
+    ("mean TTLT, tokens served", _work, lambda value: f"{value:.0f}"),
     ("makespan", lambda run: run["makespan"], seconds),
     ("oracle gap closed (mean TTLT)", _gap, _share),
     ("longest tenth, mean TTLT", lambda run: run["price"]["longest_tenth"], seconds),

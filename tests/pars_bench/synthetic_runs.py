@@ -38,11 +38,13 @@ def synthetic_runs(
             patterns={
                 name: PatternRun(
                     answers=_serve(lengths, arrivals, scores[policy]),
+                    client_lag_s=0.002,
                     preemptions=0,
                     load_average=(1.0, 1.5),
                 )
                 for name, arrivals in times.items()
             },
+            scorer=None if policy == "fcfs" else {"requests": 2 * requests, "scored": requests},
         )
         for policy in policies
     }

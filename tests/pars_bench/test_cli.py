@@ -31,7 +31,7 @@ def test_help_imports_nothing_heavy() -> None:
         "import argparse, sys\n"
         "from pars_bench import cli\n"
         "cli.add_arguments(argparse.ArgumentParser())\n"
-        "heavy = {'torch', 'aiohttp', 'pyarrow', 'matplotlib', 'vllm', 'scipy', 'tokenizers'}\n"
+        "heavy = {'torch', 'aiohttp', 'pyarrow', 'matplotlib', 'vllm', 'scipy'}\n"
         "print(sorted(heavy & set(sys.modules)))\n"
     )
     found = subprocess.run(

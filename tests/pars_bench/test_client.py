@@ -35,7 +35,9 @@ def answers_of(
         load = Load(f"http://127.0.0.1:{port}", "m", max_tokens=50, stall_s=stall_s)
         prompts = [prompt(text, f"p{i}") for i, text in enumerate(texts)]
         try:
-            return await drive(load, prompts, arrivals or [0.0] * len(texts))
+            driven = await drive(load, prompts, arrivals or [0.0] * len(texts))
+            assert driven.client_lag_s >= 0
+            return driven.answers
         finally:
             await runner.cleanup()
 

@@ -17,6 +17,7 @@ from pars_bench.measures import (
     price,
     summary,
     tau_interval,
+    work_waited,
 )
 
 positive = st.floats(0.01, 1e4)
@@ -60,6 +61,47 @@ def test_latencies_by_hand() -> None:
 def test_makespan_counts_from_the_first_arrival() -> None:
     run = columns(arrival=[3.0, 4.0], ttft=[1.0, 1.0], ttlt=[1.0, 2.0], tokens=[1.0, 2.0])
     assert run.makespan == 3.0
+
+
+def test_the_clock_of_tokens_by_hand() -> None:
+    # Two slots. The first delivers tokens at 1, 2, 3, the second at 1 and 3, the third at 4.
+    run = columns(
+        arrival=[0.0, 0.0, 2.0], ttft=[1.0, 1.0, 2.0], ttlt=[3.0, 3.0, 2.0], tokens=[3.0, 2.0, 1.0]
+    )
+    # At 3 five tokens are delivered; at 2, where the third arrives, 2 + 1 + half a token.
+    assert work_waited(run).tolist() == [5.0, 5.0, 6.0 - 3.5]
+
+
+@given(
+    st.lists(
+        # Whole numbers and powers of two: a tie of two moments stays a tie at every speed.
+        st.tuples(st.integers(0, 9), st.integers(1, 9), st.integers(1, 50), st.integers(1, 9)),
+        min_size=1,
+        max_size=30,
+    ),
+    st.sampled_from([0.25, 0.5, 2.0, 8.0]),
+)
+def test_the_clock_of_tokens_knows_no_speed(
+    rows: list[tuple[int, int, int, int]], speed: float
+) -> None:
+    arrival, ttft, tokens, decode = np.asarray(rows, dtype=float).T
+    ttlt = ttft + np.where(tokens > 1, decode, 0.0)
+    run = Latencies(arrival, ttft, ttlt, tokens)
+    slower = Latencies(arrival * speed, ttft * speed, ttlt * speed, tokens)
+    assert work_waited(slower) == pytest.approx(work_waited(run), abs=1e-6)
+    # A plain reference, one moment and one request at a time.
+    first, last = arrival + ttft, arrival + ttlt
+
+    def delivered(moment: float) -> float:
+        total = 0.0
+        for begin, end, count in zip(first, last, tokens, strict=True):
+            if moment >= begin:
+                done = 1.0 if end == begin else min(1.0, (moment - begin) / (end - begin))
+                total += 1 + (count - 1) * done
+        return total
+
+    expected = [delivered(b) - delivered(a) for a, b in zip(arrival, last, strict=True)]
+    assert work_waited(run) == pytest.approx(expected, abs=1e-6)
 
 
 def test_oracle_gap_by_hand() -> None:

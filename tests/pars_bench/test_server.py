@@ -172,7 +172,7 @@ def test_a_server_that_never_gets_healthy_is_given_up_and_ended(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("log", "line"),
     [
-        ("ERROR 11-24 00:35:03 [a.py:7] first\n(A pid=1) ERROR 11-24 00:35 [b.py:8] last\nx\n", "last"),
+        ("ERROR 11-24 00:35 [a.py:7] first\n(A pid=1) ERROR 11-24 [b.py:8] last\nx\n", "last"),
         ("INFO 11-24 00:35:03 [a.py:7] fine\nRuntimeError: broken\n\n", "RuntimeError: broken"),
         ("ERROR: plain\n", "plain"),
         ("", "it wrote nothing"),

@@ -6,13 +6,14 @@ import argparse
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from pars_bench import serving
+from pars_bench import live, serving
 from pars_bench.orders import Order, check_orders, parse_order, scheduler_arguments
 from pars_bench.schema import read_report
 from pars_bench.server import ServingError
@@ -36,28 +37,49 @@ class Lines:
         self.counts.append((label, done, total))
 
 
-@pytest.fixture
-def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
-    program = tmp_path / "vllm"
+def prepared(folder: Path) -> tuple[ServingConfig, Path]:
+    """A comparison of twelve prompts, and the program to put in vLLM's place."""
+    program = folder / "vllm"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{STANDIN}" "$@"\n')
     program.chmod(0o755)
-    monkeypatch.setattr("pars_bench.server.vllm_program", lambda: str(program))
-    prompts = tmp_path / "prompts.jsonl"
-    prompts.write_text(
-        "".join(
-            json.dumps({"prompt": f"{i}: tokens={1 + i % 7}", "prompt_id": f"p{i}", "kind": "made"})
-            + "\n"
-            for i in range(12)
-        )
-    )
-    return ServingConfig(
+    rows = [
+        {"prompt": f"{i}: tokens={1 + i % 7}", "prompt_id": f"p{i}", "kind": "made"}
+        for i in range(12)
+    ]
+    (folder / "prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = ServingConfig(
         model="some/model",
-        prompts=prompts,
-        out=tmp_path / "out",
+        prompts=folder / "prompts.jsonl",
+        out=folder / "out",
         orders=(Order("oracle"), Order("fcfs"), Order("prompt_length")),
         slots=2,
         max_tokens=6,
     )
+    return config, program
+
+
+@pytest.fixture
+def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ServingConfig:
+    found, program = prepared(tmp_path)
+    monkeypatch.setattr("pars_bench.server.vllm_program", lambda: str(program))
+    return found
+
+
+@dataclass(frozen=True)
+class Done:
+    """A comparison that several tests look at and none changes."""
+
+    config: ServingConfig
+    result: ServingResult
+    started: list[str]
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    config, program = prepared(tmp_path_factory.mktemp("done"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pars_bench.server.vllm_program", lambda: str(program))
+        return Done(config, *measured(config))
 
 
 def measured(config: ServingConfig) -> tuple[ServingResult, list[str]]:
@@ -66,13 +88,13 @@ def measured(config: ServingConfig) -> tuple[ServingResult, list[str]]:
     return result, [line.partition(":")[0] for line in lines.said if "starting" in line]
 
 
-def test_every_order_gives_rows_of_the_same_requests(config: ServingConfig) -> None:
-    result, started = measured(config)
-    assert started == ["fcfs", "oracle", "prompt_length"]
+def test_every_order_gives_rows_of_the_same_requests(done: Done) -> None:
+    config, result = done.config, done.result
+    assert done.started == ["fcfs", "oracle", "prompt_length"]
     report = read_report(config.out / "report.json")
     assert report == result.report
     assert [(run["policy"], run["arrivals"]) for run in report["runs"]] == [
-        (policy, pattern) for pattern in ("burst", "poisson") for policy in started
+        (policy, pattern) for pattern in ("burst", "poisson") for policy in done.started
     ]
     assert all(run["requests"] == 12 and run["preemptions"] == 0 for run in report["runs"])
     assert all(run["cut_share"] == pytest.approx(1 / 12) for run in report["runs"])
@@ -92,8 +114,8 @@ def test_every_order_gives_rows_of_the_same_requests(config: ServingConfig) -> N
     assert len(list((config.out / "plots").glob("*.png"))) == 6
 
 
-def test_the_server_is_told_the_order(config: ServingConfig) -> None:
-    measured(config)
+def test_the_server_is_told_the_order(done: Done) -> None:
+    config = done.config
     fcfs, oracle, length = (
         (config.out / "logs" / f"{name}.log").read_text()
         for name in ("fcfs", "oracle", "prompt_length")
@@ -107,47 +129,87 @@ def test_the_server_is_told_the_order(config: ServingConfig) -> None:
     assert json.dumps(str(config.out / "orders" / "prompt_length")) in length
 
 
-def test_the_oracle_holds_the_lengths_measured_in_arrival_order(config: ServingConfig) -> None:
+def test_the_scheduler_s_own_counters_are_reported(done: Done) -> None:
+    scorers = {run["policy"]: run["scorer"] for run in done.result.report["runs"]}
+    assert scorers["fcfs"] is None
+    assert scorers["oracle"] == {"requests": 9, "scored": 8, "unknown": 1}
+
+
+def test_a_scorer_that_never_gets_ready_is_no_benchmark(
+    config: ServingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(live, "SCORER_READY", "never said")
+    monkeypatch.setattr(live, "SCORER_TIMEOUT_S", 0.5)
+    with pytest.raises(ServingError, match=r"^oracle, warm-up: the scorer process was not ready"):
+        measured(config)
+
+
+def test_the_sign_that_is_waited_for_is_the_one_the_scheduler_gives() -> None:
+    source = (files("pars_vllm") / "scorer.py").read_text(encoding="utf-8")
+    assert live.SCORER_READY in source
+
+
+def test_the_oracle_holds_the_lengths_measured_in_arrival_order(done: Done) -> None:
     from pars_export import Predictor
 
-    measured(config)
-    oracle = Predictor.load(config.out / "orders" / "oracle")
+    oracle = Predictor.load(done.config.out / "orders" / "oracle")
     assert oracle.score(["0: tokens=1", "4: tokens=5", "6: tokens=7"]).tolist() == [1, 5, 6]
 
 
-def test_a_second_call_measures_nothing_again(config: ServingConfig) -> None:
-    first, _ = measured(config)
-    second, started = measured(config)
+def test_only_what_is_missing_is_measured(config: ServingConfig) -> None:
+    both = replace(config, orders=(Order("fcfs"), Order("prompt_length")))
+    assert measured(replace(config, orders=(Order("fcfs"),)))[1] == ["fcfs"]
+    first, started = measured(both)
+    assert started == ["prompt_length"]
+    second, started = measured(both)
     assert started == []
     assert second.report == first.report
-
-
-def test_only_what_is_missing_is_measured(config: ServingConfig) -> None:
-    measured(replace(config, orders=(Order("fcfs"),)))
-    _, started = measured(config)
-    assert started == ["oracle", "prompt_length"]
-    (config.out / "runs" / "oracle.json").write_text('{"digest": "half')
-    _, started = measured(config)
-    assert started == ["oracle"]
+    # The rate is a measurement, never twice the same: without arrival order all is measured again.
+    (config.out / "runs" / "fcfs.json").write_text('{"digest": "half')
+    assert measured(both)[1] == ["fcfs", "prompt_length"]
 
 
 @pytest.mark.parametrize(
-    "change", [{"seed": 1}, {"slots": 3}, {"max_tokens": 5}, {"load": 2.0}, {"requests": 11}]
+    "change",
+    [
+        {"seed": 1},
+        {"slots": 3},
+        {"max_tokens": 5},
+        {"load": 2.0},
+        {"requests": 11},
+        {"max_model_len": 4096},
+        {"model": "another/model"},
+        {"server_args": ("--kv-cache-dtype", "fp8")},
+    ],
 )
-def test_a_changed_setting_measures_everything_again(
-    config: ServingConfig, change: Mapping[str, float]
+def test_a_changed_setting_makes_old_runs_void(
+    config: ServingConfig, change: Mapping[str, object]
 ) -> None:
-    config = replace(config, orders=(Order("fcfs"), Order("prompt_length")))
-    measured(config)
-    _, started = measured(replace(config, **change))
-    assert started == ["fcfs", "prompt_length"]
+    changed = replace(config, **change)  # type: ignore[arg-type]  # one setting each
+
+    def digest(of: ServingConfig) -> str:
+        return serving._digest(of, Order("fcfs"), serving._choose_prompts(of), None, {})
+
+    assert digest(config) == digest(config)
+    assert digest(changed) != digest(config)
 
 
-def test_changed_arrival_order_measures_the_others_again(config: ServingConfig) -> None:
-    measured(config)
-    (config.out / "runs" / "fcfs.json").unlink()
-    _, started = measured(config)  # its rate is a measurement, never twice the same
-    assert started == ["fcfs", "oracle", "prompt_length"]
+def test_a_changed_predictor_prompt_or_length_makes_old_runs_void(
+    config: ServingConfig, tmp_path: Path
+) -> None:
+    from pars_export.table import write_table_predictor
+
+    folder = tmp_path / "predictor"
+    prompts = serving._choose_prompts(config)
+    pars, oracle = Order("pars", folder), Order("oracle")
+    write_table_predictor(folder, {"a": 1.0})
+    before = serving._digest(config, pars, prompts, 1.0, {})
+    write_table_predictor(folder, {"a": 2.0})
+    assert serving._digest(config, pars, prompts, 1.0, {}) != before
+    known = serving._digest(config, oracle, prompts, 1.0, {"a": 1})
+    assert serving._digest(config, oracle, prompts, 1.0, {"a": 2}) != known
+    assert serving._digest(config, oracle, prompts, 1.5, {"a": 1}) != known
+    assert serving._digest(config, oracle, prompts[1:], 1.0, {"a": 1}) != known
 
 
 def test_a_failed_request_fails_the_run_and_keeps_what_is_finished(config: ServingConfig) -> None:
@@ -182,8 +244,8 @@ def test_facts_measured_elsewhere_come_first_and_nulls_do_not_hide(
     assert result.report["runs"][0]["oracle_gap_closed"] is None  # no oracle was measured
 
 
-def test_no_name_of_this_machine_or_path_is_reported(config: ServingConfig) -> None:
-    measured(config)
+def test_no_name_of_this_machine_or_path_is_reported(done: Done) -> None:
+    config = done.config
     import getpass
     import platform
 
@@ -242,7 +304,7 @@ def test_arrival_order_goes_through_the_same_class() -> None:
         off[:3] == on[:3] == ("--scheduler-cls", "pars_vllm.ParsScheduler", "--additional-config")
     )
     assert json.loads(off[3]) == {"pars": {"ranking": "off"}}
-    assert json.loads(on[3]) == {"pars": {"predictor": "/x"}}
+    assert json.loads(on[3]) == {"pars": {"predictor": "/x", "cache_entries": 0}}
 
 
 def test_a_folder_is_served_under_its_own_name(tmp_path: Path) -> None:
