@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -90,7 +90,7 @@ def pair_counts(
     balance = 0
     if known and distinct:
         # The p-value is of no interest; its formula for many points divides by n - 2.
-        method = "asymptotic" if len(s) > 2 else "exact"
+        method: Literal["asymptotic", "exact"] = "asymptotic" if len(s) > 2 else "exact"
         tau = float(kendalltau(s, y, method=method).statistic)
         balance = round(tau * float(np.sqrt(known) * np.sqrt(distinct)))
     # So far a cut-off response counts as ending at its cap: take out the pairs that assumed so.
