@@ -107,7 +107,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
     def add_request(self, request: Request) -> None:
         """Queue a request at once; its score follows."""
         super().add_request(request)
-        if self.pars_scorer is not None:
+        # A further chunk of a streaming session is no request of its own.
+        if self.pars_scorer is not None and self.requests.get(request.request_id) is request:
             self._ask_score(request)
 
     def schedule(self, *args: object, **kwargs: object) -> SchedulerOutput:

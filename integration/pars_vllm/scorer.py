@@ -27,6 +27,8 @@ logger = logging.getLogger("vllm.pars")
 
 _FIRST_BACKOFF_S = 1.0
 _LAST_BACKOFF_S = 60.0
+_LOOK_S = 0.1
+"""Between two looks at the socket when no answer is awaited."""
 _FAILURES_IN_A_ROW = 3
 """Failed batches after which the process is replaced."""
 _STRIKES = 2
@@ -77,6 +79,7 @@ class Scorer:
         self._warned = False
         self._backoff = _FIRST_BACKOFF_S
         self._next_start = 0.0
+        self._next_look = 0.0
         self._progress = 0.0
         self._failures = 0
         self._waiters: dict[bytes, list[str]] = {}
@@ -123,7 +126,9 @@ class Scorer:
         if self._socket is None:
             if not self._closed and self._clock() >= self._next_start:
                 self._start()
-        else:
+        elif self._in_flight or self._outbox or not self.ready or self._clock() >= self._next_look:
+            # A look costs a system call; with nothing awaited, only a death could be seen.
+            self._next_look = self._clock() + _LOOK_S
             self._take_in()
             if self._outbox and self._socket is not None:
                 self._send()
