@@ -106,10 +106,14 @@ def _work_sentence(fcfs: RunFacts, run: RunFacts) -> str:
     before, after = (r["ttlt_in_tokens"] for r in (fcfs, run))
     if before is None or after is None:
         return "Nothing was delivered to count by."
+    closed = run["oracle_gap_closed_in_tokens"]
+    share = (
+        f", {100 * closed:.0f} % of the oracle's gain" if closed and run["policy"] == "pars" else ""
+    )
     return (
         "Counted in tokens that the server delivered to all meanwhile, which does not depend on "
         f"the machine's speed: {after['mean']:.0f} instead of {before['mean']:.0f} "
-        f"({percent(after['mean'] / before['mean'])})."
+        f"({percent(after['mean'] / before['mean'])}{share})."
     )
 
 
@@ -136,9 +140,14 @@ def _price_sentence(fcfs: RunFacts, run: RunFacts) -> str:
         f"The longest tenth {verb}: its answers end after {seconds(price['longest_tenth'])} s on "
         f"average instead of {seconds(before['longest_tenth'])} s ({percent(ratio)}); "
         f"{100 * price['slower_share']:.0f} % of all requests end later than in arrival order. "
-        f"Worst slowdown (wait and service over service): {price['worst_slowdown']:.0f}x instead "
-        f"of {before['worst_slowdown']:.0f}x."
-    )
+        f"{_slowdown(before['worst_slowdown'], price['worst_slowdown'])}"
+    ).rstrip()
+
+
+def _slowdown(before: float | None, after: float | None) -> str:
+    if before is None or after is None:
+        return ""
+    return f"Worst slowdown (wait and service over service): {after:.0f}x instead of {before:.0f}x."
 
 
 def losses(report: Report) -> list[str]:

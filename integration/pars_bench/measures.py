@@ -169,8 +169,9 @@ class Price:
     """Mean time to last token of the longest tenth of the responses, in seconds."""
     longest_tenth_ratio: float
     """The same over arrival order's: above 1, the longest pay."""
-    worst_slowdown: float
-    """Largest time to last token in units of the time its tokens alone would take."""
+    worst_slowdown: float | None
+    """Largest time to last token in units of the time its tokens alone would take; None where
+    whole answers came at once, so that a token took no time."""
     slower_share: float
     """Share of requests that end later than in arrival order."""
 
@@ -182,14 +183,16 @@ def price(fcfs: Array, order: Array, lengths: Array, seconds_per_token: float) -
         fcfs: Times to last token in arrival order, shape (n,).
         order: Those of the same requests in the other order, shape (n,).
         lengths: Response tokens of the same requests in arrival order, shape (n,).
-        seconds_per_token: Decoding time of one token (arrival order's median TPOT).
+        seconds_per_token: Decoding time of one token (arrival order's median TPOT), 0 or more.
     """
     # A tenth, rounded up: of few requests it is one, where the last decile may be empty.
     longest = np.argsort(lengths, kind="stable")[-math.ceil(lengths.size / DECILES) :]
     return Price(
         longest_tenth=float(order[longest].mean()),
         longest_tenth_ratio=float(order[longest].mean() / fcfs[longest].mean()),
-        worst_slowdown=float((order / (lengths * seconds_per_token)).max()),
+        worst_slowdown=(
+            float((order / (lengths * seconds_per_token)).max()) if seconds_per_token > 0 else None
+        ),
         slower_share=float((order > fcfs).mean()),
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import textwrap
 from collections.abc import Iterable, Mapping
 from html import escape
 from importlib.resources import files
@@ -141,10 +142,14 @@ def terminal_table(report: Report) -> str:
         for row in rows:
             cells = "".join(cell.rjust(c) for cell, c in zip(row.cells, columns, strict=False))
             lines.append(f"  {row.label.ljust(width - 2)}{cells}".rstrip() if cells else row.label)
-        lines += ["", *(f"  {sentence}" for sentence in headline(report, pattern))]
-    lines += ["", *losses(report)]
+        lines += ["", *map(_wrapped, headline(report, pattern))]
+    lines += ["", *map(_wrapped, losses(report))]
     lines += ["", *(f"{name}: {value}" for name, value in _predictor_pairs(report["predictor"]))]
     return "\n".join(lines).strip("\n")
+
+
+def _wrapped(sentence: str) -> str:
+    return textwrap.fill(sentence, width=96, initial_indent="- ", subsequent_indent="  ")
 
 
 def _subtitle(report: Report) -> str:

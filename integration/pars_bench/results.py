@@ -62,7 +62,11 @@ def _facts(policy: str, pattern: str, runs: Mapping[str, OrderRun]) -> RunFacts:
     run, fcfs = runs[policy].patterns[pattern], runs["fcfs"].patterns[pattern]
     own, base = _latencies(run), _latencies(fcfs)
     oracle = runs["oracle"].patterns[pattern] if "oracle" in runs else None
-    gap = None if oracle is None else oracle_gap(base.ttlt, own.ttlt, _latencies(oracle).ttlt)
+    gap = work_gap = None
+    if oracle is not None:
+        best = _latencies(oracle)
+        gap = oracle_gap(base.ttlt, own.ttlt, best.ttlt)
+        work_gap = oracle_gap(work_waited(base), work_waited(own), work_waited(best))
     order_tau = tau_interval(own.tokens, own.ttft)
     answers = run.answers
     return {
@@ -77,6 +81,7 @@ def _facts(policy: str, pattern: str, runs: Mapping[str, OrderRun]) -> RunFacts:
         "oracle_gap_closed": None if gap is None else gap.closed,
         "oracle_gap_closed_interval": None if gap is None else list(gap.interval),
         "ttlt_in_tokens": summary(work_waited(own)),
+        "oracle_gap_closed_in_tokens": None if work_gap is None else work_gap.closed,
         "offered_load": _offered_load(runs[policy], pattern),
         "scorer": runs[policy].scorer,
         "response_tokens": int(own.tokens.sum()),
@@ -108,8 +113,7 @@ def _offered_load(run: OrderRun, pattern: str) -> float | None:
 
 
 def _price_facts(fcfs: Latencies, order: Latencies) -> PriceFacts:
-    # Without a response of two tokens there is no pace to speak of; any one keeps the order.
-    pace = float(np.median(fcfs.tpot)) if fcfs.tpot.size else 1.0
+    pace = float(np.median(fcfs.tpot)) if fcfs.tpot.size else 0.0
     cost = price(fcfs.ttlt, order.ttlt, fcfs.tokens, pace)
     return {
         "longest_tenth": cost.longest_tenth,

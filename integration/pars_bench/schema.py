@@ -26,14 +26,15 @@ class PriceFacts(TypedDict):
 
     longest_tenth: float
     longest_tenth_ratio: float
-    worst_slowdown: float
+    worst_slowdown: float | None
     slower_share: float
 
 
 class RunFacts(TypedDict):
     """One order under one arrival pattern.
 
-    ``ttlt_in_tokens``: ``measures.work_waited``. ``offered_load``: arriving tokens over the rate at
+    ``ttlt_in_tokens``: ``measures.work_waited``; ``oracle_gap_closed_in_tokens``: the share on that
+    clock. ``offered_load``: arriving tokens over the rate at
     which this very server answered the burst; None in the burst. ``scorer``: the scheduler's own
     counters over the server's life; None where there is no scorer or it did not say.
     """
@@ -49,6 +50,7 @@ class RunFacts(TypedDict):
     oracle_gap_closed: float | None
     oracle_gap_closed_interval: list[float] | None
     ttlt_in_tokens: Summary | None
+    oracle_gap_closed_in_tokens: float | None
     offered_load: float | None
     scorer: dict[str, int] | None
     response_tokens: int

@@ -91,6 +91,7 @@ _REST: tuple[tuple[str, Number, Callable[[float], str]], ...] = (
     ("mean TTLT, tokens served", _work, lambda value: f"{value:.0f}"),
     ("makespan", lambda run: run["makespan"], seconds),
     ("oracle gap closed (mean TTLT)", _gap, _share),
+    ("the same in tokens served", lambda run: run["oracle_gap_closed_in_tokens"], _share),
     ("longest tenth, mean TTLT", lambda run: run["price"]["longest_tenth"], seconds),
     ("worst slowdown", lambda run: run["price"]["worst_slowdown"], _times),
     ("later than arrival order", lambda run: run["price"]["slower_share"], _share),

@@ -1,4 +1,4 @@
-"""Makes this folder's stand-ins importable: pytest's importlib mode puts no folder on the path.
+"""Makes stand-ins and the tiny model importable, as pytest's importlib mode does not.
 
 A busy machine may stop a test for seconds, which says nothing about the code: no deadlines.
 """
@@ -12,4 +12,4 @@ from hypothesis import settings
 
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")
-sys.path.append(str(Path(__file__).parent))
+sys.path.extend([str(Path(__file__).parent), str(Path(__file__).parents[1] / "pars_vllm")])

@@ -176,6 +176,7 @@ def test_price_by_hand() -> None:
     assert cost.longest_tenth_ratio == 2.0
     assert cost.slower_share == 0.1
     assert cost.worst_slowdown == 10.0  # the first: 5 s for a token of 0.5 s
+    assert price(fcfs, order, lengths, seconds_per_token=0.0).worst_slowdown is None
 
 
 def test_tau_agrees_with_counted_pairs() -> None:

@@ -1,0 +1,65 @@
+"""The comparison on the real `vllm serve`, with a tiny random model."""
+
+from __future__ import annotations
+
+import json
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import tiny
+
+from pars_bench.orders import Order
+from pars_bench.serving import ServingConfig, run_serving
+
+
+def engine_processes() -> list[str]:
+    found = []
+    for line in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            command = line.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        if "VLLM::" in command or "vllm serve" in command:
+            found.append(command)
+    return found
+
+
+@pytest.mark.engine
+def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    before = len(engine_processes())
+    model = tiny.make_tiny_model(tmp_path / "tiny")
+    prompts = tmp_path / "prompts.jsonl"
+    rows = [{"prompt": "word " * (1 + 5 * i), "prompt_id": f"p{i}"} for i in range(12)]
+    prompts.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = run_serving(
+        ServingConfig(
+            model=str(model),
+            prompts=prompts,
+            out=tmp_path / "out",
+            orders=(Order("fcfs"), Order("prompt_length")),
+            slots=2,
+            max_tokens=40,
+            max_model_len=512,
+        )
+    )
+    runs = {(run["policy"], run["arrivals"]): run for run in result.report["runs"]}
+    assert len(runs) == 4
+    assert all(run["requests"] == 12 and run["preemptions"] == 0 for run in runs.values())
+    fcfs, ranked = runs["fcfs", "burst"], runs["prompt_length", "burst"]
+    assert fcfs["response_tokens"] == pytest.approx(ranked["response_tokens"], rel=0.2)
+    # The scheduler was ours, its scorer had a length for every request, warm-up included, and it
+    # scored the second pattern's prompts anew.
+    assert fcfs["scorer"] is None
+    assert ranked["scorer"] is not None
+    assert ranked["scorer"]["scored"] == ranked["scorer"]["requests"] == 2 * 12 + 2 * 2
+    assert ranked["scorer"]["cached"] == 0
+    started = json.loads((tmp_path / "out" / "runs" / "prompt_length.json").read_text())
+    answers = started["patterns"]["burst"]["answers"]
+    by_start = sorted(answers, key=lambda answer: answer["ttft"])
+    sizes = [answer["prompt_tokens"] for answer in by_start]
+    # The first few are admitted before any score is there; the rest start shortest prompt first.
+    rest = sizes[4:]
+    assert sum(a <= b for a, b in pairwise(rest)) >= len(rest) - 2
+    assert len(engine_processes()) <= before
