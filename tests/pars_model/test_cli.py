@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from pars_export.errors import ConfigError, InputError
-from pars_model import callbacks
+from pars_model import callbacks, cli
 from pars_model.__main__ import TRAINING_HELP
 from pars_model.calibration import fit_calibration
 from pars_model.cli import main
@@ -284,6 +284,21 @@ def test_keep_best_keeps_the_best_of_what_it_is_told(tmp_path):
         callbacks.KeepBest(mode="upwards")
 
 
+@pytest.mark.parametrize(("pays", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
+def test_bfloat16_is_used_where_it_is_faster(fit, monkeypatch, caplog, pays, precision):
+    monkeypatch.setattr(cli, "bfloat16_pays", lambda: pays)
+    root, _ = fit("--trainer.max_epochs", 1)
+    (saved,) = (root / "log").glob("*/config.yaml")
+    assert yaml.safe_load(saved.read_text())["trainer"]["precision"] == precision
+    assert ("32-true instead of bf16-mixed" in caplog.text) is not pays
+
+
+def test_what_bfloat16_costs_can_be_measured():
+    assert cli.bfloat16_pays() in (True, False)
+    assert cli.on_cpu("cpu")
+    assert not cli.on_cpu("cuda")
+
+
 def test_the_config_can_be_printed(capsys):
     assert main(["fit", "--config", str(CONFIGS / "default.yaml"), "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
@@ -308,5 +323,5 @@ def test_the_console_command_fits_the_embedded_encoder_with_no_other_flag(table,
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip("\n").split("\n")[-1] == str(tmp_path / "best.ckpt")
-    assert done.stderr.strip() == ""
+    assert done.stderr.strip() == "" or done.stderr.startswith("This CPU multiplies float32")
     assert load_ranker(tmp_path / "best.ckpt").score(["write a story", "one word"]).shape == (2,)
