@@ -167,7 +167,7 @@ def run(args: argparse.Namespace) -> int:
         max_tokens=MAX_TOKENS,
         max_model_len=CONTEXT,
         load=args.load,
-        predictor_facts=json.loads(paths.evaluation.read_text()),
+        predictor_facts=_judgement(paths.evaluation),
     )
     result = run_serving(serving)
     print(f"\n{terminal_table(result.report)}\n\nseconds per stage:\n{ledger.summary()}")
@@ -197,6 +197,12 @@ def _collect(paths: Paths, model_name: str) -> None:
         *("--greedy", "--samples", SAMPLES, "--temperature", 0.7),
         *("--max-tokens", MAX_TOKENS, "--max-model-len", CONTEXT, "--out", paths.lengths),
     )
+
+
+def _judgement(evaluation: Path) -> dict[str, object]:
+    """What the report repeats of an evaluation: tau on all held-out prompts, beside its ceiling."""
+    found = json.loads(evaluation.read_text())
+    return {key: found[key] for key in ("tau", "interval", "ceiling", "prompts")}
 
 
 def _write_test_prompts(path: Path) -> None:
