@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import textwrap
 from collections.abc import Iterable, Mapping
 from html import escape
@@ -12,6 +11,7 @@ from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING
 
+from pars_bench.facts import flatten, predictor_pairs
 from pars_bench.findings import (
     NAMES,
     PATTERN_NAMES,
@@ -22,9 +22,10 @@ from pars_bench.findings import (
     subject_of,
     value_of,
 )
+from pars_bench.markdown import write_markdown
 from pars_bench.schema import Report, find, patterns_of, policies_of, read_report
 from pars_bench.tables import table_rows
-from pars_export.errors import InputError
+from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
 
 if TYPE_CHECKING:
@@ -82,10 +83,10 @@ def write_report(folder: Path) -> Path:
         losses=_items(losses(report)),
         tables="".join(_table(report, pattern) for pattern in patterns_of(report)),
         figures="".join(figures),
-        predictor=_pairs(_predictor_pairs(report["predictor"])),
+        predictor=_pairs(predictor_pairs(report["predictor"])),
         doubts=_items(doubts(report)),
         words=_pairs(WORDS.items()),
-        environment=_pairs(_flatten(report["environment"])),
+        environment=_pairs(flatten(report["environment"])),
     )
     path = folder / "report.html"
     with atomic_file(path) as temporary:
@@ -144,7 +145,7 @@ def terminal_table(report: Report) -> str:
             lines.append(f"  {row.label.ljust(width - 2)}{cells}".rstrip() if cells else row.label)
         lines += ["", *map(_wrapped, headline(report, pattern))]
     lines += ["", *map(_wrapped, losses(report))]
-    lines += ["", *(f"{name}: {value}" for name, value in _predictor_pairs(report["predictor"]))]
+    lines += ["", *(f"{name}: {value}" for name, value in predictor_pairs(report["predictor"]))]
     return "\n".join(lines).strip("\n")
 
 
@@ -220,53 +221,21 @@ def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
     return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
 
 
-_PREDICTOR_NAMES = {
-    "tau": "tau of score and length",
-    "interval": "95 % interval of tau",
-    "ceiling": "ceiling (another run of the LLM)",
-    "milliseconds": "milliseconds per prompt",
-    "served_tau": "tau on the served prompts",
-    "served_interval": "95 % interval of that",
-    "served_prompts": "served prompts",
-}
-
-
-def _predictor_pairs(facts: Mapping[str, object]) -> list[tuple[str, str]]:
-    return [
-        (_PREDICTOR_NAMES.get(name, name.replace("_", " ")), _plain(value))
-        for name, value in facts.items()
-    ]
-
-
-def _plain(value: object) -> str:
-    if value is None:
-        return "not measured"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.3g}" if abs(value) < 1000 else f"{value:.0f}"
-    if isinstance(value, list | tuple):
-        return " to ".join(_plain(item) for item in value)
-    return json.dumps(value) if isinstance(value, Mapping) else str(value)
-
-
-def _flatten(facts: Mapping[str, object], prefix: str = "") -> Iterable[tuple[str, str]]:
-    for name, value in facts.items():
-        label = f"{prefix}{name.replace('_', ' ')}"
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{label}: ")
-        else:
-            yield label, _plain(value)
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``pars bench report``."""
     parser.add_argument("folder", type=Path, help="results folder of `pars bench serving`")
+    parser.add_argument("--markdown", type=Path, metavar="PAGE", help="write it as Markdown too")
+    parser.add_argument("--readme", type=Path, help="put the headline between this file's marks")
+    parser.add_argument("--command", default="pars bench serving", help="named as PAGE's source")
 
 
 def run(args: argparse.Namespace) -> int:
     """Write the page again and print the table."""
+    if args.readme and not args.markdown:
+        raise ConfigError("--readme needs --markdown PAGE: the headline links to that page")
     path = write_report(args.folder)
+    if args.markdown:
+        write_markdown(args.folder, args.markdown, args.command, args.readme)
     print(terminal_table(read_report(args.folder / "report.json")))
     print(f"\nreport: {path}")
     return 0

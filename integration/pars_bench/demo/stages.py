@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import time
@@ -45,7 +46,9 @@ class Ledger:
         self._say = say
         self._old: dict[str, dict[str, object]] = {}
         if path.is_file():
-            self._old = json.loads(path.read_text())
+            # A ledger that cannot be read remembers nothing: every stage runs again.
+            with contextlib.suppress(json.JSONDecodeError):
+                self._old = json.loads(path.read_text())
         self.done: list[Done] = []
 
     def run(
