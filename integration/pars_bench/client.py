@@ -103,8 +103,11 @@ async def drive(
     failures: list[str] = []
     life = _SignOfLife()
     # No limit on connections and none on time: a request may rightly wait for minutes in a queue.
+    # A new connection for each: the server closes an idle one at its own time, and a request sent
+    # down it at that moment would fail.
     async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=None)
+        connector=aiohttp.TCPConnector(limit=0, force_close=True),
+        timeout=aiohttp.ClientTimeout(total=None),
     ) as session:
         start = time.perf_counter()
 

@@ -24,9 +24,16 @@ def answers_of(
     slots: int = 4,
     stall_s: float = 30.0,
     seen: list[dict[str, object]] | None = None,
+    connections: list[str | None] | None = None,
 ) -> list[Answer]:
+    async def note_connection(request: web.Request, _: web.StreamResponse) -> None:
+        if connections is not None:
+            connections.append(request.headers.get("Connection"))
+
     async def run() -> list[Answer]:
-        runner = web.AppRunner(application(slots, None if seen is None else seen.append))
+        app = application(slots, None if seen is None else seen.append)
+        app.on_response_prepare.append(note_connection)
+        runner = web.AppRunner(app)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
@@ -66,6 +73,12 @@ def test_the_request_is_greedy_streamed_and_asks_for_usage() -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
+
+
+def test_no_request_goes_down_a_connection_that_the_server_may_be_closing() -> None:
+    connections: list[str | None] = []
+    answers_of(["tokens=1", "tokens=2"], [0.0, 0.3], connections=connections)
+    assert connections == ["close", "close"]
 
 
 def test_an_answer_without_content_has_its_first_token_with_its_last() -> None:
