@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
@@ -114,7 +114,7 @@ def main(args: list[str]) -> int:
         args: the subcommand and its options.
 
     Returns:
-        Exit status: 0, or 130 when interrupted.
+        Exit status: 0, 130 when interrupted, 143 when terminated.
 
     Raises:
         ParsError: an error that the user can mend.
@@ -137,6 +137,11 @@ def main(args: list[str]) -> int:
             raise ConfigError(_sentence(error.message)) from error
         except MisconfigurationException as error:
             raise ConfigError(" ".join(str(error).split())) from error
+        except SIGTERMException:
+            print(
+                "pars: terminated; where there is a last.ckpt, its epoch is kept", file=sys.stderr
+            )
+            return 143
         except SystemExit as stop:
             # Lightning turns Ctrl-C into an exit; --help and --print_config exit with 0.
             if stop.code in (0, None):

@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -175,6 +176,28 @@ def test_an_interrupted_fit_leaves_the_old_best_and_goes_on(fit, encoder, table,
     assert checkpoints(root) == ["best.ckpt", "last.ckpt"]
     assert (root / "best.ckpt").read_bytes() != old
     assert torch.load(root / "last.ckpt", weights_only=True)["epoch"] == 2
+
+
+class Terminate(pl.Callback):
+    """What a batch system does."""
+
+    def on_train_batch_end(self, *args):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_terminated_fit_does_not_look_like_a_finished_one(encoder, table, tmp_path, capsys):
+    sys.modules[Terminate.__module__].Terminate = Terminate
+    status = main(
+        [
+            *("fit", "--config", str(CONFIGS / "default.yaml"), "--data.path", str(table)),
+            *("--model.encoder", str(encoder), "--trainer.default_root_dir", str(tmp_path)),
+            *("--trainer.accelerator", "cpu", "--model.max_length", "32"),
+            *("--trainer.callbacks+", f"{Terminate.__module__}.{Terminate.__qualname__}"),
+        ]
+    )
+    assert status == 143
+    assert "terminated" in capsys.readouterr().err
+    assert not (tmp_path / "best.ckpt").exists()
 
 
 def test_a_fit_cannot_go_on_from_weights_alone(fit):
