@@ -82,7 +82,7 @@ class WaitingOrder(Generic[T]):
         self._was_admitted = was_admitted
         self._entries: dict[str, Entry[T]] = {}
         self._aside: dict[str, Entry[T]] = {}
-        self._popped: tuple[Entry[T], bool] | None = None
+        self._popped: tuple[Entry[T], bool, bool] | None = None
         self._chosen: tuple[Entry[T], bool] | None = None
         self._groups: dict[str, list[int]] = {}
         self._median = RunningMedian()
@@ -209,18 +209,20 @@ class WaitingOrder(Generic[T]):
     def pop(self) -> T:
         """Take out the item that ``peek`` gives."""
         entry, out_of_turn = self._choose()
+        urgent = self._urgent.head()
+        urgent_in_turn = not out_of_turn and urgent is not None and urgent[1] is entry
         del self._entries[entry.key]
         entry.stamp = -1
         self._chosen = None
         self._aside[entry.key] = entry
-        self._popped = (entry, out_of_turn)
+        self._popped = (entry, out_of_turn, urgent_in_turn)
         return entry.item
 
     def settle(self) -> None:
         """Count the last popped item as an admission if it is running now."""
         if self._popped is None:
             return
-        (entry, out_of_turn), self._popped = self._popped, None
+        (entry, out_of_turn, urgent_in_turn), self._popped = self._popped, None
         if not self._was_admitted(entry.item):
             return
         del self._aside[entry.key]
@@ -229,8 +231,8 @@ class WaitingOrder(Generic[T]):
             return
         self.admissions += 1
         self.admitted_urgent += out_of_turn
-        head = self._urgent.head()
-        self._credit.admitted(out_of_turn, out_of_turn or head is not None)
+        if not urgent_in_turn:
+            self._credit.admitted(out_of_turn, out_of_turn or self._urgent.head() is not None)
         self._last_urgent_group = entry.group if out_of_turn else None
 
     def __len__(self) -> int:

@@ -15,18 +15,20 @@ Order inside one priority class:
 **Bound.** Let an urgent request have ``k`` urgent earlier arrivals of its class still waiting. It
 is among the next ``ceil((k + 1) / share)`` admissions of requests that have not run before,
 provided no lower class value and no preempted request arrives and that it can be admitted at all
-(its grammar is ready, its adapter fits). Proof: every such admission earns ``share`` of a credit
-*before* the choice, credit is not cut while an urgent request waits, and an urgent request is
-chosen whenever the credit is at least 1, which costs 1. After ``m`` admissions at least
-``floor(m * share)`` credits were earned, so at least that many urgent requests were chosen, or none
-was left. Urgent requests are chosen by arrival, so ours is chosen no later than the
-``(k + 1)``-th of them, that is by ``m = ceil((k + 1) / share)``. Requests that become urgent
-meanwhile with an earlier arrival count among the ``k``. A sibling of the urgent request just
-chosen follows it at once and its cost may take the credit below zero, which only happens after
-more urgent requests were chosen than credits earned, so the count above still holds.
+(its grammar is ready, its adapter fits). Proof: credit starts at 0 or more and never falls below
+it. An admission that takes the earliest urgent request because it is first anyway costs and earns
+nothing; say there are ``j`` of these among ``m``. Every other one earns ``share`` of a credit
+*before* the choice, credit is not cut while an urgent request waits, and the earliest urgent
+request is chosen whenever the credit is at least 1, which costs 1. So at least
+``j + floor((m - j) * share) >= floor(m * share)`` admissions took the earliest urgent request of
+their time, or none was left. Urgent requests are taken by arrival, so ours is taken no later than
+the ``(k + 1)``-th, that is by ``m = ceil((k + 1) / share)``. Requests that become urgent meanwhile
+with an earlier arrival count among the ``k``, and so do siblings of an urgent request, which follow
+it at once.
 
 Conversely, in any ``m`` admissions at most ``floor(m * share) + 1`` urgent requests (groups of
-siblings) are chosen out of turn, because credit is capped at 1 while none waits.
+siblings) are chosen out of turn: credit is capped at 1 while none waits, is spent as soon as it
+reaches 1, and is not earned by urgent requests that go in turn.
 """
 
 from __future__ import annotations
@@ -108,6 +110,7 @@ class UrgentCredit:
 
     def admitted(self, out_of_turn: bool, urgent_waits: bool) -> None:
         """Count one admission; ``urgent_waits``: whether an urgent request was there to choose."""
-        self._credit += self._share - (_CREDIT if out_of_turn else 0)
+        cost = _CREDIT if out_of_turn else 0
+        self._credit = max(0, self._credit + self._share - cost)
         if not urgent_waits:
             self._credit = min(self._credit, _CREDIT - self._share)

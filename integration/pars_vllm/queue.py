@@ -23,18 +23,22 @@ def parent_of(request_id: str) -> str | None:
     return found[1] if found else None
 
 
-def _is_running(request: Request) -> bool:
-    return bool(request.status == RequestStatus.RUNNING)
+def _was_admitted(request: Request) -> bool:
+    # A request whose KV blocks are loaded from elsewhere holds them already and never comes back
+    # to this queue: leaving it is its admission.
+    return request.status in (RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS)
 
 
 class ParsRequestQueue(RequestQueue):  # type: ignore[misc]  # vLLM ships no types we read
     """Waiting requests, least expected work first. Scores and urgency come in by ``order``."""
 
     def __init__(self, policy: Policy) -> None:
-        self.order: WaitingOrder[Request] = WaitingOrder(policy, _is_running)
+        self.order: WaitingOrder[Request] = WaitingOrder(policy, _was_admitted)
 
     def add_request(self, request: Request) -> None:
         """A new arrival."""
+        # vLLM may queue a preempted streaming session again while it stands here.
+        self.order.discard(request.request_id)
         self.order.add(request.request_id, request, request.priority, parent_of(request.request_id))
 
     def pop_request(self) -> Request:

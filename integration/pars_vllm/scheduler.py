@@ -12,6 +12,7 @@ fails where one of them changes its meaning.
 from __future__ import annotations
 
 import copy
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from vllm.v1.core.sched.output import SchedulerOutput
 
 logger = init_logger("vllm.pars")
+
+_ASKED_AGAIN_PER_STEP = 64
+"""Waiting requests handed to a new scorer process in one step: a step must stay short."""
 
 
 class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checked here
@@ -71,6 +75,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self.pars_scorer: Scorer | None = None
         self.pars_queue: ParsRequestQueue | None = None
         self._pars_steps = 0
+        self._pars_ask_again: deque[str] = deque()
         self._pars_policy = Policy(
             settings.patience, settings.share, settings.prefill_weight, settings.trust_priority
         )
@@ -109,7 +114,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         super().add_request(request)
         # A further chunk of a streaming session is no request of its own.
         if self.pars_scorer is not None and self.requests.get(request.request_id) is request:
-            self._ask_score(request)
+            self.pars_counters.requests += self._ask_score(request)
 
     def schedule(self, *args: object, **kwargs: object) -> SchedulerOutput:
         """One scheduling step: first what the scorer has answered, then vLLM's own schedule."""
@@ -141,13 +146,13 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
 
     # ---- scores
 
-    def _ask_score(self, request: Request) -> None:
-        """Hand a request to the scorer if there is something to predict about it."""
+    def _ask_score(self, request: Request) -> bool:
+        """Hand a request to the scorer; False if there is nothing to predict about it."""
         assert self.pars_scorer is not None
         if request.pooling_params is not None or not request.prompt_token_ids:
-            return
-        self.pars_counters.requests += 1
+            return False
         self.pars_scorer.submit(request.request_id, request.prompt_token_ids)
+        return True
 
     def _take_scores(self, scorer: Scorer) -> None:
         """Work of the requests answered since the last step; arrival order if scores are lost."""
@@ -159,7 +164,10 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
                 order.drop_scores()
         if scorer.recovered:
             scorer.recovered = False
-            for request in list(self.waiting):
+            self._pars_ask_again.extend(order.keys() if order is not None else ())
+        for _ in range(min(_ASKED_AGAIN_PER_STEP, len(self._pars_ask_again))):
+            request = self.requests.get(self._pars_ask_again.popleft())
+            if request is not None:
                 self._ask_score(request)
         for request_id, tokens in answers:
             request = self.requests.get(request_id)
@@ -182,6 +190,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         """Prompt tokens whose KV blocks are in the prefix cache now."""
         if not self.cache_config.enable_prefix_caching or request.num_computed_tokens:
             return 0
+        if self.pars_queue is None or request.request_id not in self.pars_queue.order:
+            return 0  # it runs already: its work only feeds the median
         if self.enable_kv_cache_events:
             return 0  # the lookup may publish events there
         return int(self.kv_cache_manager.get_computed_blocks(request)[1])
@@ -198,6 +208,11 @@ class _AsyncParsScheduler(ParsScheduler, AsyncScheduler):  # type: ignore[misc] 
 
 def stock_class(vllm_config: VllmConfig) -> type:
     """The class that vLLM would use without ``--scheduler-cls``; ConfigError if neither of two."""
+    if vllm_config.diffusion_config is not None:
+        raise ConfigError(
+            "vLLM would use a scheduler for diffusion models here, which PARS does not extend: "
+            "remove --scheduler-cls."
+        )
     config = copy.copy(vllm_config.scheduler_config)
     config.scheduler_cls = None
     chosen: type = config.get_scheduler_cls()

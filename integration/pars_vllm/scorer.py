@@ -12,6 +12,7 @@ import logging
 import os
 import select
 import socket
+import struct
 import subprocess
 import sys
 import time
@@ -29,10 +30,10 @@ _FIRST_BACKOFF_S = 1.0
 _LAST_BACKOFF_S = 60.0
 _LOOK_S = 0.1
 """Between two looks at the socket when no answer is awaited."""
-_FAILURES_IN_A_ROW = 3
-"""Failed batches after which the process is replaced."""
+_FAILURES_IN_A_ROW = 32
+"""Failed prompts, with none scored between them, after which the process is replaced."""
 _STRIKES = 2
-"""Times that a prompt may be among those at work when the process is lost; then it is not sent."""
+"""Times that a prompt may fail, or be at work when the process is lost; then it is not sent."""
 _STRIKES_KEPT = 10_000
 
 
@@ -103,7 +104,14 @@ class Scorer:
 
     def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
         """Ask for the expected length of a prompt; the answer comes by ``poll``, or never."""
-        digest, frame = protocol.encode_request(token_ids)
+        if self._down or len(self._waiters) >= self._limits.max_pending:
+            self.counters.not_sent += 1  # before any work: this may be a flood
+            return
+        try:
+            digest, frame = protocol.encode_request(token_ids)
+        except (OverflowError, TypeError):  # ids that no tokenizer gives
+            self.counters.not_sent += 1
+            return
         if digest in self._cache:
             self._cache.move_to_end(digest)
             self.counters.cached += 1
@@ -112,8 +120,7 @@ class Scorer:
         if digest in self._waiters:
             self._waiters[digest].append(request_id)
             return
-        full = len(self._waiters) >= self._limits.max_pending
-        if self._down or full or self._strikes.get(digest, 0) >= _STRIKES:
+        if self._strikes.get(digest, 0) >= _STRIKES:
             self.counters.not_sent += 1
             return
         self._waiters[digest] = [request_id]
@@ -171,7 +178,13 @@ class Scorer:
     # ---- the process
 
     def _start(self) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._progress = self._clock()
+        self.ready = False
+        try:
+            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        except OSError as error:  # no file descriptor left
+            self._lose(f"it could not be started ({error.strerror})")
+            return
         ours.setblocking(False)
         command = [
             sys.executable,
@@ -190,8 +203,6 @@ class Scorer:
             "TOKENIZERS_PARALLELISM": "false",
             "HF_HUB_OFFLINE": "1",
         }
-        self._progress = self._clock()
-        self.ready = False
         try:
             # Not multiprocessing: the engine core is a daemonic process, which may not have
             # children of that kind.
@@ -222,11 +233,7 @@ class Scorer:
     def _lose(self, why: str) -> None:
         """Fail open: forget what was asked, and try a new process after a while."""
         self._drop()
-        for digest in self._at_work:
-            self._strikes[digest] = self._strikes.get(digest, 0) + 1
-            self._strikes.move_to_end(digest)
-        while len(self._strikes) > _STRIKES_KEPT:
-            self._strikes.popitem(last=False)
+        self._strike(self._at_work)
         self.counters.losses += 1
         self.counters.not_sent += sum(map(len, self._waiters.values()))
         self._waiters.clear()
@@ -248,6 +255,13 @@ class Scorer:
         )
         self._warned = True
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF_S)
+
+    def _strike(self, digests: Sequence[bytes]) -> None:
+        for digest in digests:
+            self._strikes[digest] = self._strikes.get(digest, 0) + 1
+            self._strikes.move_to_end(digest)
+        while len(self._strikes) > _STRIKES_KEPT:
+            self._strikes.popitem(last=False)
 
     def _watch(self) -> None:
         limit = self._limits.score_timeout_s if self.ready else self._limits.start_timeout_s
@@ -290,17 +304,24 @@ class Scorer:
     def _take_in(self) -> None:
         for frame in self._frames():
             self._progress = self._clock()
-            kind = frame[:1]
-            if kind == protocol.SCORES:
-                self._scored(protocol.decode_scores(frame))
-            elif kind == protocol.BATCH:
-                self._at_work, _ = protocol.decode_digests(frame)
-            elif kind == protocol.READY:
-                self._is_ready(frame)
-            elif kind == protocol.FAILED:
-                self._failed(*protocol.decode_digests(frame))
-            elif kind == protocol.FATAL:
-                self._lose(frame[1:].decode(errors="replace").rstrip("."))
+            try:
+                self._take(frame)
+            except (struct.error, ValueError):  # whatever went wrong over there stays there
+                self._lose("it sent a frame that cannot be read")
+                return
+
+    def _take(self, frame: bytes) -> None:
+        kind = frame[:1]
+        if kind == protocol.SCORES:
+            self._scored(protocol.decode_scores(frame))
+        elif kind == protocol.BATCH:
+            self._at_work, _ = protocol.decode_digests(frame)
+        elif kind == protocol.READY:
+            self._is_ready(frame)
+        elif kind == protocol.FAILED:
+            self._failed(*protocol.decode_digests(frame))
+        elif kind == protocol.FATAL:
+            self._lose(frame[1:].decode(errors="replace").rstrip("."))
 
     def _is_ready(self, frame: bytes) -> None:
         self.ready = True
@@ -322,6 +343,7 @@ class Scorer:
         for score in scores:
             tokens = None if score.tokens != score.tokens else score.tokens  # NaN: not known
             self._remember(score.digest, tokens)
+            self._strikes.pop(score.digest, None)
             self._in_flight.discard(score.digest)
             for request_id in self._waiters.pop(score.digest, ()):
                 self._answers.append((request_id, tokens))
@@ -333,8 +355,9 @@ class Scorer:
 
     def _failed(self, digests: Sequence[bytes], reason: str) -> None:
         self._at_work = []
-        self._failures += 1
+        self._failures += len(digests)
         self.counters.failures += 1
+        self._strike(digests)
         for digest in digests:
             self._in_flight.discard(digest)
             for _ in self._waiters.pop(digest, ()):
@@ -348,4 +371,4 @@ class Scorer:
                 reason,
             )
         if self._failures >= _FAILURES_IN_A_ROW:
-            self._lose(f"{self._failures} batches in a row failed ({reason})")
+            self._lose(f"{self._failures} prompts in a row failed ({reason})")

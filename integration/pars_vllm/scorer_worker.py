@@ -142,24 +142,33 @@ def _score(
             _report(connection, [prompt.digest], error)
     known.sort(key=lambda pair: len(pair[0]))
     for start in range(0, len(known), BATCH):
-        batch = known[start : start + BATCH]
-        digests = [digest for _, digest in batch]
-        connection.send(protocol.encode_digests(protocol.BATCH, digests))
-        try:
-            scores = predictor.score([text for text, _ in batch])
-            tokens = predictor.tokens_of(scores)
-        except Exception as error:  # noqa: BLE001  # reported; its text could quote the prompt
+        _score_batch(connection, predictor, known[start : start + BATCH])
+
+
+def _score_batch(
+    connection: socket.socket, predictor: Predictor, batch: Sequence[tuple[str, bytes]]
+) -> None:
+    digests = [digest for _, digest in batch]
+    connection.send(protocol.encode_digests(protocol.BATCH, digests))
+    try:
+        scores = predictor.score([text for text, _ in batch])
+        tokens = predictor.tokens_of(scores)
+    except Exception as error:  # noqa: BLE001  # reported; its text could quote the prompt
+        if len(batch) == 1:
             _report(connection, digests, error)
-            continue
-        answers = [
-            protocol.Score(digest, float(score), float(length))
-            for digest, score, length in zip(digests, scores, tokens, strict=True)
-        ]
-        wrong = sum(not math.isfinite(a.tokens) and not math.isnan(a.score) for a in answers)
-        if wrong:
-            connection.send(protocol.encode_digests(protocol.FAILED, digests, "NotFinite"))
-            continue
-        connection.send(protocol.encode_scores(answers))
+        else:  # one bad prompt must not take its neighbours' scores away
+            for pair in batch:
+                _score_batch(connection, predictor, [pair])
+        return
+    answers = [
+        protocol.Score(digest, float(score), float(length))
+        for digest, score, length in zip(digests, scores, tokens, strict=True)
+    ]
+    wrong = sum(not math.isfinite(a.tokens) and not math.isnan(a.score) for a in answers)
+    if wrong:
+        connection.send(protocol.encode_digests(protocol.FAILED, digests, "NotFinite"))
+        return
+    connection.send(protocol.encode_scores(answers))
 
 
 def _report(connection: socket.socket, digests: list[bytes], error: Exception) -> None:

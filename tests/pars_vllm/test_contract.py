@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 
 import vllm
+import vllm.v1.engine.core
 from modelless import Driver, Job, make_config, make_request, make_scheduler
 from vllm import SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler

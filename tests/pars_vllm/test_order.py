@@ -139,6 +139,36 @@ def test_urgent_takes_no_more_than_its_share() -> None:
     assert [name for name in found if name.startswith("old")] == [f"old{i}" for i in range(10)]
 
 
+def test_siblings_do_not_run_up_a_debt_that_others_pay() -> None:
+    order = make(patience=1.0, share=0.1)
+    for index in range(16):
+        add(order, f"{index}_many", 50.0, parent="many")
+    order.begin(50)  # the siblings are urgent, and go out of turn together
+    for index in range(12):
+        add(order, f"early{index}", 1.0)
+    assert drain(order)[9].endswith("_many")
+    add(order, "late", 40.0)
+    order.begin(89)
+    for index in range(100):
+        add(order, f"short{index}", 1.0)
+    order.begin(90)
+    assert "late" in [admit(order) for _ in range(10)]
+
+
+def test_urgent_requests_served_in_turn_save_up_no_credit() -> None:
+    order = make(patience=1.0, share=0.1)
+    for index in range(400):
+        add(order, f"old{index:03}", 10.0)
+    order.begin(100)  # all are urgent; by equal work they go in arrival order anyway
+    for _ in range(300):
+        admit(order)
+    for index in range(40):
+        add(order, f"short{index}", 1.0)
+    order.begin(100)
+    out_of_turn = [name for name in (admit(order) for _ in range(40)) if name.startswith("old")]
+    assert len(out_of_turn) <= 0.1 * 40 + 1
+
+
 def test_blocked_urgent_request_does_not_use_up_the_turn_of_the_next_one() -> None:
     order = make(patience=1.0, share=0.5)
     for name in ("blocked", "waiting"):

@@ -22,7 +22,7 @@ from pars_export.artifact import folder_sha256
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_vllm import protocol
 from pars_vllm.metrics import Counters
-from pars_vllm.scorer import Limits, Scorer
+from pars_vllm.scorer import _FAILURES_IN_A_ROW, Limits, Scorer
 from pars_vllm.scorer_worker import WorkerOptions
 from pars_vllm.tokenizer import TokenizerSource
 
@@ -267,11 +267,41 @@ def test_predictor_that_gives_nan_is_a_failure(
     write_nan_predictor(tmp_path / "nan", tokenizer_folder)
     scorer = make(folder=tmp_path / "nan")
     assert scorer.wait(WAIT)
-    for index in range(3):
+    for index in range(_FAILURES_IN_A_ROW):
+        assert not scorer.lost
         scorer.submit(f"r{index}", ids(f"prompt {index}"))
         until(lambda: not scorer.pending, scorer)
-    assert scorer.counters.failures == 3
-    assert scorer.lost  # three in a row: the process is given up
+    assert scorer.counters.failures == _FAILURES_IN_A_ROW
+    assert scorer.lost  # so many in a row: the process is given up
+
+
+def test_a_prompt_that_always_fails_is_not_sent_for_ever(
+    make: Make, ids: Callable[[str], list[int]], tmp_path: Path, tokenizer_folder: Path
+) -> None:
+    write_nan_predictor(tmp_path / "nan", tokenizer_folder)
+    scorer = make(folder=tmp_path / "nan")
+    assert scorer.wait(WAIT)
+    for index in range(4):
+        scorer.submit(f"r{index}", ids("the same prompt"))
+        until(lambda: not scorer.pending, scorer)
+    assert scorer.counters.failures == 2
+    assert scorer.counters.not_sent == 4
+    assert not scorer.lost
+
+
+def test_ids_that_no_tokenizer_gives_are_no_error(make: Make) -> None:
+    scorer = make()
+    scorer.submit("r", [-1])
+    assert scorer.counters.not_sent == 1
+    assert not scorer.pending
+
+
+def test_a_frame_that_cannot_be_read_is_a_lost_scorer(make: Make) -> None:
+    scorer = make()
+    assert scorer.wait(WAIT)
+    scorer._frames = lambda: iter([protocol.SCORES + b"torn"])  # type: ignore[method-assign]
+    scorer._take_in()
+    assert scorer.lost
     assert scorer.poll() == []
 
 
@@ -340,6 +370,7 @@ def test_niceness_and_cpus_are_the_operators(tmp_path: Path, tokenizer_folder: P
         assert scorer.wait(WAIT)
         assert scorer.pid is not None
         assert os.sched_getaffinity(scorer.pid) == {cpu}
-        assert os.getpriority(os.PRIO_PROCESS, scorer.pid) == os.getpriority(os.PRIO_PROCESS, 0) + 7
+        ours = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, scorer.pid) == min(ours + 7, 19)
     finally:
         scorer.close()
