@@ -1,0 +1,16 @@
+"""For every test: helper modules are found, and a busy machine fails nobody.
+
+pytest's importlib mode does not make the tiny model of tests/pars_vllm importable by itself. A
+machine may stop a test for seconds, which says nothing about the code: hypothesis gets no deadline.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from hypothesis import settings
+
+sys.path.append(str(Path(__file__).parent / "pars_vllm"))
+settings.register_profile("no-deadline", deadline=None)
+settings.load_profile("no-deadline")
