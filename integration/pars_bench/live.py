@@ -125,7 +125,7 @@ def measure(
         try:
             asyncio.run(_warm_up(load, plan))
             if plan.scored:
-                _await_scorer(server.log)
+                _await_scorer(server.log, load)
             stage = "burst"
             arrivals = burst(len(plan.prompts))
             patterns["burst"] = _run_pattern(load, plan, "burst", arrivals.tolist(), progress)
@@ -143,17 +143,23 @@ def measure(
     return OrderRun(digest, rate, time.monotonic() - started, patterns, counters)
 
 
-def _await_scorer(log: Path) -> None:
+def _await_scorer(log: Path, load: Load) -> None:
     """Wait for the scheduler's word that its scorer process answers.
 
-    Requests do not wait for it, so a benchmark that began earlier would measure arrival order.
+    Requests do not wait for it, so a benchmark that began earlier would measure arrival order. The
+    scheduler hears of its scorer only while it schedules, which an idle engine does not: each turn
+    sends one short request, whose answer is thrown away.
     """
     deadline = time.monotonic() + SCORER_TIMEOUT_S
+    one = Load(load.url, load.model, 1, load.stall_s)
+    # Always the same text: the scorer then has one prompt to catch up with, not one per turn.
+    prompts = [_chat("warm-up-scorer", "Warm-up: is the scorer process there?")]
     while SCORER_READY not in log.read_text(errors="replace"):
         if time.monotonic() > deadline:
             raise ServingError(
                 f"the scorer process was not ready {SCORER_TIMEOUT_S:.0f} s after the server"
             )
+        asyncio.run(drive(one, prompts, [0.0]))
         time.sleep(0.2)
 
 

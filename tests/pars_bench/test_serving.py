@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pars_bench import live, serving
+from pars_bench.client import Load, Prompt
 from pars_bench.orders import Order, check_orders, parse_order, scheduler_arguments
 from pars_bench.schema import read_report
 from pars_bench.server import ServingError
@@ -142,6 +143,30 @@ def test_a_scorer_that_never_gets_ready_is_no_benchmark(
     monkeypatch.setattr(live, "SCORER_TIMEOUT_S", 0.5)
     with pytest.raises(ServingError, match=r"^oracle, warm-up: the scorer process was not ready"):
         measured(config)
+
+
+def test_a_scorer_is_heard_of_only_by_an_engine_at_work(
+    config: ServingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STANDIN_SCORER_START_S", "2")  # long after the warm-up
+    monkeypatch.setattr(live, "SCORER_TIMEOUT_S", 20.0)
+    sent: list[int] = []
+    drive = live.drive
+
+    async def counted(load: Load, prompts: Sequence[Prompt], *rest: object) -> object:
+        sent.append(len(prompts))
+        return await drive(load, prompts, *rest)  # type: ignore[arg-type]  # passed on as they are
+
+    monkeypatch.setattr(live, "drive", counted)
+    both = replace(config, orders=(Order("fcfs"), Order("prompt_length")))
+    result, _ = measured(both)
+    assert sent[:4] == [2, 2, 12, 12]  # arrival order has nothing to wait for
+    assert sent[4:6] == [2, 2]
+    assert sent[-2:] == [12, 12]
+    waited = sent[6:-2]
+    assert len(waited) > 1
+    assert set(waited) == {1}
+    assert all(run["requests"] == 12 for run in result.report["runs"])
 
 
 def test_the_sign_that_is_waited_for_is_the_one_the_scheduler_gives() -> None:

