@@ -118,22 +118,25 @@ def measure(
     progress.say(f"{plan.name}: starting vllm serve (log: {server.log})")
     patterns: dict[str, PatternRun] = {}
     rate = plan.rate
-    with running_server(server) as url:
+    with running_server(server) as running:
         progress.say(f"{plan.name}: ready after {time.monotonic() - started:.0f} s")
-        load = Load(url=url, model=model, max_tokens=plan.max_tokens)
+        load = Load(url=running.url, model=model, max_tokens=plan.max_tokens)
         stage = "warm-up"
         try:
             asyncio.run(_warm_up(load, plan))
             if plan.scored:
                 _await_scorer(server.log, load)
+            running.check()
             stage = "burst"
             arrivals = burst(len(plan.prompts))
             patterns["burst"] = _run_pattern(load, plan, "burst", arrivals.tolist(), progress)
+            running.check()
             if rate is None:
                 rate = plan.load * len(plan.prompts) / patterns["burst"].makespan
             stage = "poisson"
             arrivals = poisson(len(plan.prompts), rate, plan.seed)
             patterns["poisson"] = _run_pattern(load, plan, "poisson", arrivals.tolist(), progress)
+            running.check()
         except ServingError as error:
             raise ServingError(
                 f"{plan.name}, {stage}: {error} (the server's log ends with: "

@@ -87,6 +87,20 @@ def free_port() -> int:
         return int(listener.getsockname()[1])
 
 
+def _check_port(port: int) -> None:
+    # Whoever listens there already would answer in our server's place, /health first of all.
+    with socket.socket() as listener:
+        # As the server will: closed connections of an earlier one are no obstacle, a listener is.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ServingError(
+                f"port {port} of 127.0.0.1 cannot be used ({error.strerror}): end what listens "
+                "there, or give another --port (0 takes a free one)"
+            ) from error
+
+
 def vllm_program() -> str:
     """Path of the ``vllm`` command: the one beside this Python first, then the search path's.
 
@@ -117,13 +131,30 @@ def child_environment(base: Mapping[str, str], cpu: bool) -> dict[str, str]:
     return {**(CPU_ENVIRONMENT if cpu else {}), **base}
 
 
+@dataclass(frozen=True)
+class Server:
+    """A server that was healthy."""
+
+    url: str
+    """Base URL."""
+    process: subprocess.Popen[bytes]
+
+    def check(self) -> None:
+        """Raise ServingError if its process ended: whoever answers at the URL is another."""
+        status = self.process.poll()
+        if status is not None:
+            raise ServingError(f"the server's process ended with status {status}")
+
+
 @contextmanager
-def running_server(config: ServerConfig) -> Iterator[str]:
-    """Start the server, wait until it is healthy, give its base URL, and end it.
+def running_server(config: ServerConfig) -> Iterator[Server]:
+    """Start the server, wait until it is healthy, hand it over, and end it.
 
     Raises:
-        ServingError: the server ended, or was not healthy within ``start_timeout``.
+        ServingError: the port is taken, or the server ended, or it was not healthy within
+            ``start_timeout``.
     """
+    _check_port(config.port)
     config.log.parent.mkdir(parents=True, exist_ok=True)
     with config.log.open("wb") as log:
         process = subprocess.Popen(
@@ -144,7 +175,7 @@ def running_server(config: ServerConfig) -> Iterator[str]:
         )
         url = f"http://127.0.0.1:{config.port}"
         _wait_until_healthy(process, url, config)
-        yield url
+        yield Server(url, process)
     finally:
         _stop_group(process, config.grace)
         if watchdog is not None:

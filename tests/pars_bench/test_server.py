@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
 import time
 import urllib.request
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -75,8 +77,9 @@ def until(condition: Callable[[], bool], limit: float = 30.0) -> bool:
 
 def test_a_server_is_healthy_inside_and_gone_with_its_children_after(tmp_path: Path) -> None:
     config = standin(tmp_path)
-    with running_server(config) as url:
-        with urllib.request.urlopen(f"{url}/health") as answer:
+    with running_server(config) as running:
+        running.check()
+        with urllib.request.urlopen(f"{running.url}/health") as answer:
             assert answer.status == 200
         child = child_of(config.log)
         assert alive(child)
@@ -112,11 +115,14 @@ def test_one_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
 
 def test_a_server_outlives_its_leader_no_longer_than_the_context(tmp_path: Path) -> None:
     config = standin(tmp_path)
-    with running_server(config):
+    with running_server(config) as running:
         child = child_of(config.log)
         group = os.getpgid(child)
         os.kill(group, signal.SIGKILL)  # the leader alone, as the kernel does out of memory
         assert alive(child)
+        assert until(lambda: running.process.poll() is not None)
+        with pytest.raises(ServingError, match="the server's process ended with status -9"):
+            running.check()
     assert not alive(child)
 
 
@@ -142,6 +148,34 @@ def test_no_process_is_orphaned_when_we_are_killed(tmp_path: Path, number: int) 
     parent.stdout.close()
     assert until(lambda: not group_members(group)), group_members(group)
     assert not alive(child)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "0.0.0.0"])
+def test_a_port_that_another_server_has_is_refused_before_ours_starts(
+    tmp_path: Path, address: str
+) -> None:
+    with socket.socket() as foreign:
+        foreign.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        foreign.bind((address, 0))
+        foreign.listen()
+        port = foreign.getsockname()[1]
+        config = replace(standin(tmp_path), port=port)
+        with (
+            pytest.raises(ServingError, match=rf"port {port} of 127.0.0.1 .*: end what listens"),
+            running_server(config),
+        ):
+            pytest.fail("the other one's answers are not ours")
+    assert not config.log.exists()
+
+
+def test_a_port_can_be_used_again_at_once(tmp_path: Path) -> None:
+    config = standin(tmp_path)
+    for _ in range(2):
+        with (
+            running_server(config) as running,
+            urllib.request.urlopen(f"{running.url}/health") as answer,
+        ):
+            assert answer.status == 200
 
 
 def test_a_server_that_dies_at_start_is_quoted(

@@ -17,7 +17,7 @@ from pars_bench import live, serving
 from pars_bench.client import Load, Prompt
 from pars_bench.orders import Order, check_orders, parse_order, scheduler_arguments
 from pars_bench.schema import read_report
-from pars_bench.server import ServingError
+from pars_bench.server import Server, ServingError
 from pars_bench.serving import ServingConfig, ServingResult, run_serving, served_name
 from pars_export.errors import ConfigError, PredictorError
 
@@ -244,6 +244,23 @@ def test_a_failed_request_fails_the_run_and_keeps_what_is_finished(config: Servi
         measured(config)
     assert not (config.out / "report.json").exists()
     assert not list((config.out / "runs").glob("*")) if (config.out / "runs").exists() else True
+
+
+@pytest.mark.parametrize("pattern", ["burst", "poisson"])
+def test_answers_of_another_than_our_server_are_no_measurement(
+    config: ServingConfig, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    checks: list[None] = []
+
+    def ended(_: Server) -> None:
+        checks.append(None)
+        if len(checks) == {"burst": 2, "poisson": 3}[pattern]:  # the first follows the warm-up
+            raise ServingError("the server's process ended with status -9")
+
+    monkeypatch.setattr(Server, "check", ended)
+    with pytest.raises(ServingError, match=f"^fcfs, {pattern}: the server's process ended with"):
+        measured(config)
+    assert not (config.out / "runs").exists()
 
 
 def test_facts_measured_elsewhere_come_first_and_nulls_do_not_hide(
