@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from pars_bench.arrivals import Pattern, burst, poisson
@@ -56,6 +57,8 @@ class OrderRun:
     """Requests per second of the Poisson arrivals."""
     seconds: float
     """Wall clock, server start included."""
+    measured_at: str
+    """When the measurement began: ISO 8601, UTC, to the second."""
     patterns: Mapping[str, PatternRun]
     scorer: dict[str, int] | None = None
     """The scheduler's counters over the server's life; None where it has no scorer."""
@@ -83,7 +86,14 @@ def load_run(path: Path, digest: str) -> OrderRun | None:
         )
         for name, pattern in stored["patterns"].items()
     }
-    return OrderRun(digest, stored["rate"], stored["seconds"], patterns, stored["scorer"])
+    return OrderRun(
+        digest=digest,
+        rate=stored["rate"],
+        seconds=stored["seconds"],
+        measured_at=stored["measured_at"],
+        patterns=patterns,
+        scorer=stored["scorer"],
+    )
 
 
 @dataclass(frozen=True)
@@ -115,6 +125,7 @@ def measure(
             names order and pattern and quotes the server's last error.
     """
     started = time.monotonic()
+    measured_at = datetime.now(UTC).isoformat(timespec="seconds")
     progress.say(f"{plan.name}: starting vllm serve (log: {server.log})")
     patterns: dict[str, PatternRun] = {}
     rate = plan.rate
@@ -143,7 +154,14 @@ def measure(
                 f"{last_error(server.log)}; whole log: {server.log})"
             ) from error
     counters = _scorer_counters(server.log) if plan.scored else None
-    return OrderRun(digest, rate, time.monotonic() - started, patterns, counters)
+    return OrderRun(
+        digest=digest,
+        rate=rate,
+        seconds=time.monotonic() - started,
+        measured_at=measured_at,
+        patterns=patterns,
+        scorer=counters,
+    )
 
 
 def _await_scorer(log: Path, load: Load) -> None:

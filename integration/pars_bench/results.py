@@ -46,6 +46,7 @@ def write_results(
             **describe_machine(),
             "settings": dict(settings),
             "seconds": {policy: run.seconds for policy, run in runs.items()},
+            "measured_at": {policy: run.measured_at for policy, run in runs.items()},
         },
         "predictor": dict(predictor),
         "runs": [

@@ -13,7 +13,6 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ if TYPE_CHECKING:
     from pars_bench.server import ServerConfig
 
 # Raised whenever the meaning of a stored run changes: older runs are then measured again.
-RUN_FORMAT = 1
+RUN_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -211,18 +210,22 @@ def _digest(
     rate: float | None,
     lengths: Mapping[str, int],
 ) -> str:
+    from pars_bench.provenance import provenance, server_environment
+
     facts = {
         "format": RUN_FORMAT,
         "order": order.policy,
         "identity": identity(order, lengths),
         "model": _model_identity(config.model),
         "prompts": [[p.prompt_id, p.kind, p.messages] for p in prompts],
+        # The folder's content is told by the identity; where it lies makes no difference.
+        "scheduler": scheduler_arguments(None if order.policy == "fcfs" else Path("/")),
         "options": _server_options(config),
         "max_tokens": config.max_tokens,
         "load": config.load,
         "rate": rate,
         "seed": config.seed,
-        "vllm": _version("vllm"),
+        "provenance": provenance(server_environment()),
     }
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
 
@@ -237,13 +240,6 @@ def _model_identity(model: str) -> object:
         for file in sorted(folder.iterdir())
         if file.is_file()
     ]
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return None
 
 
 def _settings(config: ServingConfig, requests: int, rate: float) -> dict[str, object]:

@@ -35,6 +35,7 @@ def synthetic_runs(
             digest="synthetic",
             rate=rate,
             seconds=1.0,
+            measured_at="2026-01-02T03:04:05+00:00",
             patterns={
                 name: PatternRun(
                     answers=_serve(lengths, arrivals, scores[policy]),

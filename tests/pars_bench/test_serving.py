@@ -7,13 +7,14 @@ import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
-from pars_bench import live, serving
+from pars_bench import live, provenance, serving
 from pars_bench.client import Load, Prompt
 from pars_bench.orders import Order, check_orders, parse_order, scheduler_arguments
 from pars_bench.schema import read_report
@@ -217,6 +218,56 @@ def test_a_changed_setting_makes_old_runs_void(
 
     assert digest(config) == digest(config)
     assert digest(changed) != digest(config)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "counts"),
+    [("OMP_NUM_THREADS", "7", True), ("VLLM_CPU_KVCACHE_SPACE", "3", True), ("HOME", "/x", False)],
+)
+def test_the_environment_makes_old_runs_void_where_it_changes_the_speed(
+    config: ServingConfig, monkeypatch: pytest.MonkeyPatch, name: str, value: str, counts: bool
+) -> None:
+    prompts = serving._choose_prompts(config)
+    before = serving._digest(config, Order("fcfs"), prompts, None, {})
+    monkeypatch.setenv(name, value)
+    assert (serving._digest(config, Order("fcfs"), prompts, None, {}) != before) is counts
+
+
+@pytest.mark.parametrize("of", ["pars_vllm", "pars_export", "vllm", "vllm-cpu"])
+def test_other_code_makes_old_runs_void(
+    config: ServingConfig, monkeypatch: pytest.MonkeyPatch, of: str
+) -> None:
+    prompts = serving._choose_prompts(config)
+    before = serving._digest(config, Order("fcfs"), prompts, None, {})
+    kind = "sources_digest" if of.startswith("pars") else "_version"
+    original = getattr(provenance, kind)
+    monkeypatch.setattr(provenance, kind, lambda name: "new" if name == of else original(name))
+    assert serving._digest(config, Order("fcfs"), prompts, None, {}) != before
+
+
+def test_other_scheduler_settings_make_old_runs_void(
+    config: ServingConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prompts = serving._choose_prompts(config)
+
+    def digest() -> str:
+        return serving._digest(config, Order("oracle"), prompts, 1.0, {})
+
+    before = digest()
+    assert before == digest()
+    monkeypatch.setattr(serving, "scheduler_arguments", lambda _: ("--additional-config", "{}"))
+    assert digest() != before
+
+
+def test_the_report_says_when_each_order_was_measured(done: Done) -> None:
+    moments = done.result.report["environment"]["measured_at"]
+    assert isinstance(moments, dict)
+    assert list(moments) == done.started
+    parsed = [datetime.fromisoformat(moment) for moment in moments.values()]
+    assert all(moment.utcoffset() == timedelta(0) for moment in parsed)
+    assert parsed == sorted(parsed)
+    page = (done.config.out / "report.html").read_text()
+    assert all(moment in page for moment in moments.values())
 
 
 def test_a_changed_predictor_prompt_or_length_makes_old_runs_void(
