@@ -92,7 +92,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--requests", type=int, default=240, help="held-out prompts to serve")
     parser.add_argument("--slots", type=int, default=8, help="requests the engine runs at once")
-    parser.add_argument("--load", type=float, default=1.1, help="Poisson load; above 1 it queues")
+    parser.add_argument("--load", type=float, default=1.5, help="Poisson load; above 1 it queues")
 
 
 def run(args: argparse.Namespace) -> int:
