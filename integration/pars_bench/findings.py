@@ -31,6 +31,13 @@ SAME_SPEED = 1.15
 # Seconds without the processor from which the client's clock is not to be trusted.
 MOST_LAG_S = 1.0
 
+# Throughput is over the whole run, its last answers included, which run beside idle slots.
+_WHY_SPEED_DIFFERS = (
+    "The requests are the same but the batches are not: an order that leaves long answers for the "
+    "end, as shortest first does, runs them beside idle slots, and that alone can cost throughput. "
+    "The machine's own changes of speed come on top, and latencies carry both."
+)
+
 
 def seconds(value: float) -> str:
     """Three significant digits, never in exponent form."""
@@ -196,9 +203,8 @@ def doubts(report: Report) -> list[str]:
         spread = f", median time per output token {seconds(min(tpots))} to {seconds(max(tpots))} s"
         lines.append(
             f"{PATTERN_NAMES.get(pattern, pattern)}: throughput lay between {min(rates):.0f} and "
-            f"{max(rates):.0f} tokens per second over the orders{spread if tpots else ''}. The "
-            "work is the same, so such differences are the machine's and the batches', and "
-            "latencies carry them too."
+            f"{max(rates):.0f} tokens per second over the orders{spread if tpots else ''}. "
+            f"{_WHY_SPEED_DIFFERS}"
         )
     lines += _doubts_of_runs(report)
     return lines
@@ -251,8 +257,10 @@ def _doubts_of_runs(report: Report) -> list[str]:
     loads = [run["offered_load"] for run in runs if run["offered_load"] is not None]
     if loads:
         lines.append(
-            f"The Poisson load was {min(loads):.2f} to {max(loads):.2f} of what each server "
-            "managed in its own burst; it was set by arrival order's."
+            f"The Poisson load was {min(loads):.2f} to {max(loads):.2f} of the requests per second "
+            "that each server finished in its own burst while no slot was idle; it was set by "
+            "arrival order's. An order that leaves long answers for the end of the burst finishes "
+            "more requests until then, not more work."
         )
     lag = max(run["send_lag_max_s"] for run in runs)
     nap = max(run["client_lag_s"] for run in runs)

@@ -40,11 +40,17 @@ class PatternRun:
     load_average: tuple[float, float]
     """The machine's one-minute load average before and after."""
 
-    @property
-    def makespan(self) -> float:
-        """Seconds from the first arrival to the last token."""
-        ends = [answer.arrival_s + answer.ttlt for answer in self.answers]
-        return max(ends) - min(answer.arrival_s for answer in self.answers)
+    def capacity(self, slots: int) -> float:
+        """Requests finished per second while more were there than ``slots``: meant for a burst.
+
+        Once the last ``slots`` requests run, slots fall idle one by one, for as long as the longest
+        answer takes; that time says nothing about what the server can do under a steady load. With
+        no more requests than slots there is no queue, and the whole run counts.
+        """
+        start = min(answer.arrival_s for answer in self.answers)
+        ends = sorted(answer.arrival_s + answer.ttlt for answer in self.answers)
+        finished = len(ends) - slots if len(ends) > slots else len(ends)
+        return finished / (ends[finished - 1] - start)
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class OrderRun:
     """Digest of everything that the run depends on."""
     rate: float
     """Requests per second of the Poisson arrivals."""
+    capacity: float
+    """Requests per second that this server finished in its burst while no slot was idle."""
     seconds: float
     """Wall clock, server start included."""
     measured_at: str
@@ -89,6 +97,7 @@ def load_run(path: Path, digest: str) -> OrderRun | None:
     return OrderRun(
         digest=digest,
         rate=stored["rate"],
+        capacity=stored["capacity"],
         seconds=stored["seconds"],
         measured_at=stored["measured_at"],
         patterns=patterns,
@@ -108,7 +117,7 @@ class Plan:
     slots: int
     seed: int
     load: float
-    """Poisson rate over the burst's; used where ``rate`` is None."""
+    """Poisson rate over the burst's capacity; used where ``rate`` is None."""
     scored: bool
     """Whether the order has a scorer process, which must be ready before anything counts."""
     rate: float | None
@@ -143,7 +152,7 @@ def measure(
             patterns["burst"] = _run_pattern(load, plan, "burst", arrivals.tolist(), progress)
             running.check()
             if rate is None:
-                rate = plan.load * len(plan.prompts) / patterns["burst"].makespan
+                rate = plan.load * patterns["burst"].capacity(plan.slots)
             stage = "poisson"
             arrivals = poisson(len(plan.prompts), rate, plan.seed)
             patterns["poisson"] = _run_pattern(load, plan, "poisson", arrivals.tolist(), progress)
@@ -157,6 +166,7 @@ def measure(
     return OrderRun(
         digest=digest,
         rate=rate,
+        capacity=patterns["burst"].capacity(plan.slots),
         seconds=time.monotonic() - started,
         measured_at=measured_at,
         patterns=patterns,

@@ -38,8 +38,9 @@ WORDS = {
     "TPOT": "(TTLT - TTFT) / (tokens - 1): the pace once the answer has begun",
     "TTLT, tokens served": "response tokens that the server delivered to anybody between a "
     "request's arrival and its last token: a clock that no slow minute of the machine bends",
-    "load by own burst": "arriving response tokens over those the same server delivered in its "
-    "burst, both per second; above 1 the queue grows",
+    "load by own burst": "arriving requests over those that the same server finished in its burst "
+    "while no slot was idle, both per second; in arrival order above 1 the queue grows; an order "
+    "that leaves the longest for the end finishes more until then, so its figure is lower",
     "oracle gap closed": "(arrival order - this order) / (arrival order - oracle) of mean TTLT; "
     "not given where the 95 % interval of the denominator reaches zero",
     "slowdown": "TTLT over the time that the response tokens alone take at arrival order's median "

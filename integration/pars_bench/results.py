@@ -109,8 +109,7 @@ def _facts(policy: str, pattern: str, runs: Mapping[str, OrderRun]) -> RunFacts:
 def _offered_load(run: OrderRun, pattern: str) -> float | None:
     if pattern == "burst":
         return None
-    tokens = _latencies(run.patterns[pattern]).tokens.mean()
-    return float(run.rate * tokens / _latencies(run.patterns["burst"]).throughput)
+    return run.rate / run.capacity
 
 
 def _price_facts(fcfs: Latencies, order: Latencies) -> PriceFacts:

@@ -34,9 +34,10 @@ class RunFacts(TypedDict):
     """One order under one arrival pattern.
 
     ``ttlt_in_tokens``: ``measures.work_waited``; ``oracle_gap_closed_in_tokens``: the share on that
-    clock. ``offered_load``: arriving tokens over the rate at
-    which this very server answered the burst; None in the burst. ``scorer``: the scheduler's own
-    counters over the server's life; None where there is no scorer or it did not say.
+    clock. ``offered_load``: arriving requests per second over those that this very server finished
+    in its burst while no slot was idle (``live.PatternRun.capacity``); in arrival order it is the
+    load that was asked for; None in the burst. ``scorer``: the scheduler's own counters over the
+    server's life; None where there is no scorer or it did not say.
     """
 
     policy: str

@@ -60,7 +60,8 @@ class ServingConfig:
     max_model_len: int = 2048
     """Tokens of prompt and response together."""
     load: float = 1.1
-    """Poisson rate over the rate at which arrival order finishes its burst; above 1 it queues."""
+    """Poisson rate over the rate at which arrival order finishes requests in its burst while no
+    slot is idle; above 1 it queues."""
     seed: int = 0
     """Seed of the submission order and of the arrival times."""
     port: int = 0
@@ -252,6 +253,8 @@ def _settings(config: ServingConfig, requests: int, rate: float) -> dict[str, ob
         "max_model_len": config.max_model_len,
         "load": config.load,
         "poisson_rate_per_s": rate,
+        "poisson_rate_is": "load x requests per second that arrival order finished in its burst "
+        "while no slot was idle",
         "seed": config.seed,
         "temperature": 0.0,
         "prefix_caching": False,

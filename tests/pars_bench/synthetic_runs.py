@@ -30,21 +30,26 @@ def synthetic_runs(
     }
     rate = 1.3 * SLOTS / (SECONDS_PER_TOKEN * float(lengths.mean()))
     times = {"burst": burst(requests), "poisson": poisson(requests, rate, seed)}
+    patterns = {
+        policy: {
+            name: PatternRun(
+                answers=_serve(lengths, arrivals, scores[policy]),
+                client_lag_s=0.002,
+                preemptions=0,
+                load_average=(1.0, 1.5),
+            )
+            for name, arrivals in times.items()
+        }
+        for policy in policies
+    }
     return {
         policy: OrderRun(
             digest="synthetic",
             rate=rate,
+            capacity=patterns[policy]["burst"].capacity(SLOTS),
             seconds=1.0,
             measured_at="2026-01-02T03:04:05+00:00",
-            patterns={
-                name: PatternRun(
-                    answers=_serve(lengths, arrivals, scores[policy]),
-                    client_lag_s=0.002,
-                    preemptions=0,
-                    load_average=(1.0, 1.5),
-                )
-                for name, arrivals in times.items()
-            },
+            patterns=patterns[policy],
             scorer=None if policy == "fcfs" else {"requests": 2 * requests, "scored": requests},
         )
         for policy in policies

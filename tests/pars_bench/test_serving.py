@@ -111,7 +111,10 @@ def test_every_order_gives_rows_of_the_same_requests(done: Done) -> None:
     burst = rows[(rows.arrivals == "burst") & (rows.policy == "fcfs")]
     assert burst.arrival_s.max() == 0
     rate = report["environment"]["settings"]["poisson_rate_per_s"]  # type: ignore[index]  # JSON
-    assert rate == pytest.approx(1.1 * 12 / report["runs"][0]["makespan"])
+    ends = sorted(rows[(rows.arrivals == "burst") & (rows.policy == "fcfs")].ttlt)
+    assert rate == pytest.approx(1.1 * 10 / ends[9])  # two slots: the last two finish the tail
+    loads = [run["offered_load"] for run in report["runs"] if run["policy"] == "fcfs"]
+    assert loads == [None, pytest.approx(1.1)]
     assert (config.out / "report.html").is_file()
     assert len(list((config.out / "plots").glob("*.png"))) == 6
 
