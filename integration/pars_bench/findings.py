@@ -246,14 +246,10 @@ def _doubts_of_runs(report: Report) -> list[str]:
             "started in order of their length: little queued, or the order never reached the "
             "engine."
         )
-    scored = [run for run in runs if run["scorer"] and run["arrivals"] == "burst"]
-    for run in scored:
-        counters = run["scorer"] or {}
-        missed = counters.get("requests", 0) - counters.get("scored", 0)
-        lines.append(
-            f"{NAMES[run['policy']]}: {missed} of {counters.get('requests', 0)} requests of its "
-            "server, warm-up included, got no expected length."
-        )
+    for policy in policies_of(report):
+        if policy != "fcfs":
+            run = next(run for run in runs if run["policy"] == policy)
+            lines += _scorer_doubts(NAMES[policy], run["scorer"])
     loads = [run["offered_load"] for run in runs if run["offered_load"] is not None]
     if loads:
         lines.append(
@@ -268,4 +264,36 @@ def _doubts_of_runs(report: Report) -> list[str]:
         f"Latencies count from the intended arrival; the client sent at most {seconds(lag)} s "
         f"late, and at most for {seconds(nap)} s the machine did not let it run."
     )
+    return lines
+
+
+def _scorer_doubts(name: str, counters: Mapping[str, int] | None) -> list[str]:
+    """What the scheduler's counters (``pars_vllm.metrics.Counters``) say about missing scores."""
+    if counters is None:
+        return [
+            f"Careful: {name}: the server's log holds no counters of its scorer, so it is not "
+            "known how many requests went in arrival order after all."
+        ]
+    requests, scored, unknown, not_sent, failures, losses = (
+        counters.get(key, 0)
+        for key in ("requests", "scored", "unknown", "not_sent", "failures", "losses")
+    )
+    missed = max(0, requests - scored)
+    if losses:
+        # Whoever still waited was asked about again, and counts twice where both were answered;
+        # an answer that was lost on its way is counted nowhere. Only the bounds are certain.
+        count = f"at least {missed} and at most {requests}" if missed < requests else f"{requests}"
+    else:
+        count = f"{missed}"
+    lines = [
+        f"{name}: {count} of {requests} requests of its server, warm-up included, got no expected "
+        "length."
+    ]
+    if losses + failures + not_sent:
+        lines.append(
+            f"Careful: {name}: its scorer did not work throughout: its process was lost {losses} "
+            f"times, {failures} batches failed, {not_sent} questions stayed without an answer "
+            f"({unknown} more prompts it did not know). Such requests went in arrival order, so "
+            "the figures are not those of this order alone."
+        )
     return lines

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import fields
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -139,6 +140,53 @@ def test_a_difference_in_throughput_is_not_blamed_on_the_machine_alone(folder: P
     said = [line for line in doubts(report) if line.startswith("Burst: throughput lay between")]
     assert len(said) == 1
     assert "beside idle slots, and that alone can cost throughput" in said[0]
+
+
+def said_of_pars(report: Report, counters: dict[str, int] | None) -> list[str]:
+    runs = [
+        {**run, "scorer": counters} if run["policy"] == "pars" else run for run in report["runs"]
+    ]
+    changed: Report = {**report, "runs": runs}  # type: ignore[typeddict-item]  # one value changed
+    return [line for line in doubts(changed) if "PARS: " in line]
+
+
+def test_a_healthy_scorer_is_one_sentence_with_an_exact_number(folder: Path) -> None:
+    report = read_report(folder / "report.json")
+    healthy = {"requests": 90, "scored": 86, "unknown": 4}
+    assert said_of_pars(report, {**healthy, "not_sent": 0, "failures": 0, "losses": 0}) == [
+        "PARS: 4 of 90 requests of its server, warm-up included, got no expected length."
+    ]
+
+
+@pytest.mark.parametrize("failing", ["not_sent", "failures", "losses"])
+def test_a_scorer_that_failed_is_a_doubt(folder: Path, failing: str) -> None:
+    counters = {"requests": 90, "scored": 90, failing: 3}
+    first, careful = said_of_pars(read_report(folder / "report.json"), counters)
+    assert careful.startswith("Careful: PARS: its scorer did not work throughout")
+    assert "3 " in careful
+    assert first.startswith("PARS: at least 0 and at most 90" if failing == "losses" else "PARS: 0")
+
+
+def test_requests_asked_again_do_not_hide_those_that_were_missed(folder: Path) -> None:
+    report = read_report(folder / "report.json")
+    # 20 of 90 went unscored, and 30 were scored twice: the difference alone would say none.
+    first, _ = said_of_pars(report, {"requests": 90, "scored": 100, "not_sent": 20, "losses": 1})
+    assert "at most 90 of 90 requests" in first
+    assert "-" not in first.replace("warm-up", "")
+
+
+def test_counters_that_are_missing_are_a_doubt_where_there_is_a_scorer(folder: Path) -> None:
+    report = read_report(folder / "report.json")
+    (only,) = said_of_pars(report, None)
+    assert only.startswith("Careful: PARS: the server's log holds no counters")
+    assert not [line for line in doubts(report) if "Careful: arrival order" in line]
+
+
+def test_the_counters_that_are_read_are_those_that_the_scheduler_keeps() -> None:
+    from pars_vllm.metrics import Counters
+
+    names = {field.name for field in fields(Counters)}
+    assert {"requests", "scored", "unknown", "not_sent", "failures", "losses"} <= names
 
 
 def test_the_page_is_one_file_that_asks_nobody(folder: Path) -> None:
