@@ -41,7 +41,7 @@ usage: pars {command} --config FILE [--KEY VALUE ...] [--ckpt_path CKPT]
   --trainer.default_root_dir DIR    where best.ckpt and logs go
   --trainer.max_epochs N            how long to train
   --ckpt_path CKPT                  resume from, or use, this checkpoint
-  --seed_everything N               seed of everything random
+  --seed_everything N               seed of weights and dropout (--data.seed N: of the batches)
   --print_config                    print every key with its value, and exit
 """
 

@@ -46,7 +46,7 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep these weights if they are the best so far."""
-        if trainer.state.fn != "fit" or trainer.sanity_checking:
+        if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.fast_dev_run:
             return
         metric = trainer.callback_metrics.get(self.monitor)
         if metric is None:
@@ -62,11 +62,18 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save the state to resume from."""
-        if self.save_last:
+        if self.save_last and not trainer.fast_dev_run:
             self._save(trainer, LAST, weights_only=False)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """The fit ended well: its best weights become best.ckpt."""
+        if trainer.fast_dev_run:
+            return
+        if self.best is None:
+            raise InputError(
+                "The fit ended before any validation, so no weights were chosen: raise "
+                "trainer.max_epochs or trainer.max_steps, or validate more often."
+            )
         unfinished = Path(trainer.default_root_dir, UNFINISHED)
         if trainer.is_global_zero and unfinished.is_file():
             unfinished.replace(unfinished.with_name(BEST))
@@ -80,8 +87,10 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
         self.best = state_dict["best"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Forget a best value whose weights are gone."""
+        """A new fit forgets what an interrupted one left; a resumed one, a best that is gone."""
         root = Path(trainer.default_root_dir)
+        if trainer.ckpt_path is None and trainer.is_global_zero and not trainer.fast_dev_run:
+            (root / UNFINISHED).unlink(missing_ok=True)
         if not any((root / name).is_file() for name in (UNFINISHED, BEST)):
             self.best = None
 

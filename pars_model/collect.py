@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
+from pars_export.signals import exit_on_sigterm
 
 if TYPE_CHECKING:
     from pars_model.generation import Generator, Job
@@ -78,7 +79,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Entry of ``pars collect``."""
-    from pars_model.generation import engine_generator, server_generator
+    from pars_model.generation import engine_generator, only_model, server_generator
 
     for name in ("max_tokens", "concurrency"):
         if getattr(args, name) < 1:
@@ -93,9 +94,13 @@ def run(args: argparse.Namespace) -> int:
             f"--temperature is {args.temperature}: expected above 0 and at most 2; for greedy "
             "responses use --greedy --samples 0"
         )
+    _writer_of(args.out)  # before any work
     prompts = read_prompts(args.prompts)
+    name = args.model_name or (
+        args.model.resolve().name if args.model else only_model(args.base_url, args.timeout)
+    )
     config = CollectConfig(
-        model=args.model_name or (args.model.name if args.model else args.base_url),
+        model=name,
         samples=args.samples,
         greedy=args.greedy,
         temperature=args.temperature,
@@ -107,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
         if args.model is None:
             return server_generator(
                 args.base_url,
-                model_name=args.model_name,
+                model_name=name,
                 max_tokens=args.max_tokens,
                 concurrency=args.concurrency,
                 timeout_s=args.timeout,
@@ -119,7 +124,8 @@ def run(args: argparse.Namespace) -> int:
             max_model_len=args.max_model_len,
         )
 
-    rows = collect(prompts, config, args.out, start)
+    with exit_on_sigterm():  # the engine's own processes are told to stop
+        rows = collect(prompts, config, args.out, start)
     print(f"{args.out}: {rows} responses to {len(prompts)} prompts by {config.model}")
     return 0
 
@@ -137,10 +143,7 @@ def collect(
     """
     from tqdm import tqdm
 
-    if out.suffix not in _WRITERS:
-        raise InputError(
-            f"--out {out} ends in {out.suffix or 'nothing'}: expected {', '.join(_WRITERS)}"
-        )
+    write = _writer_of(out)
     fingerprint = config.fingerprint(prompts)
     partial = out.with_name(out.name + ".partial.jsonl")
     if out.exists() and not partial.exists():
@@ -163,7 +166,7 @@ def collect(
                 bar.update()
     rows = _table(prompts, jobs, measured, config)
     with atomic_file(out) as temporary:
-        _WRITERS[out.suffix](temporary, rows)
+        write(temporary, rows)
     partial.unlink()
     return len(rows)
 
@@ -193,6 +196,8 @@ def read_prompts(path: Path) -> list[Prompt]:
     ]
     if not prompts:
         raise InputError(f"{path} holds no prompts: expected one a line")
+    if len({"split" in prompt.columns for prompt in prompts}) > 1:
+        raise InputError(f"{path}: some prompts have a `split` and others have none: give all one")
     seen: set[str] = set()
     for prompt in prompts:
         if prompt.prompt_id in seen:
@@ -226,6 +231,9 @@ def _parse_json(line: str, place: str) -> Prompt:
                 f"{place}: `prompt` is {type(text).__name__}, expected text (or give `messages`)"
             )
         messages = [{"role": "user", "content": text}]
+    split = row.get("split")
+    if split not in (None, "train", "val", "test"):
+        raise InputError(f"{place}: `split` is {split!r}, expected train, val or test")
     samples = row.get("samples")
     if samples is not None and not (type(samples) is int and samples >= 0):
         raise InputError(f"{place}: `samples` is {samples!r}, expected a whole number from 0 up")
@@ -372,3 +380,11 @@ _WRITERS: dict[str, Callable[[Path, list[dict[str, object]]], None]] = {
     ".jsonl": _write_jsonl,
     ".csv": _write_csv,
 }
+
+
+def _writer_of(out: Path) -> Callable[[Path, list[dict[str, object]]], None]:
+    if out.suffix not in _WRITERS:
+        raise InputError(
+            f"--out {out} ends in {out.suffix or 'nothing'}: expected {', '.join(_WRITERS)}"
+        )
+    return _WRITERS[out.suffix]

@@ -168,6 +168,9 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             "datasets": list(table.datasets)[:20],
             "pairing": self.pairing,
             "delta": self.delta,
+            "val_fraction": self.val_fraction,
+            "test_fraction": self.test_fraction,
+            "trained_on_all": bool((self.split == "train").all()),
             "batch_size": self.batch_size,
             "seed": self.seed,
         }

@@ -11,9 +11,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
@@ -47,6 +47,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Entry of ``pars evaluate``."""
+    for name in ("resamples", "threads"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}: expected 1 or more.")
     scorer = load_scorer(args.predictor, args.threads)
     result = evaluate(scorer, args.data, args.split, args.resamples, args.seed)
     result = {"predictor": str(args.predictor), **result}
@@ -93,7 +96,8 @@ def evaluate(
     Args:
         scorer: a predictor or ranker.
         data: the length table.
-        split: train, val, test or all; by default test where the table has splits, else all.
+        split: train, val, test or all. By default test: as the table says, otherwise by the hash
+            of the prompt that also kept them out of the fit; all for what was never trained.
         resamples: bootstrap draws per interval.
         seed: of the draws.
 
@@ -115,10 +119,16 @@ def evaluate(
 
     table = read_lengths(data)
     require_pairs(table, data)
-    split = split or ("test" if table.has_split else "all")
+    trained = _training_data(scorer)
+    split = split or ("test" if table.has_split or trained else "all")
+    notes = list(table.notes)
+    if trained.get("trained_on_all"):
+        notes.append("The predictor was trained on all prompts of its table, which had too few.")
     chosen = np.ones(len(table), dtype=bool)
     if split != "all":
-        chosen = (split_prompts(table) == split)[table.prompt]
+        # By the shares of the fit: with others, prompts it was trained on would count as unseen.
+        shares = (float(trained.get(f"{name}_fraction", 0.1)) for name in ("val", "test"))
+        chosen = (split_prompts(table, *shares) == split)[table.prompt]
         if not chosen.any():
             raise InputError(f"{data} has no prompts of split {split}: choose another --split.")
     part = table.select(chosen)
@@ -135,13 +145,22 @@ def evaluate(
         "data": str(data),
         "split": split,
         "split_from": "none" if split == "all" else "table" if table.has_split else "hash",
-        "notes": list(table.notes),
+        "notes": notes,
         "prompts": len(np.unique(part.prompt)),
         "unknown": int(len(numbers) - len(np.unique(part.prompt))),
         **_headline(mixed),
         "cells": cells,
         "mixed": mixed,
     }
+
+
+def _training_data(scorer: Scorer) -> Mapping[str, Any]:
+    """What a fit noted of its table; empty for what was never trained."""
+    from pars_export import Predictor
+
+    if isinstance(scorer, Predictor):
+        return cast("Mapping[str, Any]", scorer.manifest.training.get("data", {}))
+    return cast("Mapping[str, Any]", vars(scorer).get("training_summary", {}).get("data", {}))
 
 
 def _cells(

@@ -9,12 +9,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import queue
+import threading
 import time
 import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -145,7 +146,7 @@ def engine_generator(
 
 
 def server_generator(
-    base_url: str, *, model_name: str | None, max_tokens: int, concurrency: int, timeout_s: float
+    base_url: str, *, model_name: str, max_tokens: int, concurrency: int, timeout_s: float
 ) -> Generator:
     """An OpenAI-compatible endpoint; ``base_url`` ends in ``/v1``.
 
@@ -155,18 +156,11 @@ def server_generator(
     Raises:
         InputError: the address is not a URL, or the server refuses a request.
     """
-    address = urllib.parse.urlsplit(base_url)
-    if address.scheme not in ("http", "https") or not address.netloc:
-        raise InputError(
-            f"--base-url {base_url} is not an http or https address: expected for example "
-            "http://127.0.0.1:8000/v1"
-        )
-    base = base_url.rstrip("/")
-    name = model_name or _only_model(base, timeout_s)
+    base = _checked(base_url)
 
     def measure(job: Job) -> Measured:
         body = {
-            "model": name,
+            "model": model_name,
             "messages": list(job.messages),
             "max_tokens": max_tokens,
             "temperature": job.temperature,
@@ -189,25 +183,61 @@ def server_generator(
 
     def generate(jobs: Iterable[Job]) -> Iterator[Measured]:
         waiting = iter(jobs)
-        with ThreadPoolExecutor(concurrency) as pool:
-            running: set[Future[Measured]] = set()
-            try:
-                while True:
-                    for job in islice(waiting, concurrency - len(running)):
-                        running.add(pool.submit(measure, job))
-                    if not running:
-                        return
-                    done, running = wait(running, return_when=FIRST_COMPLETED)
-                    for future in done:
-                        yield future.result()
-            finally:
-                for future in running:
-                    future.cancel()
+        todo: queue.SimpleQueue[Job | None] = queue.SimpleQueue()
+        done: queue.SimpleQueue[Measured | InputError] = queue.SimpleQueue()
+
+        def work() -> None:
+            while (job := todo.get()) is not None:
+                try:
+                    done.put(measure(job))
+                except InputError as error:
+                    done.put(error)
+
+        # Daemons: on Ctrl-C nobody waits for answers that may take minutes.
+        for _ in range(concurrency):
+            threading.Thread(target=work, daemon=True).start()
+        in_flight = 0
+        failed: InputError | None = None
+        try:
+            while True:
+                for job in islice(waiting, 0 if failed else concurrency - in_flight):
+                    todo.put(job)
+                    in_flight += 1
+                # After a failure, what its neighbours have measured already is still kept.
+                if not in_flight or (failed and done.empty()):
+                    break
+                result = done.get()
+                in_flight -= 1
+                if isinstance(result, InputError):
+                    failed = result
+                else:
+                    yield result
+        finally:
+            for _ in range(concurrency):
+                todo.put(None)
+        if failed:
+            raise failed
 
     return generate
 
 
-def _only_model(base: str, timeout_s: float) -> str:
+def _checked(base_url: str) -> str:
+    address = urllib.parse.urlsplit(base_url)
+    if address.scheme not in ("http", "https") or not address.netloc:
+        raise InputError(
+            f"--base-url {base_url} is not an http or https address: expected for example "
+            "http://127.0.0.1:8000/v1"
+        )
+    return base_url.rstrip("/")
+
+
+def only_model(base_url: str, timeout_s: float) -> str:
+    """Name of the one model that a server has.
+
+    Raises:
+        InputError: it does not answer, or has none or several.
+    """
+    base = _checked(base_url)
     names = [str(entry["id"]) for entry in _call(f"{base}/models", timeout_s).get("data", [])]
     if len(names) != 1:
         raise InputError(

@@ -230,7 +230,7 @@ def noise_ceiling(
     from pars_model.lengths import censored_median
 
     rng = np.random.default_rng(seed)
-    items = [i for i in range(len(table)) if np.diff(table.sample_start)[i] >= 2]
+    items = np.flatnonzero(np.diff(table.sample_start) >= 2)
     if len(items) < 2:
         return None
     samples = [table.samples_of(item) for item in items]

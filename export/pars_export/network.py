@@ -98,6 +98,8 @@ def build_encoder(config: Mapping[str, object]) -> nn.Module:
             AutoConfig.for_model(model_type, **settings),
             attn_implementation="eager",
             trust_remote_code=False,
+            # A configuration saved with half precision would build, and train, half weights.
+            dtype=torch.float32,
         )
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise PredictorError(

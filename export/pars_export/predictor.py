@@ -36,6 +36,7 @@ class Predictor:
         self.manifest = manifest
         self.runtime = runtime
         self.threads = threads
+        self._sha256 = folder_sha256(path)
         self._lock = threading.Lock()
         self._scorer: runtimes.Scorer | None = runtimes.load(runtime, path, manifest, threads)
         self._forked = False
@@ -72,7 +73,7 @@ class Predictor:
     @property
     def sha256(self) -> str:
         """The value to pin this predictor by."""
-        return folder_sha256(self.path)
+        return self._sha256
 
     def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Scores (n,) of texts, in their order; higher means a longer response.
@@ -120,6 +121,8 @@ class Predictor:
 
     def _ready(self) -> runtimes.Scorer:
         if self._scorer is None:
+            if self._forked:  # the folder may hold another predictor than it did at load
+                read_manifest(self.path, sha256=self._sha256)
             self._scorer = runtimes.load(self.runtime, self.path, self.manifest, self.threads)
         elif self._forked and not self._scorer.survives_fork:
             raise PredictorError(

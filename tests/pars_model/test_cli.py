@@ -308,7 +308,7 @@ def test_keep_best_keeps_the_best_of_what_it_is_told(tmp_path):
 
 
 @pytest.mark.parametrize(("pays", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_bfloat16_is_used_where_it_is_faster(fit, monkeypatch, caplog, pays, precision):
+def test_bfloat16_is_used_where_it_pays(fit, monkeypatch, caplog, pays, precision):
     monkeypatch.setattr(cli, "bfloat16_pays", lambda: pays)
     root, _ = fit("--trainer.max_epochs", 1)
     (saved,) = (root / "log").glob("*/config.yaml")
@@ -316,8 +316,10 @@ def test_bfloat16_is_used_where_it_is_faster(fit, monkeypatch, caplog, pays, pre
     assert ("32-true instead of bf16-mixed" in caplog.text) is not pays
 
 
-def test_what_bfloat16_costs_can_be_measured():
-    assert cli.bfloat16_pays() in (True, False)
+@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "none"])
+def test_bfloat16_pays_where_the_cpu_has_it(monkeypatch, flag):
+    monkeypatch.setattr(cli.torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
+    assert cli.bfloat16_pays() is (flag != "none")
     assert cli.on_cpu("cpu")
     assert not cli.on_cpu("cuda")
 

@@ -131,6 +131,8 @@ def test_text_file_is_one_prompt_a_line(tmp_path: Path) -> None:
         ('{"messages": []}', "`messages` must be a list"),
         ('{"messages": [{"content": "x"}]}', "`messages` must be a list"),
         ('{"prompt": "x", "samples": -1}', "`samples` is -1"),
+        ('{"prompt": "x", "split": "dev"}', "`split` is 'dev'"),
+        ('{"prompt": "x", "split": "val"}\n{"prompt": "y"}', "others have none"),
         ('{"prompt": "x"}\n{"prompt": "x"}', "twice"),
     ],
 )
@@ -215,6 +217,7 @@ def test_endpoint(prompts: Path, tmp_path: Path, endpoint: str) -> None:
     assert main(["collect", "--prompts", str(prompts), "--base-url", endpoint, *options]) == 0
     rows = pq.read_table(out).to_pylist()
     assert len(rows) == 0 + 3 + 4
+    assert {row["model"] for row in rows} == {"served"}  # the server's own name, not its address
     assert all(row["response_tokens"] == len(row["prompt"]) for row in rows)
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from pars_bench.demo.stages import Ledger
 from pars_export.errors import ConfigError, ParsError
 from pars_export.files import atomic_file
+from pars_export.signals import exit_on_sigterm
 
 HERE = Path(__file__).parent
 PROMPTS = HERE / "prompts.jsonl"
@@ -97,27 +98,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Entry of ``pars demo``."""
-    from pars_bench.demo.smollm2 import SERVED_NAME, convert, gguf_file
-    from pars_bench.orders import Order
-    from pars_bench.report import terminal_table
-    from pars_bench.serving import ServingConfig, run_serving
-
     if not args.config.is_file():
         raise ConfigError(
             f"--config {args.config} does not exist: run in a clone of the repository, or name "
             "the settings file"
         )
+    with exit_on_sigterm():  # the stage that runs is ended too
+        return _run_stages(args)
+
+
+def _run_stages(args: argparse.Namespace) -> int:
+    from pars_bench.demo.smollm2 import SERVED_NAME, convert, gguf_file
+    from pars_bench.orders import Order
+    from pars_bench.report import terminal_table
+    from pars_bench.serving import ServingConfig, run_serving
+
     paths = Paths(args.out)
     ledger = Ledger(args.out / "stages.json")
 
-    ledger.run("convert the LLM", [gguf_file()], [paths.llm], lambda: convert(paths.llm))
+    ledger.run(
+        "convert the LLM",
+        [gguf_file()],
+        [paths.llm / "model.safetensors", paths.llm / "tokenizer.json"],
+        lambda: convert(paths.llm),
+    )
 
     lengths = LENGTHS
     if args.collect:
         lengths = paths.lengths
         ledger.run(
             "collect response lengths",
-            [PROMPTS, paths.llm / "config.json", MAX_TOKENS, SAMPLES],
+            [PROMPTS, gguf_file(), MAX_TOKENS, SAMPLES],
             [lengths],
             lambda: _collect(paths, SERVED_NAME),
         )
@@ -133,13 +144,13 @@ def run(args: argparse.Namespace) -> int:
     )
     ledger.run(
         "export the predictor",
-        [paths.checkpoint],
+        [paths.checkpoint, version("pars-vllm")],
         [paths.predictor / "predictor.json"],
         lambda: _pars("export", paths.checkpoint, "--out", paths.predictor),
     )
     ledger.run(
         "evaluate on held-out prompts",
-        [paths.predictor / "predictor.json", lengths],
+        [paths.predictor / "predictor.json", lengths, version("pars-vllm")],
         [paths.evaluation],
         lambda: _pars(
             *("evaluate", paths.predictor, "--data", lengths, "--split", "test"),
@@ -181,7 +192,14 @@ def _pars(*arguments: object) -> None:
     """Run a `pars` command in a process of its own, so that its memory and threads end with it."""
     command = [sys.executable, "-m", "pars_model", *map(str, arguments)]
     print("$ pars", *map(str, arguments), flush=True)
-    status = subprocess.run(command, check=False).returncode
+    process = subprocess.Popen(command)
+    try:
+        status = process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got the same Ctrl-C, and tidies up after itself
+        raise
+    finally:
+        process.terminate()  # nothing to do where it has ended
     if status == _INTERRUPTED:
         raise KeyboardInterrupt
     if status:

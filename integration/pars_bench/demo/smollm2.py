@@ -40,12 +40,10 @@ def gguf_file() -> Path:
 
 
 def convert(out: Path) -> Path:
-    """Write the Hugging Face folder ``out`` (about 270 MB) unless it is already there.
+    """Write the Hugging Face folder ``out`` (about 270 MB).
 
     Takes about half a minute. The folder appears under its name only when it is complete.
     """
-    if (out / "config.json").is_file():
-        return out
     source = gguf_file()
 
     import torch
