@@ -182,12 +182,24 @@ def losses(report: Report) -> list[str]:
             worse.append(f"throughput {percent(run['throughput'] / fcfs['throughput'])}")
         name = NAMES[subject or "fcfs"]
         where = PATTERN_NAMES.get(pattern, pattern)
+        lines += _simpler_is_better(report, run, pattern, where)
         lines.append(
             f"{where}: {name} is worse than arrival order in {'; '.join(worse)}."
             if worse
             else f"{where}: {name} is in no measure of the table more than 2 % worse."
         )
     return lines
+
+
+def _simpler_is_better(report: Report, run: RunFacts, pattern: str, where: str) -> list[str]:
+    rival = find(report, "prompt_length", pattern)
+    ours, theirs = (value_of(r, "ttlt", "mean") if r else None for r in (run, rival))
+    if run["policy"] != "pars" or not ours or not theirs or ours / theirs <= 1 + WORTH_SAYING:
+        return []
+    return [
+        f"{where}: plain prompt length does better than {NAMES['pars']} here, mean time to last "
+        f"token {seconds(theirs)} s against {seconds(ours)} s."
+    ]
 
 
 def doubts(report: Report) -> list[str]:

@@ -34,7 +34,8 @@ def summary(report: Report, page: str) -> str:
         f"**{PATTERN_NAMES.get(pattern, pattern)}.** {' '.join(headline(report, pattern))}"
         for pattern in patterns_of(report)
     ]
-    return "\n\n".join([*parts, f"All measures, and where it loses: [{page}]({page})."])
+    worse = f"**Where it is worse.** {' '.join(losses(report))}"
+    return "\n\n".join([*parts, worse, f"All measures and doubts: [{page}]({page})."])
 
 
 def write_markdown(folder: Path, page: Path, command: str, readme: Path | None) -> None:

@@ -348,3 +348,12 @@ def test_the_command_writes_the_page_again(
     report_module.add_arguments(parser)
     assert report_module.run(parser.parse_args([str(folder)])) == 0
     assert "Burst, 80 requests" in capsys.readouterr().out
+
+
+def test_a_simpler_order_that_does_better_is_named(folder: Path) -> None:
+    report = read_report(folder / "report.json")
+    assert not [line for line in losses(report) if "plain prompt length" in line]
+    names = {"pars": "prompt_length", "prompt_length": "pars"}
+    runs = [{**run, "policy": names.get(run["policy"], run["policy"])} for run in report["runs"]]
+    swapped: Report = {**report, "runs": runs}  # type: ignore[typeddict-item]  # the same keys
+    assert [line for line in losses(swapped) if line.startswith("Burst: plain prompt length")]
