@@ -34,8 +34,11 @@ $(INSTALLED): $(LOCK) pyproject.toml requirements/vllm-metadata/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo "make: $(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) install --quiet --no-deps -r $(LOCK) || \
-	  $(PIP) install --quiet --no-deps -r $(LOCK) --extra-index-url $(TORCH_INDEX)
+	$(PIP) install --quiet --no-deps -r $(LOCK) || { \
+	  echo "make: not everything is on the ordinary package index; asking $(TORCH_INDEX) too"; \
+	  $(PIP) install --quiet --no-deps -r $(LOCK) --extra-index-url $(TORCH_INDEX); } || { \
+	  echo "make: no index has all of $(LOCK): name one that carries torch's CPU build by TORCH_INDEX=URL"; \
+	  exit 1; }
 	$(PIP) install --quiet --no-deps --no-build-isolation ./requirements/vllm-metadata
 	$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
