@@ -1,7 +1,8 @@
 """For every test: helper modules are found, and a busy machine fails nobody.
 
-pytest's importlib mode does not make the tiny model of tests/pars_vllm importable by itself. A
-machine may stop a test for seconds, which says nothing about the code: hypothesis gets no deadline.
+pytest's importlib mode does not make helper modules, such as the tiny model of tests/pars_vllm,
+importable by itself. A machine may stop a test for seconds, which says nothing about the code:
+hypothesis gets no deadline.
 """
 
 from __future__ import annotations
@@ -11,6 +12,6 @@ from pathlib import Path
 
 from hypothesis import settings
 
-sys.path.append(str(Path(__file__).parent / "pars_vllm"))
+sys.path.extend(str(Path(__file__).parent / folder) for folder in ("pars_vllm", "pars_bench"))
 settings.register_profile("no-deadline", deadline=None)
 settings.load_profile("no-deadline")

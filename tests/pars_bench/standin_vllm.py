@@ -24,7 +24,9 @@ SECONDS_PER_TOKEN = 0.002
 SCORER_START_S = float(os.environ.get("STANDIN_SCORER_START_S", "0"))
 
 
-def application(slots: int = 4, on_request: Callable[[dict[str, object]], None] | None = None):
+def application(
+    slots: int = 4, on_request: Callable[[dict[str, object]], None] | None = None
+) -> web.Application:
     free = asyncio.Semaphore(slots)
 
     async def health(_: web.Request) -> web.Response:

@@ -160,7 +160,7 @@ def test_deciles_are_equal_in_size_and_ordered_even_with_ties(lengths: np.ndarra
 
 
 def test_decile_means() -> None:
-    lengths = np.arange(20.0)
+    lengths = np.arange(20, dtype=np.float64)
     assert decile_means(lengths * 2, deciles_by_length(lengths)) == [
         1.0 + 4 * decile for decile in range(10)
     ]
@@ -168,7 +168,7 @@ def test_decile_means() -> None:
 
 
 def test_price_by_hand() -> None:
-    lengths = np.arange(1.0, 11.0)  # the tenth request is the longest tenth
+    lengths = np.arange(1, 11, dtype=np.float64)  # the tenth request is the longest tenth
     fcfs, order = np.full(10, 20.0), np.full(10, 5.0)
     order[9] = 40.0
     cost = price(fcfs, order, lengths, seconds_per_token=0.5)
@@ -194,4 +194,4 @@ def test_tau_agrees_with_counted_pairs() -> None:
 
 @pytest.mark.parametrize("values", [[], [1.0], [2.0, 2.0, 2.0], [1.0, math.nan, 2.0]])
 def test_tau_of_what_cannot_be_ranked_is_none(values: list[float]) -> None:
-    assert tau_interval(np.asarray(values), np.arange(float(len(values)))) is None
+    assert tau_interval(np.asarray(values), np.arange(len(values), dtype=np.float64)) is None

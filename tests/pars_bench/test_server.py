@@ -226,7 +226,7 @@ def test_cpu_settings_yield_to_the_users() -> None:
 
 
 def test_a_missing_vllm_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server.sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(ServingError, match="`vllm` was not found"):
         server.vllm_program()

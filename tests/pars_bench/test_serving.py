@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pars_bench import live, provenance, serving
-from pars_bench.client import Load, Prompt
+from pars_bench.client import Load, Prompt, drive
 from pars_bench.orders import Order, check_orders, parse_order, scheduler_arguments
 from pars_bench.schema import read_report
 from pars_bench.server import Server, ServingError
@@ -155,7 +155,6 @@ def test_a_scorer_is_heard_of_only_by_an_engine_at_work(
     monkeypatch.setenv("STANDIN_SCORER_START_S", "2")  # long after the warm-up
     monkeypatch.setattr(live, "SCORER_TIMEOUT_S", 20.0)
     sent: list[int] = []
-    drive = live.drive
 
     async def counted(load: Load, prompts: Sequence[Prompt], *rest: object) -> object:
         sent.append(len(prompts))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,11 @@ from pars_export.build import write_encoder_predictor
 from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
+
+MakeNetwork = Callable[..., RankerNetwork]
+"""Pooling, outputs and seed to a network."""
+Write = Callable[..., Manifest]
+"""Folder (and network, more arguments of the export) to the manifest written there."""
 
 _WORDS = ["what", "is", "the", "moon", "write", "a", "story", "of", "ten", "words", "list", "facts"]
 _PIECES = [
@@ -59,10 +65,12 @@ def encoder_config(tokenizer_json: str) -> dict[str, object]:
 
 
 @pytest.fixture(scope="session")
-def make_network(encoder_config: dict[str, object]) -> Callable[..., RankerNetwork]:
+def make_network(encoder_config: dict[str, object]) -> MakeNetwork:
     def make(pooling: str = "mean", outputs: int = 1, seed: int = 0) -> RankerNetwork:
         torch.manual_seed(seed)
-        return RankerNetwork(encoder_config, pooling, outputs).eval()
+        network = RankerNetwork(encoder_config, pooling, outputs)
+        network.eval()
+        return network
 
     return make
 
@@ -78,17 +86,14 @@ def manifest() -> Manifest:
     )
 
 
-Write = Callable[..., Manifest]
-
-
 @pytest.fixture(scope="session")
 def write(
     tokenizer_json: str,
     encoder_config: dict[str, object],
     manifest: Manifest,
-    make_network: Callable[..., RankerNetwork],
+    make_network: MakeNetwork,
 ) -> Write:
-    def write(out: Path, network: RankerNetwork | None = None, **changes: object) -> Manifest:
+    def write(out: Path, network: RankerNetwork | None = None, **changes: Any) -> Manifest:
         return write_encoder_predictor(
             out, network or make_network(), encoder_config, tokenizer_json, manifest, **changes
         )

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,14 +40,14 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def edit(folder: Path, change: Callable[[dict], object]) -> None:
+def edit(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     path = folder / "predictor.json"
     value = json.loads(path.read_text(encoding="utf-8"))
     change(value)
     path.write_text(json.dumps(value), encoding="utf-8")
 
 
-def test_what_is_written_is_read_and_files_are_hashed(folder):
+def test_what_is_written_is_read_and_files_are_hashed(folder: Path) -> None:
     manifest = read_manifest(folder)
     assert manifest.input == InputSpec(77, "head_tail")
     assert manifest.training == {"rows": 3}
@@ -55,22 +56,24 @@ def test_what_is_written_is_read_and_files_are_hashed(folder):
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
-def test_the_same_content_has_the_same_pin_and_any_other_another(folder, tmp_path):
+def test_the_same_content_has_the_same_pin_and_any_other_another(
+    folder: Path, tmp_path: Path
+) -> None:
     manifest = read_manifest(folder)
-    files = {"weights.bin": folder / "weights.bin", "config.json": "{}"}
+    files: dict[str, Path | str] = {"weights.bin": folder / "weights.bin", "config.json": "{}"}
     write_predictor(tmp_path / "again", manifest, files)
     assert folder_sha256(tmp_path / "again") == folder_sha256(folder)
     write_predictor(tmp_path / "other", manifest, files | {"config.json": "{ }"})
     assert folder_sha256(tmp_path / "other") != folder_sha256(folder)
 
 
-def test_pin(folder):
+def test_pin(folder: Path) -> None:
     assert read_manifest(folder, sha256=folder_sha256(folder).upper()).kind == "encoder"
     with pytest.raises(PredictorError, match=r"not the 00 that is pinned"):
         read_manifest(folder, sha256="00")
 
 
-def test_a_changed_byte_names_the_file(folder):
+def test_a_changed_byte_names_the_file(folder: Path) -> None:
     content = bytearray((folder / "weights.bin").read_bytes())
     content[50] ^= 1
     (folder / "weights.bin").write_bytes(content)
@@ -94,7 +97,7 @@ def test_a_changed_byte_names_the_file(folder):
         (shutil.rmtree, "there is no such predictor folder"),
     ],
 )
-def test_damage(folder, damage, sentence):
+def test_damage(folder: Path, damage: Callable[[Path], object], sentence: str) -> None:
     damage(folder)
     with pytest.raises(PredictorError, match=sentence):
         read_manifest(folder)
@@ -127,14 +130,16 @@ def test_damage(folder, damage, sentence):
         (lambda m: m.update(calibration={"scores": [1], "tokens": [1]}), "two or more"),
     ],
 )
-def test_an_edited_manifest(folder, change, sentence):
+def test_an_edited_manifest(
+    folder: Path, change: Callable[[dict[str, Any]], object], sentence: str
+) -> None:
     edit(folder, change)
     with pytest.raises(PredictorError, match=sentence) as caught:
         read_manifest(folder)
     assert str(folder / "predictor.json") in str(caught.value)
 
 
-def test_links_are_refused_but_the_folder_itself_may_be_one(folder, tmp_path):
+def test_links_are_refused_but_the_folder_itself_may_be_one(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "current").symlink_to(folder)
     assert read_manifest(tmp_path / "current").kind == "encoder"
     outside = tmp_path / "outside.bin"
@@ -144,7 +149,7 @@ def test_links_are_refused_but_the_folder_itself_may_be_one(folder, tmp_path):
         read_manifest(folder)
 
 
-def test_a_file_is_no_predictor(tmp_path):
+def test_a_file_is_no_predictor(tmp_path: Path) -> None:
     (tmp_path / "best.ckpt").write_text("x", encoding="utf-8")
     with pytest.raises(PredictorError, match="a predictor is a folder"):
         read_manifest(tmp_path / "best.ckpt")
@@ -152,7 +157,7 @@ def test_a_file_is_no_predictor(tmp_path):
         write_length_predictor(tmp_path / "best.ckpt")
 
 
-def test_an_older_predictor_is_replaced_but_nothing_else_ever(folder):
+def test_an_older_predictor_is_replaced_but_nothing_else_ever(folder: Path) -> None:
     write_length_predictor(folder)
     assert read_manifest(folder).kind == "length"
     assert names(folder) == ["predictor.json"]
@@ -162,7 +167,7 @@ def test_an_older_predictor_is_replaced_but_nothing_else_ever(folder):
     assert (folder / "thesis.tex").read_text(encoding="utf-8") == "years of work"
 
 
-def test_files_can_be_read_by_others(folder):
+def test_files_can_be_read_by_others(folder: Path) -> None:
     mask = os.umask(0)
     os.umask(mask)
     for path in folder.iterdir():
@@ -171,10 +176,10 @@ def test_files_can_be_read_by_others(folder):
 
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failure_while_writing_leaves_the_older_one_and_nothing_else(
-    folder, monkeypatch, failure
-):
+    folder: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException
+) -> None:
     before = folder_sha256(folder)
-    wrote = []
+    wrote: list[Path] = []
 
     def fail(path: Path) -> str:
         wrote.append(path)
@@ -190,7 +195,7 @@ def test_a_failure_while_writing_leaves_the_older_one_and_nothing_else(
     assert read_manifest(folder).kind == "encoder"
 
 
-def test_an_interrupted_first_write_leaves_nothing(tmp_path):
+def test_an_interrupted_first_write_leaves_nothing(tmp_path: Path) -> None:
     def interrupted() -> None:
         with predictor_folder(tmp_path / "new") as temporary:
             (temporary / "half").write_text("half", encoding="utf-8")

@@ -16,7 +16,7 @@ plans = st.builds(
 
 
 @given(lengths, plans)
-def test_every_text_once_and_within_the_limits(found, plan):
+def test_every_text_once_and_within_the_limits(found: list[int], plan: BatchPlan) -> None:
     batches = list(micro_batches(found, plan))
     assert sorted(index for batch in batches for index in batch) == list(range(len(found)))
     for batch in batches:
@@ -28,7 +28,7 @@ def test_every_text_once_and_within_the_limits(found, plan):
             assert computed - sum(rows) <= plan.padding * computed + 1e-9
 
 
-def test_padding_of_ordinary_traffic_is_small_and_batches_are_few():
+def test_padding_of_ordinary_traffic_is_small_and_batches_are_few() -> None:
     rng = np.random.default_rng(0)
     found = np.clip(rng.lognormal(3.5, 0.9, 2000), 3, 256).astype(int).tolist()
     batches = list(micro_batches(found, BatchPlan()))
@@ -37,7 +37,7 @@ def test_padding_of_ordinary_traffic_is_small_and_batches_are_few():
     assert len(batches) < 120
 
 
-def test_padded_rows():
+def test_padded_rows() -> None:
     ids, mask = padded([[5, 6, 7], [8]], pad_id=9)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]

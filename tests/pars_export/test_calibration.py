@@ -12,13 +12,13 @@ from pars_export.errors import PredictorError
 increasing = st.lists(st.integers(-1000, 1000), min_size=2, max_size=8, unique=True).map(sorted)
 
 
-def test_knots_and_between_them():
+def test_knots_and_between_them() -> None:
     calibration = Calibration((0.0, 1.0, 3.0), (10.0, 20.0, 100.0))
     assert_allclose(calibration.tokens_of([0, 0.5, 1, 2, 3]), [10, 15, 20, 60, 100])
     assert calibration.tokens_of([0.0]).dtype == np.float32
 
 
-def test_beyond_the_knots_it_goes_on_and_stops_at_one_token():
+def test_beyond_the_knots_it_goes_on_and_stops_at_one_token() -> None:
     calibration = Calibration((0.0, 1.0, 3.0), (10.0, 20.0, 100.0))
     assert_allclose(calibration.tokens_of([4.0, 6.0]), [130, 190])
     assert_allclose(calibration.tokens_of([-0.1, -100.0]), [7, 1], rtol=1e-6)
@@ -26,7 +26,9 @@ def test_beyond_the_knots_it_goes_on_and_stops_at_one_token():
 
 
 @given(increasing, increasing, st.lists(st.floats(-3000, 3000), min_size=2, max_size=20))
-def test_never_decreasing_never_below_one(scores, tokens, asked):
+def test_never_decreasing_never_below_one(
+    scores: list[int], tokens: list[int], asked: list[float]
+) -> None:
     knots = min(len(scores), len(tokens))
     calibration = Calibration(
         tuple(map(float, scores[:knots])), tuple(1001.0 + token for token in tokens[:knots])
@@ -51,11 +53,11 @@ def test_never_decreasing_never_below_one(scores, tokens, asked):
         ({"scores": [0, float("inf")], "tokens": [1, 2]}, "not finite"),
     ],
 )
-def test_refusals(value, sentence):
+def test_refusals(value: object, sentence: str) -> None:
     with pytest.raises(PredictorError, match=sentence):
         Calibration.from_json(value)
 
 
-def test_round_trip():
+def test_round_trip() -> None:
     calibration = Calibration((0.0, 1.0), (10.0, 20.0))
     assert Calibration.from_json(calibration.to_json()) == calibration

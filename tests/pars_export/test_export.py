@@ -7,7 +7,9 @@ import shutil
 import subprocess
 import sys
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,9 +24,14 @@ from pars_model.__main__ import main
 
 ROOT = Path(__file__).parents[2]
 
+Fit = Callable[..., Path]
+"""Options of `pars fit` to the best checkpoint."""
+
 
 @pytest.fixture(scope="module")
-def encoder_folder(tmp_path_factory, encoder_config, tokenizer_json) -> Path:
+def encoder_folder(
+    tmp_path_factory: pytest.TempPathFactory, encoder_config: dict[str, object], tokenizer_json: str
+) -> Path:
     from transformers import AutoModel, BertConfig
 
     torch.manual_seed(0)
@@ -36,7 +43,7 @@ def encoder_folder(tmp_path_factory, encoder_config, tokenizer_json) -> Path:
 
 
 @pytest.fixture(scope="module")
-def table(tmp_path_factory) -> Path:
+def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("table") / "lengths.jsonl"
     rng = np.random.default_rng(0)
     with path.open("w", encoding="utf-8") as file:
@@ -52,7 +59,7 @@ def table(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def fit(tmp_path_factory, encoder_folder, table):
+def fit(tmp_path_factory: pytest.TempPathFactory, encoder_folder: Path, table: Path) -> Fit:
     def fit(*options: str) -> Path:
         root = tmp_path_factory.mktemp("fit")
         arguments = ["fit", "--config", str(ROOT / "configs" / "default.yaml")]
@@ -72,7 +79,7 @@ def fit(tmp_path_factory, encoder_folder, table):
 
 
 @pytest.fixture(scope="module")
-def checkpoint(fit) -> Path:
+def checkpoint(fit: Fit) -> Path:
     return fit()
 
 
@@ -84,7 +91,9 @@ def checkpoint(fit) -> Path:
         ("--model.objective=pointwise", "--model.pooling=pooler"),
     ],
 )
-def test_the_predictor_scores_as_the_ranker(fit, checkpoint, tmp_path, options):
+def test_the_predictor_scores_as_the_ranker(
+    fit: Fit, checkpoint: Path, tmp_path: Path, options: tuple[str, ...]
+) -> None:
     from pars_model.module import load_ranker
 
     path = fit(*options) if options else checkpoint
@@ -102,10 +111,13 @@ def test_the_predictor_scores_as_the_ranker(fit, checkpoint, tmp_path, options):
     assert manifest.calibration.to_json() == ranker.calibration
     assert manifest.input == ranker.input_spec
     assert manifest.metrics["tau"] == ranker.metrics["tau"]
-    assert manifest.engines["onnx"]["parity"]["prompts"] == 3
+    parity: Any = manifest.engines["onnx"]["parity"]
+    assert parity["prompts"] == 3
 
 
-def test_pars_export_says_what_to_pin(checkpoint, tmp_path, capsys):
+def test_pars_export_says_what_to_pin(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     texts = tmp_path / "texts.txt"
     texts.write_text("what is\nthe moon\n", encoding="utf-8")
     out = tmp_path / "p"
@@ -116,7 +128,9 @@ def test_pars_export_says_what_to_pin(checkpoint, tmp_path, capsys):
     assert '"prompts": 2' in lines[-3]
 
 
-def test_a_checkpoint_that_is_none_leaves_nothing(checkpoint, tmp_path, capsys):
+def test_a_checkpoint_that_is_none_leaves_nothing(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     damaged = tmp_path / "damaged.ckpt"
     damaged.write_bytes(checkpoint.read_bytes()[:2000])
     for path in (damaged, tmp_path / "none.ckpt"):
@@ -125,21 +139,21 @@ def test_a_checkpoint_that_is_none_leaves_nothing(checkpoint, tmp_path, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["damaged.ckpt"]
 
 
-def _edited(checkpoint: Path, tmp_path: Path, change) -> Path:
+def _edited(checkpoint: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]) -> Path:
     content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     change(content)
     torch.save(content, tmp_path / "edited.ckpt")
     return tmp_path / "edited.ckpt"
 
 
-def test_a_ranker_that_was_never_calibrated_is_refused(checkpoint, tmp_path):
+def test_a_ranker_that_was_never_calibrated_is_refused(checkpoint: Path, tmp_path: Path) -> None:
     path = _edited(checkpoint, tmp_path, lambda content: content["pars"].update(calibration=None))
     with pytest.raises(InputError, match=r"edited\.ckpt: it has no calibration"):
         export_checkpoint(path, tmp_path / "p")
 
 
-def test_nan_weights_are_refused(checkpoint, tmp_path):
-    def spoil(content):
+def test_nan_weights_are_refused(checkpoint: Path, tmp_path: Path) -> None:
+    def spoil(content: dict[str, Any]) -> None:
         content["state_dict"]["head.bias"].fill_(float("nan"))
 
     with pytest.raises(PredictorError, match="NaN"):
@@ -147,7 +161,7 @@ def test_nan_weights_are_refused(checkpoint, tmp_path):
     assert not (tmp_path / "p").exists()
 
 
-def test_an_out_folder_of_other_things_is_left_alone(checkpoint, tmp_path):
+def test_an_out_folder_of_other_things_is_left_alone(checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine", encoding="utf-8")
     shutil.copy(checkpoint, tmp_path / "best.ckpt")
     with pytest.raises(PredictorError, match=r"no part of a predictor"):
@@ -167,8 +181,8 @@ for limit in map(int, sys.argv[3:]):
 
 
 def test_a_write_that_the_system_refuses_is_one_sentence_and_leaves_the_older_one(
-    checkpoint, tmp_path
-):
+    checkpoint: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "p"
     export_checkpoint(checkpoint, out)
     before = folder_sha256(out)

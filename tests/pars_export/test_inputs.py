@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -10,23 +12,28 @@ from hypothesis import strategies as st
 from pars_export.errors import ConfigError, InputError, PredictorError
 from pars_export.inputs import InputSpec, TextTokenizer, clean, text_digest, text_of
 
+Make = Callable[..., TextTokenizer]
+"""Maximal length and truncation to a tokenizer."""
+
 
 @pytest.fixture
-def make(tmp_path: Path, tokenizer_json: str):
+def make(tmp_path: Path, tokenizer_json: str) -> Make:
     path = tmp_path / "tokenizer.json"
     path.write_text(tokenizer_json, encoding="utf-8")
-    return lambda max_length=16, truncation="head": TextTokenizer(
-        path, InputSpec(max_length, truncation)
-    )
+
+    def make(max_length: int = 16, truncation: str = "head") -> TextTokenizer:
+        return TextTokenizer(path, InputSpec(max_length, truncation))
+
+    return make
 
 
-def test_a_prompt_is_its_own_text_and_a_single_user_message_reads_like_it():
+def test_a_prompt_is_its_own_text_and_a_single_user_message_reads_like_it() -> None:
     assert text_of("what?") == "what?"
     assert text_of(messages=[{"role": "user", "content": "what?"}]) == "what?"
 
 
-def test_conversations_parts_tools_and_tool_calls():
-    messages = [
+def test_conversations_parts_tools_and_tool_calls() -> None:
+    messages: list[dict[str, object]] = [
         {"role": "system", "content": "be short"},
         {
             "role": "user",
@@ -61,13 +68,13 @@ def test_conversations_parts_tools_and_tool_calls():
         ({"prompt": "a", "tools": [{"x": object()}]}, "plain JSON"),
     ],
 )
-def test_text_of_refuses(arguments, sentence):
+def test_text_of_refuses(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         text_of(**arguments)
 
 
 @given(st.text(st.characters(exclude_categories=())))
-def test_any_string_can_be_hashed_and_cleaning_twice_changes_nothing(text):
+def test_any_string_can_be_hashed_and_cleaning_twice_changes_nothing(text: str) -> None:
     cleaned = clean(text)
     cleaned.encode("utf-8")
     assert clean(cleaned) == cleaned
@@ -75,14 +82,14 @@ def test_any_string_can_be_hashed_and_cleaning_twice_changes_nothing(text):
     assert len(text_digest(text)) == 32
 
 
-def test_surrogates():
+def test_surrogates() -> None:
     assert clean("a\ud800b") == "a\N{REPLACEMENT CHARACTER}b"
     assert clean("\ud83d\ude80") == "\N{ROCKET}"
     assert clean("\ufeffplain") == "\ufeffplain"
     assert clean("\ufeff\ud800") == "\ufeff\N{REPLACEMENT CHARACTER}"
 
 
-def test_ids_hold_special_tokens_and_head_keeps_the_first(make):
+def test_ids_hold_special_tokens_and_head_keeps_the_first(make: Make) -> None:
     tokenizer = make(6)
     short, long = tokenizer.encode(["what is", "a b c d e f g h"])
     assert (short[0], short[-1]) == (2, 3)
@@ -90,7 +97,7 @@ def test_ids_hold_special_tokens_and_head_keeps_the_first(make):
     assert long[1:-1] == tokenizer.encode(["a b c d"])[0][1:-1]
 
 
-def test_head_tail_keeps_both_ends(make):
+def test_head_tail_keeps_both_ends(make: Make) -> None:
     ids = make(7, "head_tail").encode(["a b c d e f g h"])[0]
     assert ids[1:-1] == make(16).encode(["a b c g h"])[0][1:-1]
 
@@ -102,8 +109,12 @@ def test_head_tail_keeps_both_ends(make):
     truncation=st.sampled_from(["head", "head_tail"]),
 )
 def test_length_never_passes_the_limit(
-    tokenizer_json, tmp_path_factory, text, max_length, truncation
-):
+    tokenizer_json: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    text: str,
+    max_length: int,
+    truncation: str,
+) -> None:
     path = tmp_path_factory.getbasetemp() / "shared-tokenizer.json"
     path.write_text(tokenizer_json, encoding="utf-8")
     ids = TextTokenizer(path, InputSpec(max_length, truncation)).encode([text])[0]
@@ -113,7 +124,7 @@ def test_length_never_passes_the_limit(
         assert ids == whole
 
 
-def test_a_huge_text_is_cut_before_it_is_tokenised(make):
+def test_a_huge_text_is_cut_before_it_is_tokenised(make: Make) -> None:
     spec = InputSpec(16, "head_tail")
     huge = "a " * 500_000 + "the end" + " b" * 500_000
     assert len(spec.cut(huge)) == 2 * spec.characters + 1
@@ -123,7 +134,7 @@ def test_a_huge_text_is_cut_before_it_is_tokenised(make):
     assert make().encode([" " * 2_000_000]) == make().encode([""])
 
 
-def test_text_beyond_the_cut_does_not_matter_and_text_before_it_does(make):
+def test_text_beyond_the_cut_does_not_matter_and_text_before_it_does(make: Make) -> None:
     tokenizer = make(16, "head_tail")
     middle = "x " * 10_000
     assert tokenizer.encode(["what " + middle + "yes"]) != tokenizer.encode(
@@ -131,7 +142,9 @@ def test_text_beyond_the_cut_does_not_matter_and_text_before_it_does(make):
     )
 
 
-def test_padding_and_truncation_stored_in_the_file_are_not_used(tmp_path, tokenizer_json, make):
+def test_padding_and_truncation_stored_in_the_file_are_not_used(
+    tmp_path: Path, tokenizer_json: str, make: Make
+) -> None:
     value = json.loads(tokenizer_json)
     value["truncation"] = {
         "direction": "Right",
@@ -152,7 +165,9 @@ def test_padding_and_truncation_stored_in_the_file_are_not_used(tmp_path, tokeni
     assert TextTokenizer(path, InputSpec(16)).encode(["a b c d"]) == make().encode(["a b c d"])
 
 
-def test_a_tokenizer_without_special_tokens_gives_at_least_one_id(tmp_path, tokenizer_json):
+def test_a_tokenizer_without_special_tokens_gives_at_least_one_id(
+    tmp_path: Path, tokenizer_json: str
+) -> None:
     value = json.loads(tokenizer_json)
     value["post_processor"] = None
     path = tmp_path / "bare.json"
@@ -160,13 +175,13 @@ def test_a_tokenizer_without_special_tokens_gives_at_least_one_id(tmp_path, toke
     assert TextTokenizer(path, InputSpec(16)).encode(["", "a"])[0] == [0]
 
 
-def test_refusals(tmp_path, make):
+def test_refusals(tmp_path: Path, make: Make) -> None:
     with pytest.raises(ConfigError, match="at least 4"):
         InputSpec(3)
     with pytest.raises(ConfigError, match="head_tail"):
         InputSpec(16, "tail")
     with pytest.raises(InputError, match="Text 1 must be a string, found int"):
-        make().encode(["a", 3])
+        make().encode(["a", 3])  # type: ignore[list-item]  # what is refused
     with pytest.raises(PredictorError, match="no such tokenizer"):
         TextTokenizer(tmp_path / "none.json", InputSpec(16))
     (tmp_path / "broken.json").write_text("{}", encoding="utf-8")

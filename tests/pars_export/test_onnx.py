@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
 import numpy as np
 import onnx
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from numpy.typing import NDArray
 
 from pars_export import InputError, Predictor, PredictorError, build
-from pars_export.artifact import folder_sha256, read_manifest
+from pars_export.artifact import Manifest, folder_sha256, read_manifest
 from pars_export.batches import padded
 from pars_export.onnx import OPSET, export_onnx
 from pars_export.parity import builtin_texts, measure, tau_b
+from pars_export.runtimes.encoded import Core, EncodedScorer
 from pars_export.runtimes.onnx_cpu import OnnxCore
+
+if TYPE_CHECKING:
+    from tests.pars_export.conftest import MakeNetwork, Write
 
 
 @pytest.mark.parametrize(
     ("pooling", "outputs"), [("mean", 1), ("cls", 1), ("pooler", 1), ("mean", 7)]
 )
 def test_onnx_scores_as_the_network_at_any_batch_and_length(
-    tmp_path, make_network, pooling, outputs
-):
+    tmp_path: Path, make_network: MakeNetwork, pooling: str, outputs: int
+) -> None:
     network = make_network(pooling, outputs, seed=3)
     export_onnx(network, tmp_path / "model.onnx")
     core = OnnxCore(tmp_path / "model.onnx", threads=1)
@@ -36,7 +45,9 @@ def test_onnx_scores_as_the_network_at_any_batch_and_length(
         assert_allclose(alone, wanted, rtol=0, atol=2e-5)
 
 
-def test_several_outputs_score_the_expected_bucket(make_network):
+def test_several_outputs_score_the_expected_bucket(
+    make_network: MakeNetwork,
+) -> None:
     network = make_network("mean", 3)
     with torch.inference_mode():
         network.head.weight.zero_()
@@ -45,7 +56,7 @@ def test_several_outputs_score_the_expected_bucket(make_network):
         assert_allclose(network(ids, ids).numpy(), [1.3, 1.3], rtol=1e-6)
 
 
-def test_padding_does_not_change_a_score(make_network):
+def test_padding_does_not_change_a_score(make_network: MakeNetwork) -> None:
     for pooling in ("mean", "cls", "pooler"):
         network = make_network(pooling)
         short, mask = padded([[2, 5, 6, 3]], 0)
@@ -56,34 +67,38 @@ def test_padding_does_not_change_a_score(make_network):
         assert_allclose(one[0], two[0], rtol=0, atol=2e-5)
 
 
-def test_the_file_is_one_valid_model_whose_opset_is_recorded(exported):
+def test_the_file_is_one_valid_model_whose_opset_is_recorded(exported: Path) -> None:
     model = onnx.load(exported / "model.onnx")
     onnx.checker.check_model(model, full_check=True)
     assert {each.domain: each.version for each in model.opset_import}[""] == OPSET
     engine = read_manifest(exported).engines["onnx"]
     assert engine["opset"] == OPSET
-    parity = engine["parity"]
+    parity: Any = engine["parity"]
     assert 0 <= parity["max_abs_diff"] < parity["bound"] < 1e-2
     assert parity["tau"] > 0.999
     assert parity["prompts"] == len(builtin_texts())
 
 
-def test_given_texts_are_what_parity_is_measured_on(tmp_path, write):
+def test_given_texts_are_what_parity_is_measured_on(tmp_path: Path, write: Write) -> None:
     manifest = write(tmp_path / "p", parity_texts=["what is", "the moon", "a story of words"])
-    assert manifest.engines["onnx"]["parity"]["prompts"] == 3
+    parity: Any = manifest.engines["onnx"]["parity"]
+    assert parity["prompts"] == 3
     with pytest.raises(InputError, match="two texts or more, found 1"):
         write(tmp_path / "q", parity_texts=["what"])
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 
-def _wrong_model(monkeypatch, make_network):
+def _wrong_model(monkeypatch: pytest.MonkeyPatch, make_network: MakeNetwork) -> None:
     other = make_network(seed=99)
     monkeypatch.setattr(build, "export_onnx", lambda network, path: export_onnx(other, path))
 
 
 def test_an_export_beyond_its_bound_fails_and_leaves_nothing(
-    tmp_path, write, make_network, monkeypatch
-):
+    tmp_path: Path,
+    write: Write,
+    make_network: MakeNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     _wrong_model(monkeypatch, make_network)
     with pytest.raises(PredictorError, match=r"differ from the reference by up to .* allowed"):
         write(tmp_path / "p")
@@ -91,8 +106,11 @@ def test_an_export_beyond_its_bound_fails_and_leaves_nothing(
 
 
 def test_a_failed_export_leaves_the_older_predictor_as_it_was(
-    tmp_path, write, make_network, monkeypatch
-):
+    tmp_path: Path,
+    write: Write,
+    make_network: MakeNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     write(tmp_path / "p")
     before = folder_sha256(tmp_path / "p")
     _wrong_model(monkeypatch, make_network)
@@ -106,11 +124,11 @@ def test_a_failed_export_leaves_the_older_predictor_as_it_was(
 @pytest.mark.parametrize("step", ["save_model", "export_onnx", "measure", "seal"])
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_full_disk_or_an_interrupt_at_any_step_leaves_nothing(
-    tmp_path, write, monkeypatch, step, failure
-):
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch, step: str, failure: BaseException
+) -> None:
     real = getattr(build, step)
 
-    def fail(*args, **kwargs):
+    def fail(*args: object, **kwargs: object) -> None:
         real(*args, **kwargs)  # files of this step are written, then it fails
         raise failure
 
@@ -125,18 +143,27 @@ class _DependsOnBatch:
 
     survives_fork = True
 
-    def __init__(self, core):
+    def __init__(self, core: Core) -> None:
         self.core = core
 
-    def __call__(self, input_ids, attention_mask):
+    def __call__(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
         scores = self.core(input_ids, attention_mask)
-        return scores + 0.1 * (attention_mask.size - attention_mask.sum())
+        padding = np.float32(attention_mask.size - attention_mask.sum())
+        return scores + np.float32(0.1) * padding
 
 
-def test_parity_catches_an_engine_whose_scores_depend_on_the_batch(exported):
+def _encoded(predictor: Predictor) -> EncodedScorer:
+    scorer = predictor._ready()
+    assert isinstance(scorer, EncodedScorer)
+    return scorer
+
+
+def test_parity_catches_an_engine_whose_scores_depend_on_the_batch(exported: Path) -> None:
     reference = Predictor.load(exported, runtime="torch")
     candidate = Predictor.load(exported, runtime="onnx")
-    scorer = candidate._ready()
+    scorer = _encoded(candidate)
     core, tokenizer = scorer._core, scorer._tokenizer
     fine = measure(reference._ready(), scorer, core, tokenizer, builtin_texts())
     fine.check("onnx")
@@ -145,14 +172,14 @@ def test_parity_catches_an_engine_whose_scores_depend_on_the_batch(exported):
         bad.check("int8")
 
 
-def test_nan_is_no_parity(exported):
+def test_nan_is_no_parity(exported: Path) -> None:
     class Broken:
         survives_fork = True
 
-        def score(self, texts):
+        def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
             return np.full(len(texts), np.nan, dtype=np.float32)
 
-    scorer = Predictor.load(exported)._ready()
+    scorer = _encoded(Predictor.load(exported))
     found = measure(scorer, Broken(), scorer._core, scorer._tokenizer, builtin_texts())
     with pytest.raises(PredictorError):
         found.check("onnx")
@@ -160,7 +187,7 @@ def test_nan_is_no_parity(exported):
         measure(Broken(), scorer, scorer._core, scorer._tokenizer, builtin_texts())
 
 
-def test_tau_b_against_scipy():
+def test_tau_b_against_scipy() -> None:
     from scipy.stats import kendalltau
 
     rng = np.random.default_rng(1)
@@ -171,8 +198,12 @@ def test_tau_b_against_scipy():
 
 
 def test_tokenizer_and_encoder_must_be_of_one_model(
-    tmp_path, make_network, encoder_config, tokenizer_json, manifest
-):
+    tmp_path: Path,
+    make_network: MakeNetwork,
+    encoder_config: dict[str, object],
+    tokenizer_json: str,
+    manifest: Manifest,
+) -> None:
     with pytest.raises(PredictorError, match="they are not of one model"):
         build.write_encoder_predictor(
             tmp_path / "p",
@@ -193,8 +224,12 @@ def test_tokenizer_and_encoder_must_be_of_one_model(
 
 
 def test_a_configuration_that_only_fits_the_weights_is_refused(
-    tmp_path, make_network, encoder_config, tokenizer_json, manifest
-):
+    tmp_path: Path,
+    make_network: MakeNetwork,
+    encoder_config: dict[str, object],
+    tokenizer_json: str,
+    manifest: Manifest,
+) -> None:
     with pytest.raises(PredictorError, match="the configuration is not of this network"):
         build.write_encoder_predictor(
             tmp_path / "p",

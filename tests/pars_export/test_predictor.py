@@ -1,34 +1,39 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import os
 import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
 
-from pars_export import ConfigError, InputError, Predictor, PredictorError, runtimes
+from pars_export import ConfigError, InputError, Predictor, PredictorError
 from pars_export.artifact import read_manifest, write_predictor
 from pars_export.parity import builtin_texts
 
 TEXTS = builtin_texts()
-TOLERANCE = {"rtol": 0, "atol": 2e-5}
+TOLERANCE: dict[str, Any] = {"rtol": 0, "atol": 2e-5}
 
 
 @pytest.fixture(scope="module", params=["onnx", "torch"])
-def predictor(request, exported) -> Predictor:
+def predictor(request: pytest.FixtureRequest, exported: Path) -> Predictor:
     return Predictor.load(exported, runtime=request.param)
 
 
-def test_scores_come_in_the_order_of_the_texts(predictor):
+def test_scores_come_in_the_order_of_the_texts(predictor: Predictor) -> None:
     scores = predictor.score(TEXTS)
     assert scores.shape == (len(TEXTS),)
     assert scores.dtype == np.float32
@@ -38,18 +43,18 @@ def test_scores_come_in_the_order_of_the_texts(predictor):
     assert_allclose(again, scores[shuffled], **TOLERANCE)
 
 
-def test_a_prompt_alone_and_in_any_batch_has_one_score(predictor):
+def test_a_prompt_alone_and_in_any_batch_has_one_score(predictor: Predictor) -> None:
     together = predictor.score(TEXTS)
     alone = np.concatenate([predictor.score([text]) for text in TEXTS])
     assert_allclose(alone, together, **TOLERANCE)
 
 
-def test_runtimes_agree(exported):
+def test_runtimes_agree(exported: Path) -> None:
     first, second = (Predictor.load(exported, runtime=name) for name in ("onnx", "torch"))
     assert_allclose(first.score(TEXTS), second.score(TEXTS), **TOLERANCE)
 
 
-def test_odd_inputs(predictor):
+def test_odd_inputs(predictor: Predictor) -> None:
     assert predictor.score([]).shape == (0,)
     assert predictor.score([]).dtype == np.float32
     assert predictor.expected_tokens([]).shape == (0,)
@@ -59,16 +64,16 @@ def test_odd_inputs(predictor):
 
 
 @pytest.mark.parametrize("texts", ["one text", b"bytes"])
-def test_one_text_is_no_list_of_texts(predictor, texts):
+def test_one_text_is_no_list_of_texts(predictor: Predictor, texts: str | bytes) -> None:
     with pytest.raises(InputError, match="list of texts"):
-        predictor.score(texts)
+        predictor.score(texts)  # type: ignore[arg-type]  # what is refused
     with pytest.raises(InputError, match="Text 1 must be a string, found NoneType"):
-        predictor.score(["a", None])
+        predictor.score(["a", None])  # type: ignore[list-item]  # what is refused
 
 
 @settings(deadline=None, max_examples=25)
 @given(st.lists(st.text(st.characters(exclude_categories=()), max_size=80), max_size=12))
-def test_any_texts_score_as_they_do_alone(exported, texts):
+def test_any_texts_score_as_they_do_alone(exported: Path, texts: list[str]) -> None:
     predictor = _cached(exported)
     scores = predictor.score(texts)
     for text, score in zip(texts, scores, strict=True):
@@ -78,11 +83,11 @@ def test_any_texts_score_as_they_do_alone(exported, texts):
 _loaded: dict[str, Predictor] = {}
 
 
-def _cached(folder) -> Predictor:
+def _cached(folder: Path) -> Predictor:
     return _loaded.setdefault(str(folder), Predictor.load(folder))
 
 
-def test_expected_tokens_follow_the_calibration(predictor):
+def test_expected_tokens_follow_the_calibration(predictor: Predictor) -> None:
     scores = predictor.score(TEXTS)
     expected = predictor.expected_tokens(TEXTS)
     assert_array_equal(expected, predictor.tokens_of(scores))
@@ -90,11 +95,11 @@ def test_expected_tokens_follow_the_calibration(predictor):
     assert_allclose(predictor.tokens_of([0.0, 0.5, -50.0]), [100, 550, 1])
 
 
-def test_many_threads_at_once(predictor):
+def test_many_threads_at_once(predictor: Predictor) -> None:
     wanted = predictor.score(TEXTS[:16])
     barrier = threading.Barrier(64)
 
-    def call(index: int):
+    def call(index: int) -> tuple[list[int], NDArray[np.float32]]:
         barrier.wait()
         rows = [(index + step) % 16 for step in range(3)]
         return rows, predictor.score([TEXTS[row] for row in rows])
@@ -104,35 +109,37 @@ def test_many_threads_at_once(predictor):
             assert_allclose(found, wanted[rows], **TOLERANCE)
 
 
-def test_auto_takes_onnx_and_torch_where_onnxruntime_is_missing(exported, monkeypatch):
+def test_auto_takes_onnx_and_torch_where_onnxruntime_is_missing(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert Predictor.load(exported).runtime == "onnx"
-    found = runtimes.importlib.util.find_spec
+    found = importlib.util.find_spec
     monkeypatch.setattr(
-        runtimes.importlib.util,
+        importlib.util,
         "find_spec",
         lambda name, *rest: None if name == "onnxruntime" else found(name, *rest),
     )
     assert Predictor.load(exported).runtime == "torch"
     with pytest.raises(PredictorError, match="onnxruntime must be installed"):
         Predictor.load(exported, runtime="onnx")
-    monkeypatch.setattr(runtimes.importlib.util, "find_spec", lambda *rest: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *rest: None)
     with pytest.raises(PredictorError, match="onnxruntime or torch must be installed"):
         Predictor.load(exported)
 
 
-def test_settings_are_checked(exported):
+def test_settings_are_checked(exported: Path) -> None:
     with pytest.raises(ConfigError, match=r"no runtime 'tensorflow'; choose one of auto, onnx"):
         Predictor.load(exported, runtime="tensorflow")
     with pytest.raises(PredictorError, match=r"cannot run on 'table'; it holds onnx, torch"):
         Predictor.load(exported, runtime="table")
     for threads in (0, -1, 1.5, True):
         with pytest.raises(ConfigError, match="threads is"):
-            Predictor.load(exported, threads=threads)
+            Predictor.load(exported, threads=threads)  # type: ignore[arg-type]  # refused
     with pytest.raises(PredictorError, match="pinned"):
         Predictor.load(exported, sha256="0" * 64)
 
 
-def test_what_is_known_of_a_predictor(exported):
+def test_what_is_known_of_a_predictor(exported: Path) -> None:
     predictor = Predictor.load(str(exported), threads=2)
     assert predictor.path == exported
     assert predictor.manifest.metrics == {"tau": 0.5, "nothing": None}
@@ -140,7 +147,7 @@ def test_what_is_known_of_a_predictor(exported):
     assert "runtime='onnx', threads=2" in repr(predictor)
 
 
-def test_no_calibration_no_tokens(exported, tmp_path):
+def test_no_calibration_no_tokens(exported: Path, tmp_path: Path) -> None:
     manifest = dataclasses.replace(read_manifest(exported), calibration=None)
     files = {name: exported / name for name in manifest.files}
     write_predictor(tmp_path / "bare", manifest, files)
@@ -150,7 +157,7 @@ def test_no_calibration_no_tokens(exported, tmp_path):
         predictor.expected_tokens(["a"])
 
 
-def test_torch_leaves_the_threads_of_the_process_alone(exported):
+def test_torch_leaves_the_threads_of_the_process_alone(exported: Path) -> None:
     import torch
 
     before = torch.get_num_threads()
@@ -158,7 +165,7 @@ def test_torch_leaves_the_threads_of_the_process_alone(exported):
     assert torch.get_num_threads() == before
 
 
-def _in_child(work) -> tuple[int, bytes]:
+def _in_child(work: Callable[[], bytes]) -> tuple[int, bytes]:
     """Exit status and output of ``work()`` in a forked child; a hang is killed."""
     import select
     import signal
@@ -186,7 +193,9 @@ def _in_child(work) -> tuple[int, bytes]:
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.parametrize(("runtime", "threads"), [("onnx", 1), ("onnx", 2), ("torch", 1)])
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_forked_child_loads_again_even_when_the_lock_was_held(exported, runtime, threads):
+def test_a_forked_child_loads_again_even_when_the_lock_was_held(
+    exported: Path, runtime: str, threads: int
+) -> None:
     predictor = Predictor.load(exported, runtime=runtime, threads=threads)
     wanted = predictor.score(TEXTS[:4])
     with predictor._lock:  # as if another thread were in the middle of scoring
@@ -198,7 +207,7 @@ def test_a_forked_child_loads_again_even_when_the_lock_was_held(exported, runtim
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_torch_with_threads_says_that_it_cannot_go_on_after_a_fork(exported):
+def test_torch_with_threads_says_that_it_cannot_go_on_after_a_fork(exported: Path) -> None:
     predictor = Predictor.load(exported, runtime="torch", threads=2)
     predictor.score(TEXTS[:4])
     status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())
@@ -207,7 +216,7 @@ def test_torch_with_threads_says_that_it_cannot_go_on_after_a_fork(exported):
     assert b"after a fork" in output
 
 
-def test_importing_loads_no_model_code():
+def test_importing_loads_no_model_code() -> None:
     check = (
         "import sys, json, pars_export, pars_export.predictor, pars_export.export, "
         "pars_export.score, pars_export.table, pars_export.artifact;"
@@ -220,7 +229,7 @@ def test_importing_loads_no_model_code():
     assert json.loads(done.stdout) == []
 
 
-def test_scoring_with_onnx_needs_neither_torch_nor_transformers(exported):
+def test_scoring_with_onnx_needs_neither_torch_nor_transformers(exported: Path) -> None:
     check = (
         "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lightning', "
         "'safetensors', 'onnx', 'scipy')));"
@@ -237,7 +246,7 @@ def test_scoring_with_onnx_needs_neither_torch_nor_transformers(exported):
     assert done.stdout.strip() == "onnx (2,)"
 
 
-def test_a_copied_folder_scores_the_same(exported, tmp_path):
+def test_a_copied_folder_scores_the_same(exported: Path, tmp_path: Path) -> None:
     shutil.copytree(exported, tmp_path / "copy")
     assert_array_equal(
         Predictor.load(tmp_path / "copy").score(TEXTS), Predictor.load(exported).score(TEXTS)

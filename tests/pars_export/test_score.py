@@ -20,7 +20,7 @@ def texts(lines: str, form: str = "auto") -> list[str]:
     return [prompt.text for prompt in read_prompts(io.StringIO(lines), "stdin", form)]
 
 
-def test_lines_and_jsonl_are_told_apart_by_the_first_line():
+def test_lines_and_jsonl_are_told_apart_by_the_first_line() -> None:
     assert texts("a\n\n{b}\r\n") == ["a", "", "{b}"]
     assert texts('\n{"prompt": "a"}\n\n{"messages": [{"role": "user", "content": "b"}]}\n') == [
         "a",
@@ -41,12 +41,12 @@ def test_lines_and_jsonl_are_told_apart_by_the_first_line():
         ('{"prompt": 7}\n', "stdin, line 1: A prompt must be text"),
     ],
 )
-def test_a_line_that_is_no_prompt_is_named(lines, sentence):
+def test_a_line_that_is_no_prompt_is_named(lines: str, sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         texts(lines)
 
 
-def test_files(tmp_path):
+def test_files(tmp_path: Path) -> None:
     (tmp_path / "p.jsonl").write_text('{"prompt": "a\\nb", "prompt_id": 3}\n', encoding="utf-8")
     assert read_texts(tmp_path / "p.jsonl") == ["a\nb"]
     (tmp_path / "p.txt").write_bytes(b"caf\xe9\n\xff\n")
@@ -60,7 +60,7 @@ def _length(tmp_path: Path) -> Path:
     return tmp_path / "length"
 
 
-def test_one_line_per_prompt_in_order_over_many_blocks(tmp_path):
+def test_one_line_per_prompt_in_order_over_many_blocks(tmp_path: Path) -> None:
     predictor = Predictor.load(_length(tmp_path))
     out = io.StringIO()
     prompts = read_prompts((f"{'x' * (n % 7)}\n" for n in range(3000)), "stdin")
@@ -69,7 +69,9 @@ def test_one_line_per_prompt_in_order_over_many_blocks(tmp_path):
     assert scores == [n % 7 for n in range(3000)]
 
 
-def test_pars_score_of_a_file(exported, tmp_path, capsys):
+def test_pars_score_of_a_file(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = tmp_path / "prompts.jsonl"
     path.write_text(
         '{"prompt": "what is", "prompt_id": "q1"}\n{"prompt": "the moon"}\n', encoding="utf-8"
@@ -83,7 +85,9 @@ def test_pars_score_of_a_file(exported, tmp_path, capsys):
     assert first["expected_tokens"] >= 1
 
 
-def test_pars_score_of_stdin_and_of_unknown_prompts(tmp_path, capsys, monkeypatch):
+def test_pars_score_of_stdin_and_of_unknown_prompts(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     write_table_predictor(tmp_path / "t", {"a": 3.0})
     monkeypatch.setattr(sys, "stdin", io.StringIO("a\nb\n"))
     assert main(["score", str(tmp_path / "t")]) == 0
@@ -93,7 +97,7 @@ def test_pars_score_of_stdin_and_of_unknown_prompts(tmp_path, capsys, monkeypatc
     ]
 
 
-def test_errors_are_one_sentence(tmp_path, capsys):
+def test_errors_are_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["score", str(tmp_path / "none")]) == 2
     error = capsys.readouterr().err
     assert error == f"pars: error: {tmp_path / 'none'}: there is no such predictor folder.\n"
@@ -101,7 +105,7 @@ def test_errors_are_one_sentence(tmp_path, capsys):
     assert "no such prompt file" in capsys.readouterr().err
 
 
-def test_a_reader_that_stops_early_is_no_error(tmp_path):
+def test_a_reader_that_stops_early_is_no_error(tmp_path: Path) -> None:
     folder = _length(tmp_path)
     (tmp_path / "many.txt").write_text("prompt\n" * 200_000, encoding="utf-8")
     command = f"{sys.executable} -m pars_model score {folder} {tmp_path / 'many.txt'} | head -n 1"

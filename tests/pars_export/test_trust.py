@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -19,10 +21,18 @@ from safetensors.torch import load_file, save_file
 from pars_export import Predictor, PredictorError
 from pars_export.artifact import read_manifest, write_predictor
 from pars_export.onnx_file import check_self_contained
+from pars_export.runtimes.encoded import EncodedScorer
+from pars_export.runtimes.torch_eager import TorchCore
+
+if TYPE_CHECKING:
+    from tests.pars_export.conftest import MakeNetwork, Write
+
+Forge = Callable[..., Path]
+"""Contents by file name, `__` for the dot, to a predictor folder that holds them."""
 
 
 @pytest.fixture
-def forge(exported, tmp_path):
+def forge(exported: Path, tmp_path: Path) -> Forge:
     """Write the exported predictor again with other files, and hashes that fit."""
 
     def forge(**files: bytes | str | Path) -> Path:
@@ -65,13 +75,15 @@ def model(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 
-def test_a_well_formed_foreign_model_runs_so_that_the_refusals_below_mean_something(forge):
+def test_a_well_formed_foreign_model_runs_so_that_the_refusals_below_mean_something(
+    forge: Forge,
+) -> None:
     predictor = Predictor.load(forge(model__onnx=model().SerializeToString()))
     assert predictor.score(["what", "what is the moon"]).shape == (2,)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_model_that_returns_nan_is_named(forge, value):
+def test_a_model_that_returns_nan_is_named(forge: Forge, value: float) -> None:
     folder = forge(model__onnx=model(value=value).SerializeToString())
     with pytest.raises(PredictorError, match=r"forged: the model returned NaN .* 2 of 2 prompts"):
         Predictor.load(folder).score(["what", "is"])
@@ -89,20 +101,20 @@ def test_a_model_that_returns_nan_is_named(forge, value):
     ],
     ids=["other input", "input missing", "other type", "extra input", "other output", "double"],
 )
-def test_a_model_of_another_signature_is_refused(forge, made):
+def test_a_model_of_another_signature_is_refused(forge: Forge, made: onnx.ModelProto) -> None:
     with pytest.raises(
         PredictorError, match=r"model\.onnx: the model's (in|out)puts are .* expect"
     ):
         Predictor.load(forge(model__onnx=made.SerializeToString()))
 
 
-def test_a_model_with_scores_of_another_shape_is_refused(forge):
+def test_a_model_with_scores_of_another_shape_is_refused(forge: Forge) -> None:
     made = model(output=("scores", TensorProto.FLOAT, ["n", "k"]))
     with pytest.raises(PredictorError, match=r"scores of shape \(2, 1\) for 2 prompts"):
         Predictor.load(forge(model__onnx=made.SerializeToString())).score(["a", "b"])
 
 
-def test_a_model_that_fails_on_a_batch_is_named(forge):
+def test_a_model_that_fails_on_a_batch_is_named(forge: Forge) -> None:
     made = model()
     # Only the id 0 is in this table, as after a swap with a model of a smaller vocabulary.
     table = numpy_helper.from_array(np.zeros(1, dtype=np.float32), "table")
@@ -123,7 +135,9 @@ def _external(tensor: onnx.TensorProto, location: str) -> None:
 
 @pytest.mark.parametrize("location", ["weights.bin", "../../secret.bin", "/etc/hostname"])
 @pytest.mark.parametrize("place", ["initializer", "constant", "subgraph", "function"])
-def test_weights_in_another_file_are_refused_wherever_they_hide(forge, location, place):
+def test_weights_in_another_file_are_refused_wherever_they_hide(
+    forge: Forge, location: str, place: str
+) -> None:
     made = model()
     tensor = numpy_helper.from_array(np.array([1.0], dtype=np.float32), "outside")
     _external(tensor, location)
@@ -144,7 +158,7 @@ def test_weights_in_another_file_are_refused_wherever_they_hide(forge, location,
         Predictor.load(folder)
 
 
-def test_the_walk_agrees_with_onnx_on_a_real_model(exported):
+def test_the_walk_agrees_with_onnx_on_a_real_model(exported: Path) -> None:
     check_self_contained(exported / "model.onnx")
 
 
@@ -152,14 +166,16 @@ def test_the_walk_agrees_with_onnx_on_a_real_model(exported):
     "content",
     [b"", b"\0", b"not a model", b"PK\x03\x04" + b"\0" * 100, pickle.dumps({"a": 1}), b"\x0a\xff"],
 )
-def test_what_is_no_onnx_model_is_refused(forge, content):
+def test_what_is_no_onnx_model_is_refused(forge: Forge, content: bytes) -> None:
     with pytest.raises(PredictorError, match=r"model\.onnx: not an ONNX model"):
         Predictor.load(forge(model__onnx=content))
 
 
 @settings(deadline=None)
 @given(st.binary(max_size=300))
-def test_any_bytes_are_walked_or_refused(tmp_path_factory, content):
+def test_any_bytes_are_walked_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, content: bytes
+) -> None:
     path = tmp_path_factory.getbasetemp() / "any.onnx"
     path.write_bytes(content)
     with contextlib.suppress(PredictorError):  # and no other error
@@ -175,7 +191,7 @@ def _size(size: int) -> bytes:
     return found + bytes([size])
 
 
-def test_graphs_nested_without_end_are_refused(tmp_path):
+def test_graphs_nested_without_end_are_refused(tmp_path: Path) -> None:
     graph = b""
     for _ in range(100):
         for tag in (b"\x32", b"\x2a", b"\x0a"):  # Attribute.g, Node.attribute, Graph.node
@@ -190,7 +206,7 @@ def test_graphs_nested_without_end_are_refused(tmp_path):
         check_self_contained(tmp_path / "deep.onnx")
 
 
-def test_a_truncated_model_is_refused_at_any_length(exported, forge):
+def test_a_truncated_model_is_refused_at_any_length(exported: Path, forge: Forge) -> None:
     content = (exported / "model.onnx").read_bytes()
     for part in (0.01, 0.5, 0.99):
         with pytest.raises(PredictorError, match=r"model\.onnx"):
@@ -198,7 +214,9 @@ def test_a_truncated_model_is_refused_at_any_length(exported, forge):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_damage_is_an_error_or_harmless_but_never_a_crash(exported, forge, seed):
+def test_random_damage_is_an_error_or_harmless_but_never_a_crash(
+    exported: Path, forge: Forge, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     content = bytearray((exported / "model.onnx").read_bytes())
     # Structure, not weights, stands in the first kilobytes and in the last.
@@ -208,9 +226,9 @@ def test_random_damage_is_an_error_or_harmless_but_never_a_crash(exported, forge
         Predictor.load(forge(model__onnx=bytes(content))).score(["what is"])
 
 
-def test_weights_are_never_unpickled(forge, tmp_path):
+def test_weights_are_never_unpickled(forge: Forge, tmp_path: Path) -> None:
     class Bomb:
-        def __reduce__(self):
+        def __reduce__(self) -> tuple[object, ...]:
             return (Path.touch, (tmp_path / "exploded",))
 
     torch.save(Bomb(), tmp_path / "bomb.bin")
@@ -220,7 +238,9 @@ def test_weights_are_never_unpickled(forge, tmp_path):
     assert not (tmp_path / "exploded").exists()
 
 
-def test_weights_of_another_network_are_refused(exported, forge, tmp_path):
+def test_weights_of_another_network_are_refused(
+    exported: Path, forge: Forge, tmp_path: Path
+) -> None:
     weights = load_file(exported / "model.safetensors")
     for change in (
         {"head.weight": torch.zeros(1, 16)},
@@ -239,8 +259,12 @@ def test_weights_of_another_network_are_refused(exported, forge, tmp_path):
 
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
 def test_a_model_of_nan_weights_is_named_by_either_runtime(
-    exported, write, make_network, tmp_path, runtime
-):
+    exported: Path,
+    write: Write,
+    make_network: MakeNetwork,
+    tmp_path: Path,
+    runtime: str,
+) -> None:
     weights = load_file(exported / "model.safetensors")
     weights["head.bias"] = torch.full((1,), float("nan"))
     save_file(weights, tmp_path / "nan.safetensors")
@@ -272,18 +296,21 @@ def test_a_model_of_nan_weights_is_named_by_either_runtime(
         ),
     ],
 )
-def test_a_config_of_another_form(forge, config, sentence):
+def test_a_config_of_another_form(forge: Forge, config: str, sentence: str) -> None:
     with pytest.raises(PredictorError, match=sentence):
         Predictor.load(forge(config__json=config), runtime="torch")
 
 
-def test_remote_code_is_not_run(exported, forge):
+def test_remote_code_is_not_run(exported: Path, forge: Forge) -> None:
     config = json.loads((exported / "config.json").read_text(encoding="utf-8"))
     config["encoder"]["auto_map"] = {"AutoModel": "evil/repository--modeling.Evil"}
     predictor = Predictor.load(forge(config__json=json.dumps(config)), runtime="torch")
-    assert type(predictor._ready()._core._network.encoder).__module__.startswith("transformers.")
+    scorer = predictor._ready()
+    assert isinstance(scorer, EncodedScorer)
+    assert isinstance(scorer._core, TorchCore)
+    assert type(scorer._core._network.encoder).__module__.startswith("transformers.")
 
 
-def test_a_tokenizer_of_another_form(forge):
+def test_a_tokenizer_of_another_form(forge: Forge) -> None:
     with pytest.raises(PredictorError, match=r"tokenizer\.json: not a tokenizer"):
         Predictor.load(forge(tokenizer__json="{}"))

@@ -6,11 +6,17 @@ import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import BertConfig, BertModel
+
+MakeRows = Callable[..., list[dict[str, Any]]]
+"""Number of prompts (and seed, more columns) to rows of a length table."""
+MakeTable = Callable[..., Path]
+"""Rows (and file name) to a length table on disk."""
 
 KINDS = {"word": 3, "list": 40, "story": 400}
 WORDS = [*KINDS, "write", "a", "about", "one", "two", "the", "moon", "sea", "of"]
@@ -46,7 +52,7 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_encoder(tmp_path_factory.mktemp("encoder"))
 
 
-def rows_of(prompts: int, seed: int = 0, **columns: object) -> list[dict[str, object]]:
+def rows_of(prompts: int, seed: int = 0, **columns: object) -> list[dict[str, Any]]:
     """Prompts that name the kind of answer; its length follows, with noise."""
     rng = random.Random(seed)
     rows = []
@@ -69,7 +75,7 @@ def write_jsonl(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
 
 
 @pytest.fixture
-def make_table(tmp_path: Path) -> Callable[..., Path]:
+def make_table(tmp_path: Path) -> MakeTable:
     def make(rows: Sequence[Mapping[str, object]], name: str = "lengths.jsonl") -> Path:
         return write_jsonl(tmp_path / name, rows)
 
@@ -77,7 +83,7 @@ def make_table(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def make_rows() -> Callable[..., list[dict[str, object]]]:
+def make_rows() -> MakeRows:
     return rows_of
 
 

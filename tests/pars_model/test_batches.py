@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
 import numpy as np
 import pytest
 import torch
@@ -16,15 +20,22 @@ from pars_model.lengths import read_lengths
 from pars_model.losses import Labels
 from pars_model.module import ResponseLengthRanker
 
+if TYPE_CHECKING:
+    from tests.pars_model.conftest import MakeRows, MakeTable
+
 
 @given(
     st.integers(1, 200), st.integers(2, 32), st.integers(1, 8), st.integers(1, 3), st.integers(0, 9)
 )
-def test_each_prompt_is_in_one_batch_of_its_cluster(n, batch_size, pool, clusters, seed):
+def test_each_prompt_is_in_one_batch_of_its_cluster(
+    n: int, batch_size: int, pool: int, clusters: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     prompts, home = np.arange(n) * 3, rng.integers(0, clusters, n)
     tokens = rng.integers(1, 100, n)
-    batches = bucketed_batches(prompts, home, tokens, batch_size, pool, rng)
+    batches = cast(
+        "list[list[int]]", bucketed_batches(prompts, home, tokens, batch_size, pool, rng)
+    )
     assert sorted(prompt for batch in batches for prompt in batch) == prompts.tolist()
     for batch in batches:
         assert len(set(home[np.array(batch) // 3])) == 1
@@ -33,20 +44,21 @@ def test_each_prompt_is_in_one_batch_of_its_cluster(n, batch_size, pool, cluster
     assert max(sizes) - min(sizes) <= 1
 
 
-def test_sorting_by_length_saves_padding():
+def test_sorting_by_length_saves_padding() -> None:
     rng = np.random.default_rng(0)
     tokens = rng.integers(4, 128, 2000)
     one = np.zeros(2000, dtype=np.int64)
 
-    def padded(pool):
-        batches = bucketed_batches(np.arange(2000), one, tokens, 64, pool, rng)
-        return sum(len(batch) * tokens[batch].max() for batch in batches) / tokens.sum()
+    def padded(pool: int) -> float:
+        made = bucketed_batches(np.arange(2000), one, tokens, 64, pool, rng)
+        batches = cast("list[list[int]]", made)
+        return float(sum(len(batch) * tokens[batch].max() for batch in batches) / tokens.sum())
 
     assert padded(1) > 1.7
     assert padded(16) < 1.15
 
 
-def test_epochs_differ_and_repeat():
+def test_epochs_differ_and_repeat() -> None:
     epoch = 0
     sampler = EpochBatches(
         lambda rng: [[int(n)] for n in rng.permutation(20)], lambda: epoch, seed=1
@@ -57,21 +69,27 @@ def test_epochs_differ_and_repeat():
     assert len(sampler) == len(first) == 20
 
 
-def test_processes_share_the_batches_out():
-    make = lambda rng: [[int(n)] for n in rng.permutation(7)]  # noqa: E731
+def test_processes_share_the_batches_out() -> None:
+    def make(rng: np.random.Generator) -> list[list[object]]:
+        return [[int(n)] for n in rng.permutation(7)]
+
     parts = [list(EpochBatches(make, lambda: 0, 0, rank, 3)) for rank in range(3)]
     assert [len(part) for part in parts] == [3, 3, 3]
     assert {key for part in parts for (key,) in part} == set(range(7))
 
 
-def test_prompts_of_one_home_share_a_group():
+def test_prompts_of_one_home_share_a_group() -> None:
     # Prompt 0 is in groups 0 and 1, of which 1 is larger.
     prompt = np.array([0, 0, 1, 2, 3])
     group = np.array([0, 1, 1, 1, 0])
     assert home_clusters(prompt, group) == {0: 1, 1: 1, 2: 1, 3: 0}
 
 
-def items_of(lengths, groups=None, prompts=None):
+def items_of(
+    lengths: Sequence[float],
+    groups: Sequence[int] | None = None,
+    prompts: Sequence[int] | None = None,
+) -> Items:
     n = len(lengths)
     return Items(
         np.arange(n) if prompts is None else np.array(prompts),
@@ -83,7 +101,7 @@ def items_of(lengths, groups=None, prompts=None):
     )
 
 
-def test_a_prompt_of_several_llms_is_encoded_once():
+def test_a_prompt_of_several_llms_is_encoded_once() -> None:
     items = items_of([5, 50, 9, 2], groups=[0, 0, 1, 1], prompts=[0, 1, 0, 1])
     batch = Collator([[2, 3], [4, 5, 6]], 0, items, 0.2)([1, 0])
     assert batch.input_ids.tolist() == [[4, 5, 6], [2, 3, 0]]
@@ -95,7 +113,9 @@ def test_a_prompt_of_several_llms_is_encoded_once():
 
 
 @pytest.mark.parametrize("objective", ["margin", "logistic", "listmle"])
-def test_pairs_encoded_once_or_twice_have_the_same_loss(encoder, make_rows, objective):
+def test_pairs_encoded_once_or_twice_have_the_same_loss(
+    encoder: Path, make_rows: MakeRows, objective: str
+) -> None:
     ranker = ResponseLengthRanker(str(encoder), objective=objective, dropout=0.0).eval()
     rows = make_rows(10)
     tokens = ranker.text_tokenizer().encode([row["prompt"] for row in rows])
@@ -121,7 +141,9 @@ def test_pairs_encoded_once_or_twice_have_the_same_loss(encoder, make_rows, obje
     assert_close(gradient, ranker.head.weight.grad)
 
 
-def test_targets_are_standardised_by_the_training_lengths_of_each_group(make_table):
+def test_targets_are_standardised_by_the_training_lengths_of_each_group(
+    make_table: MakeTable,
+) -> None:
     rows = [
         {"prompt": f"{model} {n}", "response_tokens": n, "model": model}
         for model, lengths in (("a", [1, 3, 7, 500]), ("b", [1000, 2000, 4000, 3]))
@@ -141,7 +163,7 @@ def test_targets_are_standardised_by_the_training_lengths_of_each_group(make_tab
     assert quantile[7] == 0
 
 
-def test_lengths_that_never_vary_have_targets_too(make_table):
+def test_lengths_that_never_vary_have_targets_too(make_table: MakeTable) -> None:
     rows = [{"prompt": f"p{n}", "response_tokens": 5} for n in range(3)]
     target, _ = group_targets(read_lengths(make_table(rows)), np.ones(3, dtype=bool))
     assert target.tolist() == [0, 0, 0]
@@ -158,25 +180,29 @@ def test_lengths_that_never_vary_have_targets_too(make_table):
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction"),
     ],
 )
-def test_settings_out_of_range_are_refused(arguments, key):
+def test_settings_out_of_range_are_refused(arguments: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=f"data.{key}"):
         PromptLengthDataModule("t.jsonl", **arguments)
+
+
+DataOf = Callable[..., PromptLengthDataModule]
+"""Rows (and arguments) to a data module that is set up."""
 
 
 class FakeTrainer:
     """As much of a trainer as a data module looks at."""
 
-    def __init__(self, ranker):
+    def __init__(self, ranker: ResponseLengthRanker) -> None:
         self.lightning_module = ranker
         self.current_epoch = self.global_rank = 0
         self.world_size = 1
 
 
 @pytest.fixture
-def data_of(encoder, make_table):
+def data_of(encoder: Path, make_table: MakeTable) -> DataOf:
     ranker = ResponseLengthRanker(str(encoder))
 
-    def make(rows, **arguments):
+    def make(rows: list[dict[str, Any]], **arguments: Any) -> PromptLengthDataModule:
         data = PromptLengthDataModule(str(make_table(rows)), **arguments)
         data.trainer = FakeTrainer(ranker)
         data.setup("fit")
@@ -185,7 +211,7 @@ def data_of(encoder, make_table):
     return make
 
 
-def test_the_three_splits_share_no_prompt(data_of, make_rows):
+def test_the_three_splits_share_no_prompt(data_of: DataOf, make_rows: MakeRows) -> None:
     data = data_of(make_rows(100))
     prompts = [
         {prompt for batch in loader for prompt in batch.prompt.tolist()}
@@ -197,7 +223,7 @@ def test_the_three_splits_share_no_prompt(data_of, make_rows):
     assert sorted(everything) == list(range(100))
 
 
-def test_random_pairs_are_batches_of_pairs(data_of, make_rows):
+def test_random_pairs_are_batches_of_pairs(data_of: DataOf, make_rows: MakeRows) -> None:
     data = data_of(make_rows(60), pairing="random", partners=3, batch_size=16)
     for batch in data.train_dataloader():
         assert len(batch.input_ids) == 2 * len(batch.longer)
@@ -206,7 +232,9 @@ def test_random_pairs_are_batches_of_pairs(data_of, make_rows):
 
 
 @pytest.mark.parametrize("count", [2, 3, 5, 9])
-def test_a_tiny_table_still_trains(data_of, count, caplog):
+def test_a_tiny_table_still_trains(
+    data_of: DataOf, count: int, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [{"prompt": f"p{n}", "response_tokens": 10 * 2**n} for n in range(count)]
     data = data_of(rows)
     assert any(len(batch.longer) for batch in data.train_dataloader())
@@ -214,13 +242,13 @@ def test_a_tiny_table_still_trains(data_of, count, caplog):
     assert "validat" in caplog.text or "too small to split" in caplog.text or count > 5
 
 
-def test_a_filter_that_leaves_no_pair_is_refused(data_of):
+def test_a_filter_that_leaves_no_pair_is_refused(data_of: DataOf) -> None:
     rows = [{"prompt": f"p{n}", "response_tokens": 100 + n} for n in range(20)]
     with pytest.raises(InputError, match=r"data.delta = 0.2 .* lower data.delta"):
         data_of(rows)
 
 
-def test_a_training_split_without_pairs_is_refused(data_of):
+def test_a_training_split_without_pairs_is_refused(data_of: DataOf) -> None:
     rows = [
         {"prompt": f"p{n}", "response_tokens": n, "split": "test" if n else "train"}
         for n in range(6)
@@ -229,7 +257,7 @@ def test_a_training_split_without_pairs_is_refused(data_of):
         data_of(rows)
 
 
-def test_padding_never_leaks_into_a_loss(encoder):
+def test_padding_never_leaks_into_a_loss(encoder: Path) -> None:
     ranker = ResponseLengthRanker(str(encoder)).eval()
     items = items_of([3.0, 9.0])
     short = Collator([[2, 8, 3], [2, 9, 3]], 0, items, 0.0)([0, 1])

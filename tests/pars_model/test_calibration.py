@@ -16,7 +16,7 @@ VALUES = st.lists(st.floats(0, 100), min_size=1, max_size=30)
 
 
 @given(VALUES, st.data())
-def test_pooling_is_isotonic_regression(values, data):
+def test_pooling_is_isotonic_regression(values: list[float], data: st.DataObject) -> None:
     weights = [data.draw(st.floats(0.5, 5)) for _ in values]
     fitted, mass, count = pool_adjacent_violators(np.array(values), np.array(weights))
     wanted = isotonic_regression(values, weights=weights).x
@@ -31,7 +31,7 @@ def test_pooling_is_isotonic_regression(values, data):
         max_size=80,
     )
 )
-def test_knots_always_increase_and_orders_survive(items):
+def test_knots_always_increase_and_orders_survive(items: list[tuple[float, int, bool]]) -> None:
     scores, lengths, censored = map(np.array, zip(*items, strict=True))
     knots = fit_calibration(scores, lengths, censored)
     calibration = Calibration.from_json(knots)  # refuses knots that do not increase
@@ -41,7 +41,7 @@ def test_knots_always_increase_and_orders_survive(items):
     assert (np.diff(tokens) > 0).all() or lengths.max() == 0 or tokens[-1] == tokens[0] == 1
 
 
-def test_expected_tokens_are_right_on_average():
+def test_expected_tokens_are_right_on_average() -> None:
     rng = np.random.default_rng(0)
     scores = rng.normal(size=4000)
     lengths = np.exp(4 + scores) * rng.gamma(4, 0.25, size=4000)
@@ -50,7 +50,7 @@ def test_expected_tokens_are_right_on_average():
     np.testing.assert_allclose(calibration.tokens_of(fresh), np.exp(4 + fresh), rtol=0.2)
 
 
-def test_one_odd_response_does_not_bend_an_end():
+def test_one_odd_response_does_not_bend_an_end() -> None:
     scores = np.arange(500.0)
     lengths = 100 + scores
     lengths[-1] = 50_000
@@ -59,7 +59,7 @@ def test_one_odd_response_does_not_bend_an_end():
     assert tokens[1] < 10_000
 
 
-def test_cut_off_lengths_never_pull_the_curve_down():
+def test_cut_off_lengths_never_pull_the_curve_down() -> None:
     rng = np.random.default_rng(1)
     scores = rng.normal(size=3000)
     truth = np.exp(5 + scores)
@@ -76,7 +76,7 @@ def test_cut_off_lengths_never_pull_the_curve_down():
     assert (naive < 0.8 * sound).all()
 
 
-def test_scores_that_cannot_be_calibrated_are_refused():
+def test_scores_that_cannot_be_calibrated_are_refused() -> None:
     with pytest.raises(InputError, match="1 of them not finite"):
         fit_calibration([1.0, np.inf], [1, 2])
     with pytest.raises(InputError, match="0 scores"):

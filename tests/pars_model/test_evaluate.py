@@ -5,34 +5,41 @@ from __future__ import annotations
 import argparse
 import json
 import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pars_export.errors import InputError, ParsError
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_model import evaluate as module
 from pars_model.evaluate import evaluate, load_scorer, render
 
+if TYPE_CHECKING:
+    from tests.pars_model.conftest import MakeRows, MakeTable
+
 
 class Constant:
     """Scores by a function of the text."""
 
-    def __init__(self, of):
+    def __init__(self, of: Callable[[str], float]) -> None:
         self.of = of
-        self.seen = []
+        self.seen: list[str] = []
 
-    def score(self, texts):
+    def score(self, texts: Sequence[str], /) -> NDArray[np.float32]:
         self.seen += texts
         return np.array([self.of(text) for text in texts], dtype=np.float32)
 
 
-def number_of(text):
+def number_of(text: str) -> float:
     return float(text.split()[-1])
 
 
 @pytest.fixture
-def rows():
+def rows() -> list[dict[str, Any]]:
     rng = np.random.default_rng(0)
     return [
         {
@@ -49,8 +56,8 @@ def rows():
     ]
 
 
-def test_cells_and_mixed_traffic(make_table, rows):
-    result = evaluate(Constant(number_of), make_table(rows), resamples=50)
+def test_cells_and_mixed_traffic(make_table: MakeTable, rows: list[dict[str, Any]]) -> None:
+    result: dict[str, Any] = evaluate(Constant(number_of), make_table(rows), resamples=50)
     assert result["split"] == "test"
     assert result["split_from"] == "table"
     assert result["prompts"] == 40
@@ -73,55 +80,67 @@ def test_cells_and_mixed_traffic(make_table, rows):
 
 
 @pytest.mark.parametrize(("split", "prompts"), [("train", 40), ("test", 40), ("all", 80)])
-def test_only_prompts_of_the_split_are_scored(make_table, rows, split, prompts):
+def test_only_prompts_of_the_split_are_scored(
+    make_table: MakeTable, rows: list[dict[str, Any]], split: str, prompts: int
+) -> None:
     scorer = Constant(number_of)
     rows = [{**row, "split": row["split"].replace("val", "train")} for row in rows]
     # No validation rows: pars fit would take some of the training prompts, and so do we.
-    result = evaluate(scorer, make_table(rows), split, resamples=5)
+    result: dict[str, Any] = evaluate(scorer, make_table(rows), split, resamples=5)
     assert len(scorer.seen) == len(set(scorer.seen)) == result["prompts"]
     assert result["prompts"] == prompts if split != "train" else 25 < result["prompts"] < 40
 
 
-def test_a_table_without_a_split_is_judged_on_all_of_it(make_table, make_rows):
+def test_a_table_without_a_split_is_judged_on_all_of_it(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
     path = make_table(make_rows(80))
     scorer = Constant(len)
     assert evaluate(scorer, path, resamples=5)["split"] == "all"
     assert len(scorer.seen) == 80
-    held_out = evaluate(scorer, path, "test", resamples=5)
+    held_out: dict[str, Any] = evaluate(scorer, path, "test", resamples=5)
     assert held_out["split_from"] == "hash"
     assert held_out["prompts"] < 30
     assert "no split" in render(evaluate(scorer, path, resamples=5))
 
 
-def test_the_ceiling_of_greedy_answers_is_taken_from_the_samples(make_table):
+def test_the_ceiling_of_greedy_answers_is_taken_from_the_samples(
+    make_table: MakeTable,
+) -> None:
     rng = np.random.default_rng(0)
     rows = [
         {"prompt": f"p {n}", "response_tokens": n + int(rng.integers(9)), "config": config}
         for n in range(30)
         for config in ("greedy", "warm", "warm")
     ]
-    result = evaluate(Constant(number_of), make_table(rows), resamples=5)
+    result: dict[str, Any] = evaluate(Constant(number_of), make_table(rows), resamples=5)
     assert result["of"]["config"] == "greedy"
     assert result["mixed"][0]["ceiling_rerun"] is None
     assert result["ceiling"] == result["mixed"][1]["ceiling_rerun"]["value"] > 0.7
 
 
-def test_unknown_prompts_are_left_out_and_counted(make_table, make_rows):
+def test_unknown_prompts_are_left_out_and_counted(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
     path = make_table(make_rows(40))
     half = Constant(lambda text: number_of(text) if number_of(text) % 2 else math.nan)
-    result = evaluate(half, path, resamples=5)
+    result: dict[str, Any] = evaluate(half, path, resamples=5)
     assert (result["prompts"], result["unknown"]) == (20, 20)
     assert "20 unknown to the predictor" in render(result)
     with pytest.raises(InputError, match="knows none of the prompts"):
         evaluate(Constant(lambda _: math.nan), path)
 
 
-def test_a_cell_without_a_comparable_pair_has_no_tau(make_table, make_rows):
+def test_a_cell_without_a_comparable_pair_has_no_tau(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
     same = [
         {"prompt": f"q {n}", "response_tokens": 5, "model": "tiny", "dataset": "d"}
         for n in range(4)
     ]
-    result = evaluate(Constant(len), make_table([*make_rows(30), *same]), resamples=5)
+    result: dict[str, Any] = evaluate(
+        Constant(len), make_table([*make_rows(30), *same]), resamples=5
+    )
     flat = next(cell for cell in result["cells"] if cell["dataset"] == "d")
     assert flat["tau"] is None
     assert "-" in render(result)
@@ -129,7 +148,11 @@ def test_a_cell_without_a_comparable_pair_has_no_tau(make_table, make_rows):
         evaluate(Constant(len), make_table(same))
 
 
-def test_the_oracle_has_tau_one_and_prompt_length_has_little(tmp_path, make_table, make_rows):
+def test_the_oracle_has_tau_one_and_prompt_length_has_little(
+    tmp_path: Path,
+    make_table: MakeTable,
+    make_rows: MakeRows,
+) -> None:
     rows = make_rows(60)
     path = make_table(rows)
     write_table_predictor(
@@ -137,16 +160,22 @@ def test_the_oracle_has_tau_one_and_prompt_length_has_little(tmp_path, make_tabl
     )
     write_length_predictor(tmp_path / "length")
     assert evaluate(load_scorer(tmp_path / "oracle"), path, resamples=5)["tau"] == 1
-    assert evaluate(load_scorer(tmp_path / "length"), path, resamples=5)["tau"] < 0.6
+    length: dict[str, Any] = evaluate(load_scorer(tmp_path / "length"), path, resamples=5)
+    assert length["tau"] < 0.6
 
 
-def run(*args):
+def run(*args: object) -> int:
     parser = argparse.ArgumentParser()
     module.add_arguments(parser)
     return module.run(parser.parse_args([*map(str, args), "--resamples", "5"]))
 
 
-def test_the_command_prints_a_table_and_writes_json(tmp_path, make_table, make_rows, capsys):
+def test_the_command_prints_a_table_and_writes_json(
+    tmp_path: Path,
+    make_table: MakeTable,
+    make_rows: MakeRows,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     write_length_predictor(tmp_path / "length")
     out = tmp_path / "deep" / "out.json"
     assert run(tmp_path / "length", "--data", make_table(make_rows(30)), "--json", out) == 0
@@ -157,14 +186,19 @@ def test_the_command_prints_a_table_and_writes_json(tmp_path, make_table, make_r
 
 
 @pytest.mark.parametrize("predictor", ["none", "text.ckpt", "folder"])
-def test_what_is_no_predictor_is_refused(tmp_path, make_table, make_rows, predictor):
+def test_what_is_no_predictor_is_refused(
+    tmp_path: Path,
+    make_table: MakeTable,
+    make_rows: MakeRows,
+    predictor: str,
+) -> None:
     (tmp_path / "text.ckpt").write_text("not a checkpoint")
     (tmp_path / "folder").mkdir()
     with pytest.raises(ParsError):
         run(tmp_path / predictor, "--data", make_table(make_rows(5)))
 
 
-def test_an_empty_split_is_refused(make_table, make_rows):
+def test_an_empty_split_is_refused(make_table: MakeTable, make_rows: MakeRows) -> None:
     path = make_table([{**row, "split": "train"} for row in make_rows(10)])
     with pytest.raises(InputError, match="no prompts of split test"):
         evaluate(Constant(len), path)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +24,9 @@ from pars_model.lengths import (
     text_fraction,
 )
 
+if TYPE_CHECKING:
+    from tests.pars_model.conftest import MakeRows, MakeTable
+
 ROWS = [
     {"prompt": "one", "response_tokens": 3, "model": "a", "dataset": "x", "finish_reason": "stop"},
     {"prompt": "one", "response_tokens": 9, "model": "a", "dataset": "x", "finish_reason": "stop"},
@@ -30,7 +36,7 @@ ROWS = [
 ]
 
 
-def write(path, rows):
+def write(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     names = list(dict.fromkeys(name for row in rows for name in row))
     if path.suffix == ".parquet":
         pq.write_table(pa.table({n: [row.get(n) for row in rows] for n in names}), path)
@@ -45,7 +51,7 @@ def write(path, rows):
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "jsonl", "csv"])
-def test_the_three_formats_read_alike(tmp_path, suffix):
+def test_the_three_formats_read_alike(tmp_path: Path, suffix: str) -> None:
     table = read_lengths(write(tmp_path / f"t.{suffix}", ROWS))
     assert table.prompts == ("one", "two\nlines")
     assert [str(group) for group in table.groups] == ["a", "b"]
@@ -56,7 +62,9 @@ def test_the_three_formats_read_alike(tmp_path, suffix):
     assert not table.has_split
 
 
-def test_samples_of_another_config_are_another_item_of_another_group(make_table):
+def test_samples_of_another_config_are_another_item_of_another_group(
+    make_table: MakeTable,
+) -> None:
     rows = [
         {"prompt": "p", "response_tokens": n, "model": "m", "config": c}
         for n, c in ((1, "greedy"), (8, "warm"), (9, "warm"))
@@ -67,7 +75,9 @@ def test_samples_of_another_config_are_another_item_of_another_group(make_table)
 
 
 @pytest.mark.parametrize("encode", [json.dumps, lambda messages: messages])
-def test_messages_are_read_as_in_serving(make_table, encode):
+def test_messages_are_read_as_in_serving(
+    make_table: MakeTable, encode: Callable[[object], object]
+) -> None:
     chat = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hi"}]
     single = [{"role": "user", "content": "Hi"}]
     rows = [
@@ -77,7 +87,7 @@ def test_messages_are_read_as_in_serving(make_table, encode):
     assert read_lengths(make_table(rows)).prompts == ("system: Be brief.\nuser: Hi", "Hi")
 
 
-def test_select_keeps_samples_with_their_items(make_table):
+def test_select_keeps_samples_with_their_items(make_table: MakeTable) -> None:
     table = read_lengths(make_table(ROWS))
     part = table.select(np.array([True, False, True]))
     assert part.length.tolist() == [5, 7]
@@ -88,7 +98,7 @@ def test_select_keeps_samples_with_their_items(make_table):
 @given(
     st.lists(st.tuples(st.integers(0, 50), st.integers(1, 50)), min_size=1, max_size=9),
 )
-def test_a_median_that_is_not_censored_is_the_true_one(responses):
+def test_a_median_that_is_not_censored_is_the_true_one(responses: list[tuple[int, int]]) -> None:
     # What would have been said, and the cap of each response.
     truth = np.array([length for length, _ in responses], dtype=float)
     caps = np.array([cap for _, cap in responses], dtype=float)
@@ -101,20 +111,20 @@ def test_a_median_that_is_not_censored_is_the_true_one(responses):
         assert median == np.median(truth)
 
 
-def test_a_cut_off_sample_beyond_the_middle_changes_nothing():
+def test_a_cut_off_sample_beyond_the_middle_changes_nothing() -> None:
     cut = np.array([False, False, True])
     assert censored_median(np.array([3.0, 5.0, 64.0]), cut) == (5.0, False)
     assert censored_median(np.array([3.0, 70.0, 64.0]), cut) == (64.0, True)
 
 
 @pytest.mark.parametrize("value", [-4, 2.5, float("nan"), float("inf"), None, "many", True, [3]])
-def test_lengths_that_are_no_token_counts_are_refused(make_table, value):
+def test_lengths_that_are_no_token_counts_are_refused(make_table: MakeTable, value: object) -> None:
     rows = [{"prompt": "a", "response_tokens": 3}, {"prompt": "b", "response_tokens": value}]
     with pytest.raises(InputError, match=r"row 2: response_tokens is .* whole number"):
         read_lengths(make_table(rows))
 
 
-def test_whole_numbers_stored_as_floats_are_fine(tmp_path):
+def test_whole_numbers_stored_as_floats_are_fine(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"prompt": ["a", "b"], "response_tokens": [3.0, 4.0]}), tmp_path / "t.parquet"
     )
@@ -122,7 +132,7 @@ def test_whole_numbers_stored_as_floats_are_fine(tmp_path):
 
 
 @pytest.mark.parametrize("prompt", [None, 7, b"bytes", ["a"]])
-def test_prompts_that_are_not_text_are_refused(tmp_path, prompt):
+def test_prompts_that_are_not_text_are_refused(tmp_path: Path, prompt: object) -> None:
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"prompt": [prompt, prompt], "response_tokens": [1, 2]}), path)
     with pytest.raises(InputError, match=r"row 1: prompt is .*expected a text"):
@@ -142,12 +152,14 @@ def test_prompts_that_are_not_text_are_refused(tmp_path, prompt):
         ([{"messages": [{"content": "a"}], "response_tokens": 1}] * 2, r"row 1: messages\[0\]"),
     ],
 )
-def test_tables_that_cannot_be_used_are_refused(make_table, rows, sentence):
+def test_tables_that_cannot_be_used_are_refused(
+    make_table: MakeTable, rows: list[dict[str, object]], sentence: str
+) -> None:
     with pytest.raises(InputError, match=sentence):
         read_lengths(make_table(rows))
 
 
-def test_files_that_cannot_be_read_are_refused(tmp_path):
+def test_files_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         read_lengths(tmp_path / "none.csv")
     for name, content, sentence in (
@@ -175,13 +187,15 @@ def test_files_that_cannot_be_read_are_refused(tmp_path):
         ),
     ],
 )  # fmt: skip
-def test_tables_without_a_comparable_pair_are_refused(make_table, rows, reason):
+def test_tables_without_a_comparable_pair_are_refused(
+    make_table: MakeTable, rows: list[dict[str, object]], reason: str
+) -> None:
     table = read_lengths(make_table(rows))
     with pytest.raises(InputError, match=reason):
         require_pairs(table, "t.jsonl")
 
 
-def test_the_split_depends_on_the_text_alone(make_table, make_rows):
+def test_the_split_depends_on_the_text_alone(make_table: MakeTable, make_rows: MakeRows) -> None:
     rows = make_rows(300)
     one = read_lengths(make_table(rows))
     other = read_lengths(make_table([{**row, "dataset": "d"} for row in reversed(rows)][:200]))
@@ -195,11 +209,13 @@ def test_the_split_depends_on_the_text_alone(make_table, make_rows):
 
 
 @given(st.text(st.characters(exclude_categories=[])))
-def test_any_text_has_a_place_in_the_split(text):
+def test_any_text_has_a_place_in_the_split(text: str) -> None:
     assert 0 <= text_fraction(text) < 1
 
 
-def test_the_tables_own_split_is_honoured_and_lends_validation_prompts(make_table, make_rows):
+def test_the_tables_own_split_is_honoured_and_lends_validation_prompts(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
     rows = [
         {**row, "split": "test" if number % 3 == 0 else "train"}
         for number, row in enumerate(make_rows(300))
@@ -211,7 +227,7 @@ def test_the_tables_own_split_is_honoured_and_lends_validation_prompts(make_tabl
     assert not ((split == "val") & (table.split == "test")).any()
 
 
-def test_a_text_in_train_and_test_counts_for_the_test_only(make_table):
+def test_a_text_in_train_and_test_counts_for_the_test_only(make_table: MakeTable) -> None:
     rows = [
         {"prompt": "a", "response_tokens": 1, "split": "train"},
         {"prompt": "a", "response_tokens": 2, "split": "test", "dataset": "other"},

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import Tensor
 from torch.testing import assert_close
 
 from pars_export.errors import ConfigError
@@ -26,18 +29,20 @@ from pars_model.losses import (
 SCORES = st.lists(st.floats(-5, 5), min_size=2, max_size=7)
 
 
-def pairs_of(lengths):
+def pairs_of(lengths: Sequence[int]) -> list[tuple[int, int]]:
     return [(i, j) for i, a in enumerate(lengths) for j, b in enumerate(lengths) if a > b]
 
 
-def tensors(scores, pairs):
-    longer, shorter = zip(*pairs, strict=True) if pairs else ((), ())
-    as_index = [torch.tensor(each, dtype=torch.int64) for each in (longer, shorter)]
-    return torch.tensor(scores, dtype=torch.float64), *as_index
+def tensors(
+    scores: Sequence[float], pairs: Sequence[tuple[int, int]]
+) -> tuple[Tensor, Tensor, Tensor]:
+    longer = torch.tensor([i for i, _ in pairs], dtype=torch.int64)
+    shorter = torch.tensor([j for _, j in pairs], dtype=torch.int64)
+    return torch.tensor(scores, dtype=torch.float64), longer, shorter
 
 
 @given(SCORES, st.floats(0.1, 3), st.data())
-def test_pair_losses(scores, margin, data):
+def test_pair_losses(scores: list[float], margin: float, data: st.DataObject) -> None:
     lengths = [data.draw(st.integers(0, 4)) for _ in scores]
     pairs = pairs_of(lengths)
     arguments = tensors(scores, pairs)
@@ -50,7 +55,7 @@ def test_pair_losses(scores, margin, data):
 
 
 @given(SCORES)
-def test_listmle_is_the_likelihood_of_the_order(scores):
+def test_listmle_is_the_likelihood_of_the_order(scores: list[float]) -> None:
     lengths = range(len(scores), 0, -1)  # the first item is the longest
     loss = listmle_loss(*tensors(scores, pairs_of(lengths)))
     likelihood = math.prod(
@@ -60,7 +65,7 @@ def test_listmle_is_the_likelihood_of_the_order(scores):
 
 
 @given(SCORES, st.data())
-def test_listmle_with_a_partial_order(scores, data):
+def test_listmle_with_a_partial_order(scores: list[float], data: st.DataObject) -> None:
     chosen = [
         pair
         for pair in itertools.permutations(range(len(scores)), 2)
@@ -75,7 +80,7 @@ def test_listmle_with_a_partial_order(scores, data):
     assert float(listmle_loss(*tensors(scores, chosen))) == pytest.approx(wanted, abs=1e-9)
 
 
-def test_listmle_survives_large_scores_and_its_gradient_is_right():
+def test_listmle_survives_large_scores_and_its_gradient_is_right() -> None:
     scores, longer, shorter = tensors([900.0, -900.0, 3.0], [(1, 0), (2, 1), (2, 0)])
     assert float(listmle_loss(scores, longer, shorter)) == pytest.approx((1800 + 897) / 2)
     small = torch.randn(4, dtype=torch.float64, requires_grad=True)
@@ -84,7 +89,9 @@ def test_listmle_survives_large_scores_and_its_gradient_is_right():
 
 
 @given(SCORES, st.data())
-def test_pointwise_counts_cut_off_lengths_from_below(scores, data):
+def test_pointwise_counts_cut_off_lengths_from_below(
+    scores: list[float], data: st.DataObject
+) -> None:
     target = [data.draw(st.floats(-3, 3)) for _ in scores]
     censored = [data.draw(st.booleans()) for _ in scores]
     errors = [
@@ -99,7 +106,7 @@ def test_pointwise_counts_cut_off_lengths_from_below(scores, data):
     assert float(found) == pytest.approx(wanted)
 
 
-def test_bucket_loss_lets_a_cut_off_length_lie_above():
+def test_bucket_loss_lets_a_cut_off_length_lie_above() -> None:
     logits = torch.tensor([[0.1, 0.7, -0.4], [0.1, 0.7, -0.4], [2.0, 0.0, 1.0]])
     bucket, censored = torch.tensor([1, 1, 2]), torch.tensor([False, True, True])
     p = [[math.exp(x) / sum(map(math.exp, row)) for x in row] for row in logits.tolist()]
@@ -107,7 +114,7 @@ def test_bucket_loss_lets_a_cut_off_length_lie_above():
     assert float(bucket_loss(logits, bucket, censored)) == pytest.approx(wanted, rel=1e-5)
 
 
-def test_bucket_scores_are_expected_buckets():
+def test_bucket_scores_are_expected_buckets() -> None:
     objective = build_objective("bucket", buckets=3)
     logits = torch.tensor([[0.2, 0.3, 0.5]]).log()
     assert_close(objective.score(logits), torch.tensor([1.3]))
@@ -123,7 +130,7 @@ def test_bucket_scores_are_expected_buckets():
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_every_objective_learns_an_order(name):
+def test_every_objective_learns_an_order(name: str) -> None:
     torch.manual_seed(0)
     lengths = torch.arange(12.0)
     objective = build_objective(name, buckets=6)
@@ -145,7 +152,7 @@ def test_every_objective_learns_an_order(name):
 
 
 @pytest.mark.parametrize("name", ["margin", "logistic", "listmle"])
-def test_a_batch_without_pairs_teaches_nothing(name):
+def test_a_batch_without_pairs_teaches_nothing(name: str) -> None:
     outputs = torch.ones(3, 1, requires_grad=True)
     nothing = torch.zeros(0, dtype=torch.int64)
     labels = Labels(torch.zeros(3), torch.zeros(3), torch.zeros(3).bool(), nothing, nothing)
@@ -159,6 +166,6 @@ def test_a_batch_without_pairs_teaches_nothing(name):
     ("arguments", "key"),
     [({"name": "best"}, "objective"), ({"margin": 0.0}, "margin"), ({"buckets": 1}, "buckets")],
 )
-def test_settings_out_of_range_are_refused(arguments, key):
+def test_settings_out_of_range_are_refused(arguments: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=f"model.{key}"):
         build_objective(**{"name": "margin", **arguments})

@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,14 +21,18 @@ TEXTS = ["write a story about the moon", "one word", "", "write a list of " * 40
 
 
 @pytest.fixture
-def ranker(encoder):
+def ranker(encoder: Path) -> ResponseLengthRanker:
     torch.manual_seed(1)
-    return ResponseLengthRanker(str(encoder)).eval()
+    ranker = ResponseLengthRanker(str(encoder))
+    ranker.eval()
+    return ranker
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_scores_are_one_number_per_text_whatever_the_batch(encoder, objective, pooling):
+def test_scores_are_one_number_per_text_whatever_the_batch(
+    encoder: Path, objective: str, pooling: str
+) -> None:
     ranker = ResponseLengthRanker(str(encoder), pooling=pooling, objective=objective).eval()
     scores = ranker.score(TEXTS)
     assert scores.shape == (4,)
@@ -36,7 +42,7 @@ def test_scores_are_one_number_per_text_whatever_the_batch(encoder, objective, p
 
 
 @pytest.mark.parametrize("objective", ["margin", "bucket"])
-def test_the_score_that_trains_is_the_score_that_serves(encoder, objective):
+def test_the_score_that_trains_is_the_score_that_serves(encoder: Path, objective: str) -> None:
     ranker = ResponseLengthRanker(str(encoder), objective=objective).eval()
     ids = torch.tensor([[2, 8, 9, 3], [2, 7, 3, 0]])
     mask = (ids != 0).long()
@@ -44,7 +50,7 @@ def test_the_score_that_trains_is_the_score_that_serves(encoder, objective):
     assert_close(trained, ranker(ids, mask))
 
 
-def test_scores_stay_float32_under_bfloat16(ranker):
+def test_scores_stay_float32_under_bfloat16(ranker: ResponseLengthRanker) -> None:
     ids = torch.arange(4, 20).reshape(1, -1).repeat(2, 1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         outputs = ranker.outputs(ids, torch.ones_like(ids))
@@ -52,7 +58,7 @@ def test_scores_stay_float32_under_bfloat16(ranker):
     assert not torch.equal(outputs, outputs.bfloat16().float())
 
 
-def save(ranker, path, **changes):
+def save(ranker: ResponseLengthRanker, path: Path, **changes: object) -> Path:
     checkpoint = {
         "state_dict": ranker.state_dict(),
         "hyper_parameters": {**ranker.hparams, "_instantiator": "x"},
@@ -63,7 +69,7 @@ def save(ranker, path, **changes):
     return path
 
 
-def test_a_checkpoint_needs_no_encoder_folder(encoder, tmp_path):
+def test_a_checkpoint_needs_no_encoder_folder(encoder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(encoder, tmp_path / "encoder")
     ranker = ResponseLengthRanker(str(folder), objective="bucket", buckets=4, max_length=32).eval()
     ranker.calibration = {"scores": [0.0, 1.0], "tokens": [1.0, 2.0]}
@@ -79,7 +85,9 @@ def test_a_checkpoint_needs_no_encoder_folder(encoder, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["missing", "text", "cut", "pickle", "no_pars", "no_config"])
-def test_files_that_are_no_checkpoint_are_refused(ranker, tmp_path, damage):
+def test_files_that_are_no_checkpoint_are_refused(
+    ranker: ResponseLengthRanker, tmp_path: Path, damage: str
+) -> None:
     path = save(ranker, tmp_path / "a.ckpt")
     if damage == "missing":
         path.unlink()
@@ -97,8 +105,8 @@ def test_files_that_are_no_checkpoint_are_refused(ranker, tmp_path, damage):
         load_ranker(path)
 
 
-def test_hyperparameters_are_plain(ranker):
-    def plain(value):
+def test_hyperparameters_are_plain(ranker: ResponseLengthRanker) -> None:
+    def plain(value: object) -> bool:
         if isinstance(value, dict):
             return all(isinstance(key, str) and plain(each) for key, each in value.items())
         if isinstance(value, list):
@@ -108,7 +116,7 @@ def test_hyperparameters_are_plain(ranker):
     assert plain(dict(ranker.hparams))
 
 
-def test_layers_learn_at_their_own_rate(ranker):
+def test_layers_learn_at_their_own_rate(ranker: ResponseLengthRanker) -> None:
     groups = parameter_groups(ranker.named_parameters(), 1.0, 7.0, 0.5, 0.01)
     rate = {id(p): group for group in groups for p in group["params"]}
     names = dict(ranker.named_parameters())
@@ -121,7 +129,7 @@ def test_layers_learn_at_their_own_rate(ranker):
     assert found["encoder.embeddings.word_embeddings.weight"] == (0.25, 0.01)
 
 
-def test_learning_rates_rise_then_fall():
+def test_learning_rates_rise_then_fall() -> None:
     factor = learning_rate_factor(100, 0.1, "linear")
     course = [factor(step) for step in range(101)]
     assert course[0] < 0.2
@@ -145,12 +153,14 @@ def test_learning_rates_rise_then_fall():
         ({"truncation": "tail"}, "truncation"),
     ],
 )
-def test_settings_out_of_range_are_refused(encoder, arguments, sentence):
+def test_settings_out_of_range_are_refused(
+    encoder: Path, arguments: dict[str, Any], sentence: str
+) -> None:
     with pytest.raises(ConfigError, match=sentence):
         ResponseLengthRanker(str(encoder), **arguments)
 
 
-def test_an_encoder_with_missing_weights_is_refused(encoder, tmp_path):
+def test_an_encoder_with_missing_weights_is_refused(encoder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(encoder, tmp_path / "copy")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps({**config, "num_hidden_layers": 3}))

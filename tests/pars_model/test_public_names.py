@@ -10,7 +10,7 @@ import pytest
 import pars_model
 
 
-def test_public_names():
+def test_public_names() -> None:
     assert sorted(pars_model.__all__) == [
         "LengthTable",
         "PromptLengthDataModule",
@@ -24,7 +24,7 @@ def test_public_names():
         _ = pars_model.nothing
 
 
-def test_neither_the_package_nor_evaluate_imports_torch_before_it_is_used():
+def test_neither_the_package_nor_evaluate_imports_torch_before_it_is_used() -> None:
     code = (
         "import sys, pars_model, pars_model.evaluate; "
         "print([m for m in ('torch', 'lightning', 'transformers') if m in sys.modules])"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ class Driver:
     """Steps a scheduler; with an asynchronous one, a second batch is scheduled before the first
     one's output is known, as the engine core does it."""
 
-    def __init__(self, scheduler: Scheduler, jobs: list[Job] = ()) -> None:  # type: ignore[assignment]
+    def __init__(self, scheduler: Scheduler, jobs: Sequence[Job] = ()) -> None:
         self.scheduler = scheduler
         self.history = History()
         self._lengths: dict[str, int] = {}

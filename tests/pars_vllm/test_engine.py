@@ -57,7 +57,7 @@ def chat_ids(engine: LLM, text: str) -> list[int]:
 
 def add(engine: LLM, name: str, text: str, **options: object) -> None:
     options = {"max_tokens": 30, "ignore_eos": True, "temperature": 0, **options}
-    params = SamplingParams(**options)  # type: ignore[arg-type]
+    params = SamplingParams(**options)
     engine.llm_engine.add_request(name, {"prompt_token_ids": chat_ids(engine, text)}, params)
 
 

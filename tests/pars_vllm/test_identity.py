@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from modelless import Driver, History, make_config, make_scheduler, random_jobs
@@ -11,7 +12,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from pars_vllm import ParsScheduler
 
-CASES = {
+CASES: dict[str, dict[str, Any]] = {
     "plain": {},
     "chunked prefill": {"budget": 48},
     "no prefix cache": {"prefix_caching": False},
@@ -21,8 +22,8 @@ CASES = {
 }
 
 
-def play(cls: type[Scheduler], model: Path, seed: int, **options: object) -> History:
-    scheduler = make_scheduler(cls, make_config(model, **options))  # type: ignore[arg-type]
+def play(cls: type[Scheduler], model: Path, seed: int, **options: Any) -> History:
+    scheduler = make_scheduler(cls, make_config(model, **options))
     try:
         return Driver(scheduler, random_jobs(seed)).run()
     finally:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,13 +22,13 @@ class Item:
     running: bool = False
 
 
-def make(**policy: object) -> WaitingOrder[Item]:
-    return WaitingOrder(Policy(**policy), lambda item: item.running)  # type: ignore[arg-type]
+def make(**policy: Any) -> WaitingOrder[Item]:
+    return WaitingOrder(Policy(**policy), lambda item: item.running)
 
 
-def add(order: WaitingOrder[Item], name: str, work: float | None = None, **options: object) -> Item:
+def add(order: WaitingOrder[Item], name: str, work: float | None = None, **options: Any) -> Item:
     item = Item(name)
-    order.add(name, item, **options)  # type: ignore[arg-type]
+    order.add(name, item, **options)
     if work is not None:
         order.rescore(name, work)
     return item

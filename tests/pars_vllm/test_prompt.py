@@ -61,7 +61,7 @@ def reader_of(folder: Path, name: str) -> PromptReader:
 
 def through(reader: PromptReader, templated: str) -> str:
     """As in serving: templated text to ids, over the wire, and back."""
-    tokenizer = reader._tokenizer._tokenizer  # type: ignore[attr-defined]
+    tokenizer = reader._tokenizer._tokenizer  # type: ignore[attr-defined]  # _FastTokenizer's
     ids = tokenizer.encode(templated, add_special_tokens=False).ids
     return reader.text(protocol.decode_request(protocol.encode_request(ids)[1]))
 
@@ -186,7 +186,7 @@ def test_template_given_by_the_operator_goes_first(tmp_path: Path) -> None:
 def test_begin_of_text_is_not_part_of_a_raw_prompt(tmp_path: Path) -> None:
     folder = tiny.write_tokenizer(tmp_path, None, special_tokens=("<s>",), bos="<s>")
     reader = PromptReader(load_tokenizer(TokenizerSource(str(folder))))
-    ids = reader._tokenizer._tokenizer.encode("plain").ids  # type: ignore[attr-defined]
+    ids = reader._tokenizer._tokenizer.encode("plain").ids  # type: ignore[attr-defined]  # _FastTokenizer's
     assert len(ids) == 6
     assert reader.text(protocol.Prompt(b"", tuple(ids))) == "plain"
 

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from modelless import Driver, Job, Step, make_config, make_scheduler, random_jobs
@@ -39,19 +40,25 @@ def prompt(text: str) -> list[int]:
     return [alphabet[sign] for sign in "".join(piece for piece, _ in pieces)]
 
 
+MakePars = Callable[..., ParsScheduler]
+"""Our settings (and options of ``make_config``) to a scheduler."""
+Table = Callable[[list[int]], Path]
+"""Lengths to a predictor folder."""
+
+
 def question(index: int) -> str:
     return f"Question {index:04d}?"
 
 
-def jobs_of(lengths: list[int], **fixed: object) -> list[Job]:
+def jobs_of(lengths: list[int], **fixed: Any) -> list[Job]:
     return [
-        Job(f"r{index}", prompt(question(index)), length, **fixed)  # type: ignore[arg-type]
+        Job(f"r{index}", prompt(question(index)), length, **fixed)
         for index, length in enumerate(lengths)
     ]
 
 
 @pytest.fixture
-def table(tmp_path: Path) -> Callable[[list[int]], Path]:
+def table(tmp_path: Path) -> Table:
     """Writes the predictor folder that knows the lengths of ``question(0)``, ..."""
 
     def write(lengths: list[int]) -> Path:
@@ -62,15 +69,12 @@ def table(tmp_path: Path) -> Callable[[list[int]], Path]:
     return write
 
 
-MakePars = Callable[..., ParsScheduler]
-
-
 @pytest.fixture
 def make(tiny_model: Path) -> Iterator[MakePars]:
     made = []
 
-    def build(pars: dict[str, object], **options: object) -> ParsScheduler:
-        config = make_config(tiny_model, pars=pars, **options)  # type: ignore[arg-type]
+    def build(pars: dict[str, object], **options: Any) -> ParsScheduler:
+        config = make_config(tiny_model, pars=pars, **options)
         scheduler = make_scheduler(ParsScheduler, config)
         assert isinstance(scheduler, ParsScheduler)
         made.append(scheduler)
@@ -88,9 +92,9 @@ def ready(scheduler: ParsScheduler) -> None:
 
 
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
-def test_shortest_answers_first(make: MakePars, table: object, asynchronous: bool) -> None:
+def test_shortest_answers_first(make: MakePars, table: Table, asynchronous: bool) -> None:
     lengths = [40, 5, 30, 20, 10, 3, 25, 15]
-    scheduler = make({"predictor": str(table(lengths))}, slots=1, asynchronous=asynchronous)  # type: ignore[operator]
+    scheduler = make({"predictor": str(table(lengths))}, slots=1, asynchronous=asynchronous)
     driver = Driver(scheduler)
     for job in jobs_of(lengths):
         driver.add(job)
@@ -101,10 +105,10 @@ def test_shortest_answers_first(make: MakePars, table: object, asynchronous: boo
     assert scheduler.pars_counters.scored == 8
 
 
-def test_max_tokens_and_the_prompt_count(make: MakePars, table: object) -> None:
+def test_max_tokens_and_the_prompt_count(make: MakePars, table: Table) -> None:
     lengths = [500, 50, 60]
     scheduler = make(
-        {"predictor": str(table(lengths)), "prefill_weight": 1.0},  # type: ignore[operator]
+        {"predictor": str(table(lengths)), "prefill_weight": 1.0},
         slots=1,
     )
     driver = Driver(scheduler)
@@ -116,9 +120,9 @@ def test_max_tokens_and_the_prompt_count(make: MakePars, table: object) -> None:
     assert driver.run().admitted == ["r0", "r1", "r2"]
 
 
-def test_a_request_is_never_held_for_its_score(make: MakePars, table: object) -> None:
+def test_a_request_is_never_held_for_its_score(make: MakePars, table: Table) -> None:
     lengths = [9, 8, 7, 6]
-    scheduler = make({"predictor": str(table(lengths))}, slots=1)  # type: ignore[operator]
+    scheduler = make({"predictor": str(table(lengths))}, slots=1)
     assert scheduler.pars_scorer is not None
     ready(scheduler)
     assert scheduler.pars_scorer.pid is not None
@@ -131,9 +135,9 @@ def test_a_request_is_never_held_for_its_score(make: MakePars, table: object) ->
     assert time.monotonic() - started < 20
 
 
-def test_unknown_prompts_stand_at_the_median(make: MakePars, table: object) -> None:
+def test_unknown_prompts_stand_at_the_median(make: MakePars, table: Table) -> None:
     lengths = [10, 20, 30]
-    scheduler = make({"predictor": str(table(lengths))}, slots=1)  # type: ignore[operator]
+    scheduler = make({"predictor": str(table(lengths))}, slots=1)
     driver = Driver(scheduler)
     driver.add(Job("new", prompt("not in the table"), 5))
     for job in jobs_of(lengths):
@@ -144,10 +148,10 @@ def test_unknown_prompts_stand_at_the_median(make: MakePars, table: object) -> N
 
 
 def test_killed_scorer_means_arrival_order_and_then_order_again(
-    make: MakePars, table: object
+    make: MakePars, table: Table
 ) -> None:
     lengths = [50, 40, 30, 20, 10]
-    scheduler = make({"predictor": str(table(lengths))}, slots=1)  # type: ignore[operator]
+    scheduler = make({"predictor": str(table(lengths))}, slots=1)
     assert scheduler.pars_scorer is not None
     assert scheduler.pars_queue is not None
     for job in jobs_of(lengths):
@@ -180,16 +184,17 @@ def test_shadow_scores_and_keeps_stock_order(
     make: MakePars, tmp_path: Path, tiny_model: Path, asynchronous: bool
 ) -> None:
     write_length_predictor(tmp_path / "length")
-    options = {"blocks": 45, "slots": 8, "asynchronous": asynchronous}
+    options: dict[str, Any] = {"blocks": 45, "slots": 8, "asynchronous": asynchronous}
     stock = make_scheduler(
         AsyncScheduler if asynchronous else Scheduler,
-        make_config(tiny_model, **options),  # type: ignore[arg-type]
+        make_config(tiny_model, **options),
     )
     scheduler = make({"predictor": str(tmp_path / "length"), "ranking": "shadow"}, **options)
     ready(scheduler)
     assert steps_of(scheduler, random_jobs(5)) == steps_of(stock, random_jobs(5))
     ready(scheduler)
-    scheduler._take_scores(scheduler.pars_scorer)  # type: ignore[arg-type]
+    assert scheduler.pars_scorer is not None
+    scheduler._take_scores(scheduler.pars_scorer)
     assert scheduler.pars_counters.scored == 60
     stock.shutdown()
 
@@ -197,21 +202,21 @@ def test_shadow_scores_and_keeps_stock_order(
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 @pytest.mark.parametrize("policy", ["fcfs", "priority"])
 def test_without_scores_it_is_stock_arrival_order(
-    make: MakePars, table: object, tiny_model: Path, asynchronous: bool, policy: str
+    make: MakePars, table: Table, tiny_model: Path, asynchronous: bool, policy: str
 ) -> None:
     """Our queue, nothing scored: what stock vLLM admits, preempts and finishes, step for step.
 
     Under vLLM's priority policy the two differ in one thing only: a preempted request goes before
     others of its class, not by its arrival; so that case has no preemption.
     """
-    options = {"asynchronous": asynchronous, "policy": policy, "slots": 8}
+    options: dict[str, Any] = {"asynchronous": asynchronous, "policy": policy, "slots": 8}
     if policy == "fcfs":
         options["blocks"] = 45
-    pars = {"predictor": str(table([])), "trust_priority": policy == "priority"}  # type: ignore[operator]
+    pars = {"predictor": str(table([])), "trust_priority": policy == "priority"}
     for seed in (3, 4):
         stock = make_scheduler(
             AsyncScheduler if asynchronous else Scheduler,
-            make_config(tiny_model, **options),  # type: ignore[arg-type]
+            make_config(tiny_model, **options),
         )
         scheduler = make(pars, **options)
         assert steps_of(scheduler, random_jobs(seed)) == steps_of(stock, random_jobs(seed))
@@ -248,10 +253,10 @@ def test_none_lost_none_twice_under_preemption_and_aborts(
     assert not scheduler.running
 
 
-def test_preempted_requests_resume_before_new_ones(make: MakePars, table: object) -> None:
+def test_preempted_requests_resume_before_new_ones(make: MakePars, table: Table) -> None:
     # Two giants fill the cache; when one is preempted it comes back before the short newcomer.
     lengths = [200, 200, 5]
-    scheduler = make({"predictor": str(table(lengths))}, blocks=22, slots=2)  # type: ignore[operator]
+    scheduler = make({"predictor": str(table(lengths))}, blocks=22, slots=2)
     driver = Driver(scheduler)
     jobs = jobs_of(lengths)
     driver.add(jobs[0])
@@ -266,11 +271,11 @@ def test_preempted_requests_resume_before_new_ones(make: MakePars, table: object
     assert not any("r2" in step.new for step in history.steps[: history.steps.index(first_resumed)])
 
 
-def test_client_priority_is_ignored_unless_trusted(make: MakePars, table: object) -> None:
+def test_client_priority_is_ignored_unless_trusted(make: MakePars, table: Table) -> None:
     lengths = [10, 20, 30]
     for trusted, expected in ((False, ["r0", "r1", "r2"]), (True, ["r2", "r0", "r1"])):
         scheduler = make(
-            {"predictor": str(table(lengths)), "trust_priority": trusted},  # type: ignore[operator]
+            {"predictor": str(table(lengths)), "trust_priority": trusted},
             slots=1,
         )
         driver = Driver(scheduler)
@@ -308,12 +313,12 @@ def newer_format(folder: Path) -> None:
 )
 def test_wrong_configuration_refuses_to_start(
     make: MakePars,
-    table: object,
+    table: Table,
     change: Callable[[Path], None] | None,
     pars: dict[str, object],
     sentence: str,
 ) -> None:
-    folder = table([1, 2, 3])  # type: ignore[operator]
+    folder = table([1, 2, 3])
     if change is not None:
         change(folder)
     with pytest.raises(ParsError) as caught:
@@ -322,18 +327,18 @@ def test_wrong_configuration_refuses_to_start(
     assert "\n" not in str(caught.value)
 
 
-def test_pinned_hash_is_accepted(make: MakePars, table: object) -> None:
-    folder = table([1])  # type: ignore[operator]
+def test_pinned_hash_is_accepted(make: MakePars, table: Table) -> None:
+    folder = table([1])
     make({"predictor": str(folder), "predictor_sha256": folder_sha256(folder)})
 
 
-def test_priority_policy_without_trust_is_refused(make: MakePars, table: object) -> None:
+def test_priority_policy_without_trust_is_refused(make: MakePars, table: Table) -> None:
     with pytest.raises(ConfigError, match="trust_priority"):
-        make({"predictor": str(table([1]))}, policy="priority")  # type: ignore[operator]
+        make({"predictor": str(table([1]))}, policy="priority")
 
 
 def test_other_stock_class_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(Scheduler):  # type: ignore[misc]
+    class Other(Scheduler):  # type: ignore[misc]  # mypy does not follow vllm
         pass
 
     config = make_config(tiny_model, pars={"ranking": "off"})
@@ -360,11 +365,11 @@ def test_predictor_without_calibration_is_refused(make: MakePars, tmp_path: Path
 
 
 def test_no_prompt_text_is_logged(
-    make: MakePars, table: object, caplog: pytest.LogCaptureFixture
+    make: MakePars, table: Table, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
     secret = "a very private question"
-    scheduler = make({"predictor": str(table([1]))})  # type: ignore[operator]
+    scheduler = make({"predictor": str(table([1]))})
     driver = Driver(scheduler)
     driver.add(Job("r", prompt(secret), 5))
     ready(scheduler)

@@ -12,6 +12,7 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -56,7 +57,7 @@ def make(tmp_path: Path, tokenizer_folder: Path) -> Iterator[Make]:
     made: list[Scorer] = []
 
     def build(
-        lengths: dict[str, float] | None = None, folder: Path | None = None, **limits: float
+        lengths: dict[str, float] | None = None, folder: Path | None = None, **limits: Any
     ) -> Scorer:
         if folder is None:
             folder = tmp_path / "table"
@@ -64,7 +65,7 @@ def make(tmp_path: Path, tokenizer_folder: Path) -> Iterator[Make]:
         options = WorkerOptions(
             str(folder), folder_sha256(folder), TokenizerSource(str(tokenizer_folder))
         )
-        scorer = Scorer(options, Limits(**limits), Counters())  # type: ignore[arg-type]
+        scorer = Scorer(options, Limits(**limits), Counters())
         made.append(scorer)
         return scorer
 
@@ -296,10 +297,12 @@ def test_ids_that_no_tokenizer_gives_are_no_error(make: Make) -> None:
     assert not scorer.pending
 
 
-def test_a_frame_that_cannot_be_read_is_a_lost_scorer(make: Make) -> None:
+def test_a_frame_that_cannot_be_read_is_a_lost_scorer(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     scorer = make()
     assert scorer.wait(WAIT)
-    scorer._frames = lambda: iter([protocol.SCORES + b"torn"])  # type: ignore[method-assign]
+    monkeypatch.setattr(scorer, "_frames", lambda: iter([protocol.SCORES + b"torn"]))
     scorer._take_in()
     assert scorer.lost
     assert scorer.poll() == []
