@@ -11,28 +11,22 @@ fails where one of them changes its meaning.
 
 from __future__ import annotations
 
-import copy
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import vllm
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
-from pars_export.artifact import folder_sha256, read_manifest
 from pars_export.errors import ConfigError
-from pars_export.runtimes import choose
+from pars_vllm.deployment import check_trust, stock_class, worker_options
 from pars_vllm.metrics import Counters
 from pars_vllm.policy import Policy
 from pars_vllm.queue import ParsRequestQueue
 from pars_vllm.scorer import Limits, Scorer
-from pars_vllm.scorer_worker import WorkerOptions
 from pars_vllm.settings import Settings
-from pars_vllm.tokenizer import TokenizerSource, read_chat_template
 from pars_vllm.versions import check_version
 
 if TYPE_CHECKING:
@@ -80,7 +74,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             settings.patience, settings.share, settings.prefill_weight, settings.trust_priority
         )
         if settings.ranking == "on":
-            self._check_trust(settings)
+            check_trust(settings, self.policy)
             self.waiting = self.pars_queue = ParsRequestQueue(self._pars_policy)
         if options is not None:
             limits = Limits(
@@ -98,14 +92,6 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             base.__name__,
             f", predictor {options.predictor} ({options.predictor_sha256})" if options else "",
         )
-
-    def _check_trust(self, settings: Settings) -> None:
-        if self.policy == SchedulingPolicy.PRIORITY and not settings.trust_priority:
-            raise ConfigError(
-                "--scheduling-policy priority preempts by the clients' priority, which PARS "
-                "ignores: set additional_config['pars']['trust_priority'] to true, or use the "
-                "policy fcfs."
-            )
 
     # ---- vLLM's own steps
 
@@ -164,7 +150,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
                 order.drop_scores()
         if scorer.recovered:
             scorer.recovered = False
-            self._pars_ask_again.extend(order.keys() if order is not None else ())
+            self._pars_ask_again = deque(order.keys() if order is not None else ())
         for _ in range(min(_ASKED_AGAIN_PER_STEP, len(self._pars_ask_again))):
             request = self.requests.get(self._pars_ask_again.popleft())
             if request is not None:
@@ -204,51 +190,3 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
 
 class _AsyncParsScheduler(ParsScheduler, AsyncScheduler):  # type: ignore[misc]  # as above
     """The same over AsyncScheduler: ``super()`` of ParsScheduler reaches it first."""
-
-
-def stock_class(vllm_config: VllmConfig) -> type:
-    """The class that vLLM would use without ``--scheduler-cls``; ConfigError if neither of two."""
-    if vllm_config.diffusion_config is not None:
-        raise ConfigError(
-            "vLLM would use a scheduler for diffusion models here, which PARS does not extend: "
-            "remove --scheduler-cls."
-        )
-    config = copy.copy(vllm_config.scheduler_config)
-    config.scheduler_cls = None
-    chosen: type = config.get_scheduler_cls()
-    if chosen not in (Scheduler, AsyncScheduler):
-        raise ConfigError(
-            f"vLLM would use the scheduler {chosen.__module__}.{chosen.__qualname__} here, which "
-            f"PARS does not extend: remove --scheduler-cls."
-        )
-    return chosen
-
-
-def worker_options(settings: Settings, vllm_config: VllmConfig) -> WorkerOptions:
-    """Check the predictor folder and say what the scorer process needs; raise ParsError."""
-    assert settings.predictor is not None
-    path = Path(settings.predictor).absolute()
-    manifest = read_manifest(path, sha256=settings.predictor_sha256)
-    if manifest.calibration is None and manifest.kind != "table":
-        raise ConfigError(
-            f"{path}: it has no calibration, so its scores cannot be told in tokens; train to the "
-            f"end of an epoch and export it again."
-        )
-    runtime = choose(settings.runtime, path, manifest)
-    if settings.chat_template is not None:
-        read_chat_template(settings.chat_template)
-    model = vllm_config.model_config
-    return WorkerOptions(
-        predictor=str(path),
-        predictor_sha256=folder_sha256(path),
-        tokenizer=TokenizerSource(
-            name=str(model.tokenizer),
-            revision=model.tokenizer_revision,
-            chat_template=settings.chat_template,
-            trust_remote_code=bool(model.trust_remote_code),
-        ),
-        runtime=runtime,
-        threads=settings.threads,
-        cpus=settings.cpus,
-        niceness=settings.niceness,
-    )

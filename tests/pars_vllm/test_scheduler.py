@@ -21,7 +21,6 @@ from pars_export.artifact import folder_sha256
 from pars_export.errors import ConfigError, ParsError, PredictorError
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_vllm import ParsScheduler
-from pars_vllm.scheduler import stock_class
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
 WAIT = 60.0
@@ -335,16 +334,6 @@ def test_pinned_hash_is_accepted(make: MakePars, table: Table) -> None:
 def test_priority_policy_without_trust_is_refused(make: MakePars, table: Table) -> None:
     with pytest.raises(ConfigError, match="trust_priority"):
         make({"predictor": str(table([1]))}, policy="priority")
-
-
-def test_other_stock_class_is_refused(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Other(Scheduler):  # type: ignore[misc]  # mypy does not follow vllm
-        pass
-
-    config = make_config(tiny_model, pars={"ranking": "off"})
-    monkeypatch.setattr(type(config.scheduler_config), "get_scheduler_cls", lambda self: Other)
-    with pytest.raises(ConfigError, match="Other here, which PARS does not extend"):
-        stock_class(config)
 
 
 def test_unsupported_version_is_refused(make: MakePars, monkeypatch: pytest.MonkeyPatch) -> None:
