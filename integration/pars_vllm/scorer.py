@@ -9,18 +9,17 @@ only learns that scores are gone (:attr:`Scorer.lost`) or that they may be asked
 from __future__ import annotations
 
 import logging
-import os
 import select
 import socket
 import struct
 import subprocess
-import sys
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pars_vllm import protocol
+from pars_vllm.launch import Launcher
 from pars_vllm.metrics import Counters
 from pars_vllm.scorer_worker import WorkerOptions
 
@@ -69,9 +68,9 @@ class Scorer:
         """The process has loaded the predictor."""
         self.knows_template: bool | None = None
         """Whether the chat template can be taken off; None before the process is ready."""
-        self._options = options
         self._limits = limits
         self._clock = clock
+        self._launcher = Launcher(options)
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._ended: list[subprocess.Popen[bytes]] = []
@@ -84,6 +83,7 @@ class Scorer:
         self._progress = 0.0
         self._failures = 0
         self._waiters: dict[bytes, list[str]] = {}
+        self._awaiting = 0  # requests in _waiters
         self._outbox: deque[tuple[bytes, bytes]] = deque()
         self._in_flight: set[bytes] = set()
         self._at_work: list[bytes] = []
@@ -104,7 +104,7 @@ class Scorer:
 
     def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
         """Ask for the expected length of a prompt; the answer comes by ``poll``, or never."""
-        if self._down or len(self._waiters) >= self._limits.max_pending:
+        if self._down or self._awaiting >= self._limits.max_pending:
             self.counters.not_sent += 1  # before any work: this may be a flood
             return
         try:
@@ -119,11 +119,13 @@ class Scorer:
             return
         if digest in self._waiters:
             self._waiters[digest].append(request_id)
+            self._awaiting += 1
             return
         if self._strikes.get(digest, 0) >= _STRIKES:
             self.counters.not_sent += 1
             return
         self._waiters[digest] = [request_id]
+        self._awaiting += 1
         self._outbox.append((digest, frame))
         if self._socket is not None and len(self._outbox) == 1:
             self._send()
@@ -174,6 +176,7 @@ class Scorer:
         for process in self._ended:
             process.wait()
         self._ended = []
+        self._launcher.close()
 
     # ---- the process
 
@@ -181,41 +184,10 @@ class Scorer:
         self._progress = self._clock()
         self.ready = False
         try:
-            ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        except OSError as error:  # no file descriptor left
-            self._lose(f"it could not be started ({error.strerror})")
-            return
-        ours.setblocking(False)
-        command = [
-            sys.executable,
-            "-m",
-            "pars_vllm.scorer_worker",
-            str(theirs.fileno()),
-            str(os.getpid()),
-            self._options.to_json(),
-        ]
-        threads = str(self._options.threads)
-        environment = {
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
-            "PYTHONSAFEPATH": "1",
-            "OMP_NUM_THREADS": threads,
-            "TOKENIZERS_PARALLELISM": "false",
-            "HF_HUB_OFFLINE": "1",
-        }
-        try:
-            # Not multiprocessing: the engine core is a daemonic process, which may not have
-            # children of that kind.
-            self._process = subprocess.Popen(
-                command, env=environment, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-            )
+            self._process, self._socket = self._launcher.start()
         except OSError as error:
-            ours.close()
             self._lose(f"it could not be started ({error.strerror})")
             return
-        finally:
-            theirs.close()
-        self._socket = ours
         if self._down:
             self.counters.restarts += 1
 
@@ -235,8 +207,9 @@ class Scorer:
         self._drop()
         self._strike(self._at_work)
         self.counters.losses += 1
-        self.counters.not_sent += sum(map(len, self._waiters.values()))
+        self.counters.not_sent += self._awaiting
         self._waiters.clear()
+        self._awaiting = 0
         self._outbox.clear()
         self._in_flight.clear()
         self._at_work = []
@@ -344,9 +317,14 @@ class Scorer:
             tokens = None if score.tokens != score.tokens else score.tokens  # NaN: not known
             self._remember(score.digest, tokens)
             self._strikes.pop(score.digest, None)
-            self._in_flight.discard(score.digest)
-            for request_id in self._waiters.pop(score.digest, ()):
-                self._answers.append((request_id, tokens))
+            self._answers += [(name, tokens) for name in self._answered(score.digest)]
+
+    def _answered(self, digest: bytes) -> list[str]:
+        """The requests that awaited this prompt; they do no more."""
+        self._in_flight.discard(digest)
+        waiting = self._waiters.pop(digest, [])
+        self._awaiting -= len(waiting)
+        return waiting
 
     def _remember(self, digest: bytes, tokens: float | None) -> None:
         self._cache[digest] = tokens
@@ -358,10 +336,7 @@ class Scorer:
         self._failures += len(digests)
         self.counters.failures += 1
         self._strike(digests)
-        for digest in digests:
-            self._in_flight.discard(digest)
-            for _ in self._waiters.pop(digest, ()):
-                self.counters.not_sent += 1
+        self.counters.not_sent += sum(len(self._answered(digest)) for digest in digests)
         if not self._warned:
             self._warned = True
             logger.warning(

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,6 +122,20 @@ def test_pending_and_cache_are_bounded(make: Make, ids: Callable[[str], list[int
     assert len(scorer._cache) == 2
 
 
+def test_many_requests_with_one_prompt_are_bounded_too(
+    make: Make, ids: Callable[[str], list[int]]
+) -> None:
+    scorer = make({"same": 4.0}, max_pending=3)
+    for index in range(5):
+        scorer.submit(f"r{index}", ids("same"))
+    assert scorer.pending == 1
+    assert scorer.counters.not_sent == 2
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("r0", 4.0), ("r1", 4.0), ("r2", 4.0)]
+    scorer.submit("later", ids("other"))  # what was answered awaits nothing any more
+    assert scorer.pending == 1
+
+
 def test_a_burst_larger_than_the_socket_comes_through(
     make: Make, ids: Callable[[str], list[int]]
 ) -> None:
@@ -169,6 +184,44 @@ def test_killed_process_is_replaced(
     assert scorer.wait(WAIT)
     assert scorer.poll() == [("b", 2.0)]
     assert scorer.counters.losses == scorer.counters.restarts == 1
+
+
+def test_the_process_outlives_the_thread_that_asked_for_it(
+    make: Make, ids: Callable[[str], list[int]]
+) -> None:
+    made: list[Scorer] = []
+
+    def start() -> None:
+        made.append(make({"one": 1.0}))
+        assert made[0].wait(WAIT)
+
+    def in_a_thread(work: Callable[[], object]) -> None:
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+
+    in_a_thread(start)
+    scorer = made[0]
+    assert scorer.pid is not None
+    os.kill(scorer.pid, signal.SIGKILL)
+    until(lambda: scorer.lost, scorer)
+    in_a_thread(lambda: until(lambda: scorer.ready, scorer))  # a replacement, too
+    scorer.submit("a", ids("one"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("a", 1.0)]
+    assert scorer.counters.losses == scorer.counters.restarts == 1
+
+
+def test_no_thread_to_start_it_from_is_a_lost_scorer(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("concurrent.futures.ThreadPoolExecutor.submit", refuse)
+    scorer = make()
+    assert scorer.lost
+    assert scorer.poll() == []
 
 
 def test_hanging_process_is_replaced(make: Make, ids: Callable[[str], list[int]]) -> None:

@@ -1,0 +1,66 @@
+"""Starts scorer processes: the socket between the two, the command line, the environment."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+from pars_vllm.scorer_worker import WorkerOptions
+
+
+class Launcher:
+    """Starts one scorer process after another, all from one thread.
+
+    The kernel ends a scorer process with the *thread* that started it (Linux's PR_SET_PDEATHSIG),
+    and whoever calls us may be a thread that ends long before its process does.
+    """
+
+    def __init__(self, options: WorkerOptions) -> None:
+        self._options = options
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pars-launcher")
+
+    def start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        """A new process and our non-blocking end of its socket; OSError if there can be none."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)
+        try:
+            process = self._thread.submit(self._spawn, theirs.fileno()).result()
+        except BaseException as error:
+            ours.close()
+            if isinstance(error, RuntimeError):  # no thread left to start it from
+                raise OSError(errno.EAGAIN, str(error)) from error
+            raise
+        finally:
+            theirs.close()
+        return process, ours
+
+    def close(self) -> None:
+        """End the thread, and with it a process that still runs."""
+        self._thread.shutdown()
+
+    def _spawn(self, connection: int) -> subprocess.Popen[bytes]:
+        command = [
+            sys.executable,
+            "-m",
+            "pars_vllm.scorer_worker",
+            str(connection),
+            str(os.getpid()),
+            self._options.to_json(),
+        ]
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+            "PYTHONSAFEPATH": "1",
+            "OMP_NUM_THREADS": str(self._options.threads),
+            "TOKENIZERS_PARALLELISM": "false",
+            "HF_HUB_OFFLINE": "1",
+        }
+        # Not multiprocessing: the engine core is a daemonic process, which may not have children
+        # of that kind.
+        return subprocess.Popen(
+            command, env=environment, pass_fds=[connection], stdin=subprocess.DEVNULL
+        )
