@@ -7,7 +7,7 @@ fast the machine is, and nothing here ever reads a clock.
 
 Order inside one priority class:
 
-1. preempted requests, as vLLM itself puts them back;
+1. preempted requests, as vLLM itself puts them back, and those whose KV blocks could not be loaded;
 2. an *urgent* request, earliest arrival first, whenever :class:`UrgentCredit` allows it;
 3. least expected work first; requests without a score count as the running median of work; ties
    by arrival (children of one ``n > 1`` request share the arrival of the first child).

@@ -24,8 +24,8 @@ def parent_of(request_id: str) -> str | None:
 
 
 def _was_admitted(request: Request) -> bool:
-    # A request whose KV blocks are loaded from elsewhere holds them already and never comes back
-    # to this queue: leaving it is its admission.
+    # A request whose KV blocks are loaded from elsewhere holds them already: leaving this queue is
+    # its admission.
     return request.status in (RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS)
 
 
@@ -54,10 +54,14 @@ class ParsRequestQueue(RequestQueue):  # type: ignore[misc]  # vLLM ships no typ
         self.order.resume(request.request_id, request, request.priority)
 
     def prepend_requests(self, requests: Iterable[Request]) -> None:
-        """Requests set aside in this scheduling pass: each back to its own place."""
+        """Requests set aside in this scheduling pass: each back to its own place.
+
+        One that does not come from here has lost its KV blocks, as where loading them from
+        elsewhere failed: it had its turn, and like a preempted one it goes first again.
+        """
         for request in requests:
             if not self.order.restore(request.request_id):
-                self.add_request(request)
+                self.prepend_request(request)
 
     def remove_request(self, request: Request) -> None:
         """Take a request out; ValueError if it is not here."""
