@@ -1,4 +1,4 @@
-"""vLLM's real scheduler without a model: made-up tokens, synchronous or two batches ahead."""
+"""Drives vLLM's real scheduler without a model: made-up tokens, one batch or two in flight."""
 
 from __future__ import annotations
 
@@ -6,25 +6,19 @@ import random
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
-from vllm import SamplingParams
-from vllm.config import VllmConfig
-from vllm.engine.arg_utils import EngineArgs
-from vllm.utils.hashing import get_hash_fn_by_name
-from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request, RequestStatus
-from vllm.v1.structured_output import StructuredOutputManager
 
-BLOCK = 16
-STOP = 2
-"""The token that ends a response."""
+from pars_bench import modelless
+from pars_bench.modelless import BLOCK as BLOCK
+from pars_bench.modelless import STOP
+from pars_bench.modelless import make_config as make_config
+from pars_bench.modelless import make_scheduler as make_scheduler
+
 OTHER = 5
 
 
@@ -70,68 +64,15 @@ class History:
         return sum(len(step.preempted) for step in self.steps)
 
 
-def make_config(
-    model: Path,
-    *,
-    slots: int = 4,
-    budget: int = 256,
-    blocks: int = 1000,
-    prefix_caching: bool = True,
-    asynchronous: bool = False,
-    policy: str = "fcfs",
-    pars: dict[str, object] | None = None,
-) -> VllmConfig:
-    """vLLM's configuration for the tiny model, with a KV cache of ``blocks`` blocks."""
-    config = EngineArgs(
-        model=str(model),
-        dtype="bfloat16",
-        max_model_len=2048,
-        max_num_seqs=slots,
-        max_num_batched_tokens=budget,
-        enable_prefix_caching=prefix_caching,
-        block_size=BLOCK,
-        scheduling_policy=policy,
-        enforce_eager=True,
-        additional_config={"pars": pars} if pars is not None else {},
-    ).create_engine_config()
-    config.cache_config.num_gpu_blocks = blocks
-    # vLLM's CPU platform forces this off; the scheduler itself needs no GPU.
-    config.scheduler_config.async_scheduling = asynchronous
-    return config
-
-
-def make_scheduler(cls: type[Scheduler], config: VllmConfig) -> Scheduler:
-    """A scheduler as the engine core makes one."""
-    spec = FullAttentionSpec(block_size=BLOCK, num_kv_heads=1, head_size=32, dtype=torch.bfloat16)
-    kv_cache = KVCacheConfig(
-        num_blocks=config.cache_config.num_gpu_blocks,
-        kv_cache_tensors=[],
-        kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)],
-    )
-    return cls(
-        vllm_config=config,
-        kv_cache_config=kv_cache,
-        structured_output_manager=StructuredOutputManager(config),
-        include_finished_set=False,
-        log_stats=False,
-        block_size=BLOCK,
-        hash_block_size=BLOCK,
-    )
-
-
 def make_request(job: Job, *, hashing: bool = True) -> Request:
     """A request as the engine core makes one."""
-    params = SamplingParams(max_tokens=job.max_tokens, stop_token_ids=[STOP])
-    function = get_hash_fn_by_name("sha256")
-    init_none_hash(function)
-    return Request(
-        request_id=job.id,
-        prompt_token_ids=list(job.prompt),
-        sampling_params=params,
-        pooling_params=None,
-        arrival_time=float(job.at),
+    return modelless.make_request(
+        job.id,
+        job.prompt,
+        max_tokens=job.max_tokens,
         priority=job.priority,
-        block_hasher=get_request_block_hasher(BLOCK, function) if hashing else None,
+        arrival=float(job.at),
+        hashing=hashing,
     )
 
 
