@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -102,12 +103,13 @@ def test_wheel_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
     # What the wheel depends on comes from this environment; a .pth inside it (our own editable
     # installation) is not followed, so the packages can only come from the wheel.
     (site / "dependencies.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    done = subprocess.run(
-        [str(venv / "bin/pars"), "--help"], check=True, capture_output=True, text=True, cwd=tmp_path
-    )
-    assert "usage: pars" in done.stdout
+    clean = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def output(*command: str) -> str:
+        return subprocess.run(
+            command, check=True, capture_output=True, text=True, cwd=tmp_path, env=clean
+        ).stdout
+
+    assert "usage: pars" in output(str(venv / "bin/pars"), "--help")
     listing = "import pars_bench, pars_export, pars_model, pars_vllm; print(pars_vllm.__file__)"
-    place = subprocess.run(
-        [python, "-c", listing], check=True, capture_output=True, text=True, cwd=tmp_path
-    )
-    assert str(venv) in place.stdout
+    assert str(venv) in output(python, "-c", listing)
