@@ -8,6 +8,7 @@ import importlib
 # name -> (module with add_arguments and run, one line of help)
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "serving": ("pars_bench.serving", "a real vLLM server under load, one order after another"),
+    "scheduler": ("pars_bench.scheduler", "what ordering costs the engine, beside stock vLLM"),
     "report": ("pars_bench.report", "write report.html and plots again from a results folder"),
 }
 

@@ -123,8 +123,9 @@ def run(connection: socket.socket, options: WorkerOptions) -> None:
 def _receive(connection: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None:
     # A thread of its own: it keeps the engine's hand-over from filling up while a batch is scored,
     # and it sees the parent's end of the socket close even then.
-    while frame := connection.recv(protocol.MAX_FRAME):
-        inbox.put(frame)
+    with contextlib.suppress(ConnectionResetError):  # closed with our answers still unread
+        while frame := connection.recv(protocol.MAX_FRAME):
+            inbox.put(frame)
     os._exit(0)
 
 

@@ -13,8 +13,9 @@ from pars_model.__main__ import main
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["bench", "--help"], ["serving", "report"]),
+        (["bench", "--help"], ["serving", "scheduler", "report"]),
         (["bench", "serving", "--help"], ["--order", "--slots", "prompt_length"]),
+        (["bench", "scheduler", "--help"], ["--json", "--waiting"]),
         (["bench", "report", "--help"], ["folder"]),
     ],
 )

@@ -1,0 +1,192 @@
+"""What a whole ``schedule()`` call and ``add_request`` cost: ours against stock vLLM's policies.
+
+**The steady state of a busy server.** ``SLOTS`` requests run and decode one token a step; a
+response ends after ``MEAN_TOKENS`` tokens on average (geometric, so that the state is steady from
+the start); then the scheduler admits the next of its ``waiting`` requests, and a new one arrives in
+the place of that. So most of a call is vLLM's own pass over the running requests, about
+``SLOTS / MEAN_TOKENS`` requests are admitted in a call, and as many scores come in. The scorer
+process is alive and answers what it is asked.
+
+All three see the same load: the k-th request that a scheduler admits gets the k-th response length,
+and scores say nothing about lengths, so that in every step as many requests run, end and are
+admitted here as there, whatever the order. KV blocks do not run out. What is timed is the call
+alone, not the made-up model output between two calls.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import RequestStatus
+
+from pars_bench.modelless import (
+    STOP,
+    bytes_tokenizer,
+    make_config,
+    make_request,
+    make_scheduler,
+)
+from pars_bench.sidebyside import FCFS, OURS, PRIORITY, Case, Stopwatch, case_of, take_turns
+from pars_export.errors import PredictorError
+from pars_export.table import write_table_predictor
+from pars_vllm import ParsScheduler
+
+SLOTS = 256
+"""Running requests: vLLM's usual ``--max-num-seqs``."""
+BUDGET = 8192
+"""Tokens of a step."""
+BLOCKS = 60_000
+"""KV blocks; more than the running requests ever need."""
+PROMPT_TOKENS = 128
+MEAN_TOKENS = 300
+STEPS = 10
+"""Calls in a sample."""
+PROMPTS_OF = (100, 1_000, 100_000)
+"""Prompt tokens of the requests added, in as many cases."""
+ADDED = 8
+"""Requests added in a sample."""
+_OTHER = 65
+_PATIENCE_S = 600.0
+
+
+class BusyServer:
+    """A scheduler in the steady state; each method is one sample in microseconds."""
+
+    def __init__(self, scheduler: Scheduler, works: Sequence[int], waiting: int, seed: int) -> None:
+        self._scheduler = scheduler
+        self._works = works
+        self._tokenizer = bytes_tokenizer()
+        lengths = random.Random(seed)
+        self._lengths = iter(lambda: 1 + int(lengths.expovariate(1 / MEAN_TOKENS)), None)
+        self._left: dict[str, int] = {}
+        self._arrived = 0
+        self._added = 0
+        for _ in range(waiting + SLOTS):
+            self._arrive()
+        self._await_scores()
+        while len(scheduler.running) < SLOTS:
+            self._run(scheduler.schedule())
+
+    def schedule(self) -> float:
+        """Calls of ``schedule()``; between two of them the model's output is made up."""
+        watch = Stopwatch()
+        for _ in range(STEPS):
+            with watch.running():
+                output = self._scheduler.schedule()
+            self._run(output)
+        return watch.each(STEPS)
+
+    def add_request(self, tokens: int) -> float:
+        """Calls of ``add_request`` with prompts of ``tokens`` tokens never seen before."""
+        requests = []
+        for _ in range(ADDED):
+            self._added += 1
+            prompt = [self._added, *range(100, 99 + tokens)]
+            requests.append(make_request(f"added{self._added}", prompt, hashing=False))
+        watch = Stopwatch()
+        with watch.running():
+            for request in requests:
+                self._scheduler.add_request(request)
+        names = [request.request_id for request in requests]
+        self._scheduler.finish_requests(names, RequestStatus.FINISHED_ABORTED)
+        self._await_scores()
+        self._run(self._scheduler.schedule())
+        return watch.each(ADDED)
+
+    def _arrive(self) -> None:
+        index = self._arrived
+        self._arrived += 1
+        self._scheduler.add_request(
+            make_request(
+                f"r{index}",
+                self._tokenizer.encode(prompt_text(index)).ids,
+                priority=self._works[index],
+                arrival=float(index),
+            )
+        )
+
+    def _await_scores(self) -> None:
+        if not isinstance(self._scheduler, ParsScheduler):
+            return
+        assert self._scheduler.pars_scorer is not None
+        if not self._scheduler.pars_scorer.wait(_PATIENCE_S):
+            raise PredictorError(
+                f"The scorer process has not answered for {_PATIENCE_S:g} s: its log lines above "
+                f"say why; run the benchmark again on a less busy machine."
+            )
+
+    def _run(self, output: SchedulerOutput) -> None:
+        """Make up the model's output of a step; each ended request is followed by a new arrival."""
+        for new in output.scheduled_new_reqs:
+            self._left[new.req_id] = next(self._lengths)
+        names = list(output.num_scheduled_tokens)
+        sampled = []
+        ended = 0
+        for name in names:
+            self._left[name] -= 1
+            if self._left[name] == 0:
+                del self._left[name]
+                ended += 1
+                sampled.append([STOP])
+            else:
+                sampled.append([_OTHER])
+        result = ModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index={name: index for index, name in enumerate(names)},
+            sampled_token_ids=sampled,
+        )
+        self._scheduler.update_from_output(output, result)
+        for _ in range(ended):
+            self._arrive()
+
+
+def prompt_text(index: int) -> str:
+    """Prompt number ``index``: all are equally long, so that each costs the KV cache the same."""
+    return f"{index:08d}".ljust(PROMPT_TOKENS, "x")
+
+
+def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list[Case]:
+    """A ``schedule()`` call and ``add_request`` with ``waiting`` requests in the queue.
+
+    ``model``: a folder of :func:`pars_bench.modelless.describe_model`; the predictor's is made
+    beside it.
+    """
+    draw = random.Random(seed)
+    # More than can arrive: nobody ends faster than a token a step.
+    prompts = waiting + SLOTS + 4 * (rounds + 1) * (STEPS + len(PROMPTS_OF))
+    works = [1 + int(draw.lognormvariate(5, 1)) for _ in range(prompts)]
+    predictor = model.parent / f"predictor-{waiting}"
+    write_table_predictor(
+        predictor, {prompt_text(index): float(work) for index, work in enumerate(works)}
+    )
+    pars: dict[str, object] = {"predictor": str(predictor), "max_pending": waiting + SLOTS}
+    size = {"slots": SLOTS, "budget": BUDGET, "blocks": BLOCKS}
+    configs = {
+        OURS: (ParsScheduler, make_config(model, pars=pars, **size)),
+        FCFS: (Scheduler, make_config(model, **size)),
+        PRIORITY: (Scheduler, make_config(model, policy="priority", **size)),
+    }
+    with ExitStack() as stack:
+        servers = {}
+        for name, (cls, config) in configs.items():
+            scheduler = make_scheduler(cls, config)
+            stack.callback(scheduler.shutdown)
+            servers[name] = BusyServer(scheduler, works, waiting, seed)
+        samples = take_turns({name: each.schedule for name, each in servers.items()}, rounds)
+        cases = [case_of("schedule", waiting, samples)]
+        for tokens in PROMPTS_OF:
+            samples = take_turns(
+                {name: _adding(server, tokens) for name, server in servers.items()}, rounds
+            )
+            cases.append(case_of(f"add_request, {tokens} tokens", waiting, samples))
+    return cases
+
+
+def _adding(server: BusyServer, tokens: int) -> Callable[[], float]:
+    return lambda: server.add_request(tokens)

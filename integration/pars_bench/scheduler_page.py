@@ -1,0 +1,122 @@
+"""What `pars bench scheduler` measured, as a page for the docs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pars_bench.facts import flatten
+from pars_bench.scheduler import SchedulerReport
+from pars_bench.sidebyside import Case
+from pars_export.files import atomic_file
+
+GOAL_WAITING = 10_000
+GOAL_SCHEDULE = 1.05
+"""Most that a ``schedule()`` call may cost, as a multiple of stock FCFS, at GOAL_WAITING."""
+
+_INTRODUCTION = """\
+Microseconds of one call: the median of the rounds, and in brackets the quartiles. The three take
+turns in one run. A ratio is ours over stock's, with the quartiles of the ratios inside one round;
+below 1, ours is faster. It is CPU time of the engine's thread, so the machine's other work does
+not count, though it does disturb caches.
+
+- `add`, `pop`, `remove`, `re-score`: one operation on the waiting queue alone. Stock vLLM never
+  scores again. Stock's priority queue gets the expected work as the clients' priority.
+- `schedule`: a whole `schedule()` call of vLLM's scheduler with its KV cache manager. 256 requests
+  run; on average every response has 300 tokens; as one ends, the next is admitted and a new one
+  arrives, whose score comes in from a live scorer process.
+- `add_request`: what a new request with that many prompt tokens costs the engine, the hand-over to
+  the scorer process included."""
+
+
+def write_page(page: Path, report: SchedulerReport, command: str) -> None:
+    """Write ``page``; ``command`` made ``report``."""
+    with atomic_file(page) as temporary:
+        temporary.write_text(render(report, command), encoding="utf-8")
+
+
+def render(report: SchedulerReport, command: str) -> str:
+    """The whole page."""
+    parts = [
+        "# What ordering costs the engine",
+        f"Made by `{command}`; run it again to get your own numbers.",
+        "\n".join(f"- {name}: {value}" for name, value in flatten(report["environment"])),
+        _INTRODUCTION,
+    ]
+    reached = _reached(report["cases"])
+    if reached:
+        parts += ["## What was wanted", reached]
+    for waiting in dict.fromkeys(case["waiting"] for case in report["cases"]):
+        parts.append(f"## {waiting:,} waiting")
+        parts.append(_table([case for case in report["cases"] if case["waiting"] == waiting]))
+    parts += ["## Where it costs more", _losses(report["cases"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _reached(cases: list[Case]) -> str:
+    lines = []
+    for case in cases:
+        if case["waiting"] != GOAL_WAITING:
+            continue
+        if case["operation"] == "schedule" and case["ratio_fcfs"] is not None:
+            lines.append(
+                f"- A `schedule()` call within {GOAL_SCHEDULE} of stock FCFS at {GOAL_WAITING:,} "
+                f"waiting: {_verdict(case['ratio_fcfs'] <= GOAL_SCHEDULE)}, "
+                f"{_ratio(case['ratio_fcfs'], case['ratio_fcfs_quartiles'])}."
+            )
+        if case["operation"] == "remove" and case["ratio_priority"] is not None:
+            lines.append(
+                f"- Removal faster than in stock's priority queue at {GOAL_WAITING:,} waiting: "
+                f"{_verdict(case['ratio_priority'] < 1)}, "
+                f"{_ratio(case['ratio_priority'], case['ratio_priority_quartiles'])}."
+            )
+    return "\n".join(lines)
+
+
+def _verdict(reached: bool) -> str:
+    return "reached" if reached else "missed"
+
+
+def _losses(cases: list[Case]) -> str:
+    lines = []
+    for case in cases:
+        if case["fcfs_us"] is not None and case["ours_us"] > case["fcfs_us"]:
+            more = case["ours_us"] - case["fcfs_us"]
+            lines.append(
+                f"- `{case['operation']}` with {case['waiting']:,} waiting: {_us(more)} µs more "
+                f"than stock FCFS."
+            )
+    return "\n".join(lines) if lines else "Nowhere against stock FCFS."
+
+
+def _table(cases: list[Case]) -> str:
+    lines = [
+        "| operation | ours | stock FCFS | stock priority | over FCFS | over priority |",
+        "|---|---:|---:|---:|---:|---:|",
+    ]
+    for case in cases:
+        cells = [
+            f"`{case['operation']}`",
+            _time(case["ours_us"], case["ours_us_quartiles"]),
+            _time(case["fcfs_us"], case["fcfs_us_quartiles"]),
+            _time(case["priority_us"], case["priority_us_quartiles"]),
+            _ratio(case["ratio_fcfs"], case["ratio_fcfs_quartiles"]),
+            _ratio(case["ratio_priority"], case["ratio_priority_quartiles"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _time(median: float | None, quartiles: tuple[float, float] | None) -> str:
+    if median is None or quartiles is None:
+        return "none"
+    return f"{_us(median)} ({_us(quartiles[0])} to {_us(quartiles[1])})"
+
+
+def _ratio(median: float | None, quartiles: tuple[float, float] | None) -> str:
+    if median is None or quartiles is None:
+        return "none"
+    return f"{median:.3g} ({quartiles[0]:.3g} to {quartiles[1]:.3g})"
+
+
+def _us(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
