@@ -5,7 +5,8 @@ response ends after ``MEAN_TOKENS`` tokens on average (geometric, so that the st
 the start); then the scheduler admits the next of its ``waiting`` requests, and a new one arrives in
 the place of that. So most of a call is vLLM's own pass over the running requests, about
 ``SLOTS / MEAN_TOKENS`` requests are admitted in a call, and as many scores come in. The scorer
-process is alive and answers what it is asked.
+process is alive and answers what it is asked. In an overload that lasts, each request becomes
+urgent once; patience is 0 here, so that this happens at its true rate from the start.
 
 All three see the same load: the k-th request that a scheduler admits gets the k-th response length,
 and scores say nothing about lengths, so that in every step as many requests run, end and are
@@ -165,7 +166,11 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
     write_table_predictor(
         predictor, {prompt_text(index): float(work) for index, work in enumerate(works)}
     )
-    pars: dict[str, object] = {"predictor": str(predictor), "max_pending": waiting + SLOTS}
+    pars: dict[str, object] = {
+        "predictor": str(predictor),
+        "max_pending": waiting + SLOTS,
+        "patience": 0.0,
+    }
     size = {"slots": SLOTS, "budget": BUDGET, "blocks": BLOCKS}
     configs = {
         OURS: (ParsScheduler, make_config(model, pars=pars, **size)),

@@ -23,7 +23,8 @@ not count, though it does disturb caches.
   scores again. Stock's priority queue gets the expected work as the clients' priority.
 - `schedule`: a whole `schedule()` call of vLLM's scheduler with its KV cache manager. 256 requests
   run; on average every response has 300 tokens; as one ends, the next is admitted and a new one
-  arrives, whose score comes in from a live scorer process.
+  arrives, whose score comes in from a live scorer process. Every request becomes urgent once, as
+  in an overload that lasts.
 - `add_request`: what a new request with that many prompt tokens costs the engine, the hand-over to
   the scorer process included."""
 

@@ -47,7 +47,7 @@ def servers(tmp_path: Path) -> Iterator[list[BusyServer]]:
         tmp_path / "table", {prompt_text(i): float(work) for i, work in enumerate(works)}
     )
     size = {"slots": SLOTS, "budget": 8192, "blocks": 20_000}
-    pars: dict[str, object] = {"predictor": str(tmp_path / "table")}
+    pars: dict[str, object] = {"predictor": str(tmp_path / "table"), "patience": 0.0}
     schedulers = [
         make_scheduler(ParsScheduler, make_config(model, pars=pars, **size)),
         make_scheduler(Scheduler, make_config(model, **size)),
@@ -81,6 +81,8 @@ def test_all_three_see_the_same_load(servers: list[BusyServer]) -> None:
     assert isinstance(ours, ParsScheduler)
     assert ours.pars_counters.scored >= SLOTS + 50
     assert ours.pars_counters.unknown == 0
+    assert ours.pars_queue is not None
+    assert ours.pars_queue.order.admitted_urgent > 0
 
 
 def test_every_case_is_measured(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -150,6 +150,19 @@ class Driver:
         for outputs in self.scheduler.update_from_output(output, result).values():
             ended = [each.request_id for each in outputs.outputs if each.finish_reason is not None]
             self.history.finished += ended
+
+
+def with_children(jobs: list[Job], seed: int) -> list[Job]:
+    """The same with ``n > 1`` for some: children that arrive together, named as vLLM names them."""
+    draw = random.Random(seed)
+    found = []
+    for job in jobs:
+        n = draw.choice((1, 1, 1, 3))
+        lengths = [job.length] + [max(1, int(draw.lognormvariate(3, 1))) for _ in range(n - 1)]
+        for index, length in enumerate(lengths):
+            name = job.id if n == 1 else f"{index}_{job.id}"
+            found.append(replace(job, id=name, prompt=list(job.prompt), length=length))
+    return found
 
 
 def random_jobs(seed: int, count: int = 60, **fixed: Any) -> list[Job]:
