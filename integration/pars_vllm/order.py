@@ -306,27 +306,26 @@ class WaitingOrder(Generic[T]):
         return self._chosen
 
     def _first(self) -> tuple[Entry[T], bool]:
-        resumed, scored, unscored = (
-            self._resumed.head(),
-            self._scored.head(),
-            self._unscored.head(),
-        )
-        heads = [head for head in (resumed, scored, unscored) if head is not None]
-        if not heads:
-            raise IndexError("peek or pop from an empty waiting queue")
-        level = min(head[0][0] for head in heads)
-        if resumed is not None and resumed[0][0] == level:
+        resumed, plain = self._resumed.head(), self._plain_head()
+        if resumed is not None and (plain is None or resumed[0][0] <= plain.priority):
             return resumed[1], False
-        plain = min(
-            (head[1] for head in (scored, unscored) if head is not None and head[0][0] == level),
-            key=self._rank,
-        )
+        if plain is None:
+            raise IndexError("peek or pop from an empty waiting queue")
         urgent = self._urgent.head()
         if (
             urgent is not None
-            and urgent[0][0] == level
             and urgent[1] is not plain
+            and urgent[0][0] == plain.priority
             and (self._credit.ready or urgent[1].group == self._last_urgent_group)
         ):
             return urgent[1], True
         return plain, False
+
+    def _plain_head(self) -> Entry[T] | None:
+        """The first by expected work alone; None when all that waits was preempted."""
+        scored, unscored = self._scored.head(), self._unscored.head()
+        if scored is None:
+            return unscored[1] if unscored is not None else None
+        if unscored is None or self._rank(scored[1]) <= self._rank(unscored[1]):
+            return scored[1]
+        return unscored[1]

@@ -10,6 +10,7 @@ import struct
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 HEAD_TOKENS = 1024
 """Token ids sent of the start of a prompt."""
@@ -36,8 +37,7 @@ class Prompt:
     """Empty where ``head`` is the whole prompt."""
 
 
-@dataclass(frozen=True)
-class Score:
+class Score(NamedTuple):
     """The answer for one prompt; NaN where the predictor does not know it."""
 
     digest: bytes
@@ -80,7 +80,7 @@ def encode_scores(scores: Iterable[Score]) -> bytes:
 
 def decode_scores(frame: bytes) -> list[Score]:
     """The scores of an S frame."""
-    return [Score(*fields) for fields in _SCORE.iter_unpack(frame[1:])]
+    return [Score._make(fields) for fields in _SCORE.iter_unpack(frame[1:])]
 
 
 def encode_digests(kind: bytes, digests: Iterable[bytes], reason: str = "") -> bytes:
