@@ -18,7 +18,7 @@ from pars_vllm.policy import Policy
 from pars_vllm.queue import ParsRequestQueue
 
 CALLS = 200
-"""Calls in a sample, at most half of what waits; of removals, which are O(n) in stock, a tenth."""
+"""Calls in a sample, at most half of what waits; of removals, which are slow in stock, a 40th."""
 
 
 class WaitingQueue:
@@ -58,7 +58,7 @@ class WaitingQueue:
 
     def remove(self) -> float:
         """Single requests from anywhere, as when a client goes away."""
-        gone = self._draw.sample(self._waiting, max(1, self._calls // 10))
+        gone = self._draw.sample(self._waiting, max(1, self._calls // 40))
         watch = Stopwatch()
         with watch.running():
             for request in gone:

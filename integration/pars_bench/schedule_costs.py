@@ -19,6 +19,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -44,7 +45,7 @@ BUDGET = 8192
 """Tokens of a step."""
 BLOCKS = 60_000
 """KV blocks; more than the running requests ever need."""
-PROMPT_TOKENS = 128
+PROMPT_TOKENS = 64
 MEAN_TOKENS = 300
 STEPS = 10
 """Calls in a sample."""
@@ -56,13 +57,21 @@ _OTHER = 65
 _PATIENCE_S = 600.0
 
 
+@dataclass(frozen=True)
+class Job:
+    """A request to come."""
+
+    prompt: list[int]
+    work: int
+    """What our predictor expects, and what stock's priority queue gets as the priority."""
+
+
 class BusyServer:
     """A scheduler in the steady state; each method is one sample in microseconds."""
 
-    def __init__(self, scheduler: Scheduler, works: Sequence[int], waiting: int, seed: int) -> None:
+    def __init__(self, scheduler: Scheduler, jobs: Sequence[Job], waiting: int, seed: int) -> None:
         self._scheduler = scheduler
-        self._works = works
-        self._tokenizer = bytes_tokenizer()
+        self._jobs = jobs
         lengths = random.Random(seed)
         self._lengths = iter(lambda: 1 + int(lengths.expovariate(1 / MEAN_TOKENS)), None)
         self._left: dict[str, int] = {}
@@ -101,16 +110,12 @@ class BusyServer:
         return watch.each(ADDED)
 
     def _arrive(self) -> None:
-        index = self._arrived
-        self._arrived += 1
-        self._scheduler.add_request(
-            make_request(
-                f"r{index}",
-                self._tokenizer.encode(prompt_text(index)).ids,
-                priority=self._works[index],
-                arrival=float(index),
-            )
+        job = self._jobs[self._arrived]
+        request = make_request(
+            f"r{self._arrived}", job.prompt, priority=job.work, arrival=float(self._arrived)
         )
+        self._arrived += 1
+        self._scheduler.add_request(request)
 
     def _await_scores(self) -> None:
         if not isinstance(self._scheduler, ParsScheduler):
@@ -147,9 +152,17 @@ class BusyServer:
             self._arrive()
 
 
-def prompt_text(index: int) -> str:
-    """Prompt number ``index``: all are equally long, so that each costs the KV cache the same."""
-    return f"{index:08d}".ljust(PROMPT_TOKENS, "x")
+def make_jobs(count: int, seed: int, predictor: Path) -> list[Job]:
+    """Jobs whose prompts are equally long, so that each costs the KV cache the same.
+
+    Writes the ``predictor`` folder that knows their expected lengths.
+    """
+    draw = random.Random(seed)
+    tokenizer = bytes_tokenizer()
+    texts = [f"{index:08d}".ljust(PROMPT_TOKENS, "x") for index in range(count)]
+    works = [1 + int(draw.lognormvariate(5, 1)) for _ in texts]
+    write_table_predictor(predictor, dict(zip(texts, map(float, works), strict=True)))
+    return [Job(tokenizer.encode(text).ids, work) for text, work in zip(texts, works, strict=True)]
 
 
 def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list[Case]:
@@ -158,14 +171,10 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
     ``model``: a folder of :func:`pars_bench.modelless.describe_model`; the predictor's is made
     beside it.
     """
-    draw = random.Random(seed)
     # More than can arrive: nobody ends faster than a token a step.
-    prompts = waiting + SLOTS + 4 * (rounds + 1) * (STEPS + len(PROMPTS_OF))
-    works = [1 + int(draw.lognormvariate(5, 1)) for _ in range(prompts)]
+    count = waiting + SLOTS + 4 * (rounds + 1) * (STEPS + len(PROMPTS_OF))
     predictor = model.parent / f"predictor-{waiting}"
-    write_table_predictor(
-        predictor, {prompt_text(index): float(work) for index, work in enumerate(works)}
-    )
+    jobs = make_jobs(count, seed, predictor)
     pars: dict[str, object] = {
         "predictor": str(predictor),
         "max_pending": waiting + SLOTS,
@@ -182,7 +191,7 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
         for name, (cls, config) in configs.items():
             scheduler = make_scheduler(cls, config)
             stack.callback(scheduler.shutdown)
-            servers[name] = BusyServer(scheduler, works, waiting, seed)
+            servers[name] = BusyServer(scheduler, jobs, waiting, seed)
         samples = take_turns({name: each.schedule for name, each in servers.items()}, rounds)
         cases = [case_of("schedule", waiting, samples)]
         for tokens in PROMPTS_OF:

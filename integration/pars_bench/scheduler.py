@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from pars_bench.sidebyside import Case
 
 WAITING = (100, 10_000, 100_000)
-ROUNDS = 40
+ROUNDS = 25
 
 
 class SchedulerReport(TypedDict):

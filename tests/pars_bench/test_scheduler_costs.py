@@ -11,11 +11,10 @@ from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from pars_bench.modelless import describe_model, make_config, make_scheduler
-from pars_bench.schedule_costs import SLOTS, BusyServer, prompt_text
+from pars_bench.schedule_costs import SLOTS, BusyServer, make_jobs
 from pars_bench.scheduler import SchedulerReport
 from pars_bench.scheduler_page import render
 from pars_bench.sidebyside import FCFS, OURS, Case, case_of, take_turns
-from pars_export.table import write_table_predictor
 from pars_model.__main__ import main
 from pars_vllm import ParsScheduler
 
@@ -42,10 +41,7 @@ def test_medians_ratios_and_their_spread() -> None:
 @pytest.fixture
 def servers(tmp_path: Path) -> Iterator[list[BusyServer]]:
     model = describe_model(tmp_path / "model")
-    works = [(7 * index) % 1000 + 1 for index in range(1000)]
-    write_table_predictor(
-        tmp_path / "table", {prompt_text(i): float(work) for i, work in enumerate(works)}
-    )
+    jobs = make_jobs(1000, 3, tmp_path / "table")
     size = {"slots": SLOTS, "budget": 8192, "blocks": 20_000}
     pars: dict[str, object] = {"predictor": str(tmp_path / "table"), "patience": 0.0}
     schedulers = [
@@ -53,7 +49,7 @@ def servers(tmp_path: Path) -> Iterator[list[BusyServer]]:
         make_scheduler(Scheduler, make_config(model, **size)),
         make_scheduler(Scheduler, make_config(model, policy="priority", **size)),
     ]
-    yield [BusyServer(scheduler, works, 50, seed=3) for scheduler in schedulers]
+    yield [BusyServer(scheduler, jobs, 50, seed=3) for scheduler in schedulers]
     for scheduler in schedulers:
         scheduler.shutdown()
 
