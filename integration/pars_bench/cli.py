@@ -9,6 +9,7 @@ import importlib
 BENCHMARKS: dict[str, tuple[str, str]] = {
     "serving": ("pars_bench.serving", "a real vLLM server under load, one order after another"),
     "scheduler": ("pars_bench.scheduler", "what ordering costs the engine, beside stock vLLM"),
+    "engine": ("pars_bench.engine", "tokens per second with scoring, beside stock vLLM"),
     "report": ("pars_bench.report", "write report.html and plots again from a results folder"),
 }
 
