@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from vllm.config import VllmConfig
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
@@ -165,6 +166,13 @@ def make_jobs(count: int, seed: int, predictor: Path) -> list[Job]:
     return [Job(tokenizer.encode(text).ids, work) for text, work in zip(texts, works, strict=True)]
 
 
+def busy_config(
+    model: Path, policy: str = "fcfs", pars: dict[str, object] | None = None
+) -> VllmConfig:
+    """Configuration of the busy server."""
+    return make_config(model, slots=SLOTS, budget=BUDGET, blocks=BLOCKS, policy=policy, pars=pars)
+
+
 def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list[Case]:
     """A ``schedule()`` call and ``add_request`` with ``waiting`` requests in the queue.
 
@@ -180,11 +188,10 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
         "max_pending": waiting + SLOTS,
         "patience": 0.0,
     }
-    size = {"slots": SLOTS, "budget": BUDGET, "blocks": BLOCKS}
     configs = {
-        OURS: (ParsScheduler, make_config(model, pars=pars, **size)),
-        FCFS: (Scheduler, make_config(model, **size)),
-        PRIORITY: (Scheduler, make_config(model, policy="priority", **size)),
+        OURS: (ParsScheduler, busy_config(model, pars=pars)),
+        FCFS: (Scheduler, busy_config(model)),
+        PRIORITY: (Scheduler, busy_config(model, policy="priority")),
     }
     with ExitStack() as stack:
         servers = {}
