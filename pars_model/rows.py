@@ -27,6 +27,8 @@ class Row:
         dataset: where the prompt comes from.
         config: generation settings.
         split: train, val or test; ``""`` where the table has no such column.
+        prompt_tokens: tokens of the prompt for the LLM, its chat template included; None where
+            the table does not say.
     """
 
     text: str
@@ -36,6 +38,7 @@ class Row:
     dataset: str
     config: str
     split: str
+    prompt_tokens: int | None
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -139,12 +142,13 @@ def _first_line(error: Exception) -> str:
 def _row(where: str, fields: Mapping[str, object]) -> Row:
     return Row(
         text=_text(where, fields),
-        length=_whole_number(where, fields.get("response_tokens")),
+        length=_whole_number(where, "response_tokens", fields.get("response_tokens")),
         censored=fields.get("finish_reason") == "length",
         model=_name(fields.get("model")),
         dataset=_name(fields.get("dataset")),
         config=_name(fields.get("config")),
         split=_split(where, fields.get("split")),
+        prompt_tokens=_prompt_tokens(where, fields.get("prompt_tokens")),
     )
 
 
@@ -158,7 +162,12 @@ def _split(where: str, value: object) -> str:
     raise InputError(f"{where}: split is {value!r}; expected train, val or test.")
 
 
-def _whole_number(where: str, value: object) -> int:
+def _prompt_tokens(where: str, value: object) -> int | None:
+    unknown = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+    return None if unknown else _whole_number(where, "prompt_tokens", value)
+
+
+def _whole_number(where: str, column: str, value: object) -> int:
     number: object = value
     if isinstance(value, str):
         try:
@@ -169,7 +178,7 @@ def _whole_number(where: str, value: object) -> int:
         number = int(number)
     if isinstance(number, bool) or not isinstance(number, int) or number < 0:
         raise InputError(
-            f"{where}: response_tokens is {value!r}; expected a whole number of tokens, 0 or more: "
+            f"{where}: {column} is {value!r}; expected a whole number of tokens, 0 or more: "
             "mend or drop the row."
         )
     return number

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -35,3 +37,35 @@ def submission_order(prompts: int, requests: int, seed: int) -> NDArray[np.int64
     A prompt file is sorted by what its prompts ask for; the traffic that it stands for is not.
     """
     return np.random.default_rng([seed, 0]).permutation(prompts)[:requests]
+
+
+def renewal(rate: float, cv: float, seed: int, block: int = 4096) -> Iterator[float]:
+    """Arrival times in seconds without end, from 0 on: gamma gaps of mean ``1 / rate``.
+
+    Args:
+        rate: Requests per second.
+        cv: Standard deviation of the gaps over their mean. 1 is a Poisson process, the very one of
+            :func:`poisson`; above 1 requests come in bursts.
+        seed: Of the random numbers.
+        block: How many gaps are drawn at a time; changes nothing.
+
+    Raises:
+        ValueError: ``rate`` or ``cv`` is not a positive number.
+    """
+    for name, value in (("rate", rate), ("coefficient of variation", cv)):
+        if not (value > 0 and np.isfinite(value)):
+            raise ValueError(f"a {name} of arrivals must be a positive number, found {value}")
+    return _renewal(rate, cv, np.random.default_rng([seed, 1]), block)
+
+
+def _renewal(rate: float, cv: float, random: np.random.Generator, block: int) -> Iterator[float]:
+    shape = cv**-2
+    draw = partial(random.gamma, shape, 1.0 / (rate * shape), block)
+    time = 0.0
+    gaps = draw()[1:]  # the measurement starts with the first request
+    yield time
+    while True:
+        for gap in gaps.tolist():
+            time += gap
+            yield time
+        gaps = draw()
