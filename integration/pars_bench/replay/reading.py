@@ -12,7 +12,7 @@ import numpy as np
 from pars_bench.replay.lengthtable import Choice, read_items
 from pars_bench.replay.profile import Profile, profile
 from pars_bench.replay.stream import AtOnce, Denser, Retimed, Source, Traffic, Window
-from pars_bench.replay.traces import LENGTHS, Format, TraceFile, recognise
+from pars_bench.replay.traces import LENGTHS, MIX, Format, TraceFile, recognise
 from pars_export.errors import ConfigError, InputError
 
 ARRIVALS = "trace, burst, poisson, gamma or gamma:CV"
@@ -67,6 +67,10 @@ def read_one(path: Path, choice: Choice, when: Pace, limit: int | None, seed: in
     if kind is LENGTHS:
         items = read_items(path, choice, limit, seed)
         return _traffic(path, kind, items, items.facts, _Arriving(False, when, seed), items.kept)
+    if kind is MIX:
+        raise ConfigError(
+            f"{path} is a mix, which cannot be a part of one: name its parts instead."
+        )
     if choice != Choice():
         raise ConfigError(
             f"{path} is of the format {kind.name}: model, config, dataset and split choose from a "

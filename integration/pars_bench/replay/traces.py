@@ -204,7 +204,7 @@ def _listed(columns: list[str] | tuple[str, ...]) -> str:
 
 
 def _columns(path: Path) -> list[str]:
-    if path.is_file() and path.open("rb").read(4) == b"PAR1":
+    if _is_parquet(path):
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -226,7 +226,14 @@ def _columns(path: Path) -> list[str]:
         return list(row) if isinstance(row, dict) else []
     if any(line.startswith("parts:") for line in start.splitlines()):
         return ["parts"]
-    return [name.strip() for name in first.split(",")]
+    return [name.strip() for name in first.split(",")] if first else []
+
+
+def _is_parquet(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(4) == b"PAR1"
 
 
 def _rows(path: Path) -> Iterator[Fields]:
