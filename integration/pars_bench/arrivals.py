@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -60,12 +59,12 @@ def renewal(rate: float, cv: float, seed: int, block: int = 4096) -> Iterator[fl
 
 def _renewal(rate: float, cv: float, random: np.random.Generator, block: int) -> Iterator[float]:
     shape = cv**-2
-    draw = partial(random.gamma, shape, 1.0 / (rate * shape), block)
+    scale = 1.0 / (rate * shape)
     time = 0.0
-    gaps = draw()[1:]  # the measurement starts with the first request
+    gaps = random.gamma(shape, scale, size=block)[1:]  # the measurement starts with a request
     yield time
     while True:
         for gap in gaps.tolist():
             time += gap
             yield time
-        gaps = draw()
+        gaps = random.gamma(shape, scale, size=block)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +10,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from pars_bench import chart
+from pars_bench.chart import Palette
 from pars_bench.findings import NAMES
 from pars_bench.measures import DECILES, decile_means, deciles_by_length
-from pars_export.files import atomic_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
 # One run's columns by name, in submission order.
 Columns = Mapping[str, NDArray[np.float64]]
 
-
-@dataclass(frozen=True)
-class Palette:
-    """Colours by role: ``ink``, ``line`` and one per order."""
-
-    colours: Mapping[str, str]
-
-    def __getitem__(self, role: str) -> str:
-        return self.colours[role]
-
-
-ROLES = ("ink", "line", *NAMES)
 
 # Told apart by people who confuse red and green; the line styles tell them apart in grey too.
 LIGHT = Palette(
@@ -47,8 +33,6 @@ LIGHT = Palette(
         "prompt_length": "#c2570c",
     }
 )
-# In the page each colour is a CSS variable: these marks are replaced after drawing.
-_MARKS = Palette({role: f"#0102{number:02x}" for number, role in enumerate(ROLES, start=16)})
 _STYLES = {"fcfs": "-", "pars": "-", "oracle": (0, (5, 2)), "prompt_length": (0, (1, 1.2))}
 
 
@@ -148,57 +132,15 @@ def pictures(patterns: Sequence[str]) -> list[Picture]:
     ]
 
 
-def _figure(picture: Picture, runs: Mapping[str, Columns], palette: Palette) -> Figure:
-    # Figure without pyplot: no global state, no display, nothing left open.
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(4.6, 3.4), layout="constrained", facecolor="none")
-    axes = figure.add_subplot(facecolor="none")
-    picture.draw(axes, runs, palette)
-    axes.grid(color=palette["line"], linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.spines[["left", "bottom"]].set_color(palette["line"])
-    axes.tick_params(which="both", colors=palette["ink"], labelsize=9, length=0)
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set(color=palette["ink"], fontsize=9.5)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        labelcolor=palette["ink"],
-        handlelength=2.6,
-    )
-    return figure
-
-
 def write_png(picture: Picture, runs: Mapping[str, Columns], folder: Path) -> None:
     """Write ``folder/<name>.png`` on white."""
-    with atomic_file(folder / f"{picture.name}.png") as temporary:
-        figure = _figure(picture, runs, LIGHT)
-        figure.savefig(temporary, format="png", dpi=160, facecolor="white")
+    chart.write_png(folder / f"{picture.name}.png", _drawn(picture, runs), LIGHT)
 
 
-def inline_svg(picture: Picture, runs: Mapping[str, Columns], label: str) -> str:
-    """An ``<svg>`` element whose colours are the page's CSS variables and whose text is text."""
-    import matplotlib as mpl
+def inline_svg(picture: Picture, runs: Mapping[str, Columns]) -> str:
+    """An ``<svg>`` element in the page's colours."""
+    return chart.inline_svg(picture.name, _drawn(picture, runs), tuple(NAMES), picture.caption)
 
-    buffer = io.StringIO()
-    # The salt keeps the ids of several pictures in one page apart, and the file reproducible.
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": picture.name}):
-        figure = _figure(picture, runs, _MARKS)
-        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        figure.savefig(buffer, format="svg", metadata=nothing)
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    # Inside HTML an SVG needs no name spaces and no fixed size; the view box gives its shape.
-    svg = re.sub(r'\sxmlns(:\w+)?="[^"]*"', "", svg)
-    svg = re.sub(r'(<svg[^>]*?)\swidth="[^"]*"', r"\1", svg, count=1)
-    svg = re.sub(r'(<svg[^>]*?)\sheight="[^"]*"', r"\1", svg, count=1)
-    svg = svg.replace("xlink:href", "href")
-    for role in ROLES:
-        svg = svg.replace(_MARKS[role], f"var(--{role.replace('_', '-')})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{label}"', 1).strip()
+
+def _drawn(picture: Picture, runs: Mapping[str, Columns]) -> chart.Draw:
+    return lambda axes, palette: picture.draw(axes, runs, palette)

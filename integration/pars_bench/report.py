@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from html import escape
-from importlib.resources import files
 from pathlib import Path
-from string import Template
 from typing import TYPE_CHECKING
 
 from pars_bench.facts import flatten, predictor_pairs
@@ -22,6 +20,7 @@ from pars_bench.findings import (
     subject_of,
     value_of,
 )
+from pars_bench.htmlparts import figure, items, page, pairs, swatch
 from pars_bench.markdown import write_markdown
 from pars_bench.schema import Report, find, patterns_of, policies_of, read_report
 from pars_bench.tables import table_rows
@@ -68,26 +67,23 @@ def write_report(folder: Path) -> Path:
         parts = []
         for picture in pictures([pattern]):
             write_png(picture, rows[pattern], folder / "plots")
-            svg = inline_svg(picture, rows[pattern], escape(picture.caption, quote=True))
-            caption = escape(picture.caption)
-            parts.append(
-                f'<figure class="card" id="{picture.name}">{svg}'
-                f"<figcaption>{caption}</figcaption></figure>"
-            )
+            svg = inline_svg(picture, rows[pattern])
+            parts.append(figure(picture.name, svg, picture.caption))
         title = escape(PATTERN_NAMES.get(pattern, pattern))
         figures.append(f'<h2>{title}</h2><div class="grid three">{"".join(parts)}</div>')
-    page = Template((files("pars_bench") / "report_page.html").read_text(encoding="utf-8"))
-    html = page.substitute(
+    html = page(
+        "pars_bench",
+        "report_page.html",
         title="Shortest answers first, measured on a real vLLM server",
         subtitle=escape(_subtitle(report)),
         answers="".join(_answer_card(report, pattern) for pattern in patterns_of(report)),
-        losses=_items(losses(report)),
+        losses=items(losses(report)),
         tables="".join(_table(report, pattern) for pattern in patterns_of(report)),
         figures="".join(figures),
-        predictor=_pairs(predictor_pairs(report["predictor"])),
-        doubts=_items(doubts(report)),
-        words=_pairs(WORDS.items()),
-        environment=_pairs(flatten(report["environment"])),
+        predictor=pairs(predictor_pairs(report["predictor"])),
+        doubts=items(doubts(report)),
+        words=pairs(WORDS.items()),
+        environment=pairs(flatten(report["environment"])),
     )
     path = folder / "report.html"
     with atomic_file(path) as temporary:
@@ -181,17 +177,13 @@ def _answer_card(report: Report, pattern: str) -> str:
                 f'<p class="big"><b>{percent(after / before)}</b>'
                 f"<span>mean time to last token, {who}</span></p>"
             )
-    sentences = _items(headline(report, pattern))
+    sentences = items(headline(report, pattern))
     return f'<section class="card"><h3>{title}</h3>{big}<ul>{sentences}</ul></section>'
 
 
 def _table(report: Report, pattern: str) -> str:
     policies = policies_of(report)
-    head = "".join(
-        f'<th scope="col"><i class="swatch" style="background:var(--{p.replace("_", "-")})"></i>'
-        f"{escape(NAMES[p])}</th>"
-        for p in policies
-    )
+    head = "".join(f'<th scope="col">{swatch(p)}{escape(NAMES[p])}</th>' for p in policies)
     body = []
     for row in table_rows(report, pattern):
         if not row.cells:
@@ -212,14 +204,6 @@ def _table(report: Report, pattern: str) -> str:
         f'<div class="card scroll"><table><caption>{title}</caption><thead><tr><th></th>{head}</tr>'
         f"</thead><tbody>{''.join(body)}</tbody></table></div>"
     )
-
-
-def _items(sentences: Iterable[str]) -> str:
-    return "".join(f"<li>{escape(sentence)}</li>" for sentence in sentences)
-
-
-def _pairs(pairs: Iterable[tuple[str, str]]) -> str:
-    return "".join(f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in pairs)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
