@@ -31,8 +31,8 @@ Draw = Callable[["Axes", Palette], None]
 """Draws one chart."""
 
 
-def new_figure(draw: Draw, palette: Palette) -> Figure:
-    """A chart with its legend above it."""
+def new_figure(draw: Draw, palette: Palette, legend: bool = True) -> Figure:
+    """A chart, its legend above it."""
     # Figure without pyplot: no global state, no display, nothing left open.
     from matplotlib.figure import Figure
 
@@ -46,15 +46,16 @@ def new_figure(draw: Draw, palette: Palette) -> Figure:
     axes.tick_params(which="both", colors=palette["ink"], labelsize=9, length=0)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(color=palette["ink"], fontsize=9.5)
-    figure.legend(
-        *axes.get_legend_handles_labels(),
-        loc="outside upper left",
-        ncols=2,
-        frameon=False,
-        fontsize=9,
-        labelcolor=palette["ink"],
-        handlelength=2.6,
-    )
+    if legend:
+        figure.legend(
+            *axes.get_legend_handles_labels(),
+            loc="outside upper left",
+            ncols=2,
+            frameon=False,
+            fontsize=9,
+            labelcolor=palette["ink"],
+            handlelength=2.6,
+        )
     return figure
 
 
@@ -65,7 +66,7 @@ def write_png(path: Path, draw: Draw, palette: Palette) -> None:
         figure.savefig(temporary, format="png", dpi=160, facecolor="white")
 
 
-def inline_svg(name: str, draw: Draw, roles: Sequence[str], label: str) -> str:
+def inline_svg(name: str, draw: Draw, roles: Sequence[str], label: str, legend: bool = True) -> str:
     """An ``<svg>`` element whose colours are the page's CSS variables and whose text is text.
 
     Args:
@@ -73,6 +74,7 @@ def inline_svg(name: str, draw: Draw, roles: Sequence[str], label: str) -> str:
         draw: Draws the chart with the colours ``ink``, ``line`` and those of ``roles``.
         roles: Of the curves.
         label: What a reader who cannot see the chart is told.
+        legend: Whether the chart has one of its own.
     """
     import matplotlib as mpl
 
@@ -83,7 +85,7 @@ def inline_svg(name: str, draw: Draw, roles: Sequence[str], label: str) -> str:
     # The salt makes the file reproducible too.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}):
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-        new_figure(draw, marks).savefig(buffer, format="svg", metadata=nothing)
+        new_figure(draw, marks, legend).savefig(buffer, format="svg", metadata=nothing)
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)

@@ -49,7 +49,7 @@ def seconds(value: float) -> str:
 
 def percent(ratio: float) -> str:
     """A ratio's distance from one, with its sign."""
-    return f"{100 * (ratio - 1):+.0f}\u00a0%".replace("-", "\u2212")
+    return f"{round(100 * (ratio - 1)):+d}\u00a0%".replace("-", "\u2212")
 
 
 def subject_of(report: Report) -> str | None:

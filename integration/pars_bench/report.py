@@ -20,7 +20,7 @@ from pars_bench.findings import (
     subject_of,
     value_of,
 )
-from pars_bench.htmlparts import figure, items, page, pairs, swatch
+from pars_bench.htmlparts import figure, items, page, pairs, table
 from pars_bench.markdown import write_markdown
 from pars_bench.schema import Report, find, patterns_of, policies_of, read_report
 from pars_bench.tables import table_rows
@@ -182,28 +182,8 @@ def _answer_card(report: Report, pattern: str) -> str:
 
 
 def _table(report: Report, pattern: str) -> str:
-    policies = policies_of(report)
-    head = "".join(f'<th scope="col">{swatch(p)}{escape(NAMES[p])}</th>' for p in policies)
-    body = []
-    for row in table_rows(report, pattern):
-        if not row.cells:
-            body.append(
-                f'<tr class="measure"><th colspan="{len(policies) + 1}" scope="rowgroup">'
-                f"{escape(row.label)}</th></tr>"
-            )
-            continue
-        cells = "".join(
-            f'<td class="best">{escape(cell)}</td>'
-            if place == row.best
-            else f"<td>{escape(cell)}</td>"
-            for place, cell in enumerate(row.cells)
-        )
-        body.append(f'<tr><th scope="row">{escape(row.label)}</th>{cells}</tr>')
-    title = escape(PATTERN_NAMES.get(pattern, pattern))
-    return (
-        f'<div class="card scroll"><table><caption>{title}</caption><thead><tr><th></th>{head}</tr>'
-        f"</thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
+    columns = [(NAMES[policy], policy) for policy in policies_of(report)]
+    return table(PATTERN_NAMES.get(pattern, pattern), columns, table_rows(report, pattern))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pars_bench.findings import MEASURES, SHORT, seconds, value_of
@@ -29,13 +29,15 @@ def table_rows(report: Report, pattern: str) -> list[Row]:
     """All measures of one arrival pattern, one column per measured order."""
     policies = policies_of(report)
     runs = [find(report, policy, pattern) for policy in policies]
+    # The oracle knows what no order can know, so it does not compete.
+    rivals = [policy != "oracle" for policy in policies]
     rows = []
     for measure, label in MEASURES.items():
         rows.append(Row(f"{label} ({SHORT[measure]})"))
         for statistic in STATISTICS:
             numbers = [None if r is None else value_of(r, measure, statistic) for r in runs]
             cells = tuple(_shown(number, seconds) for number in numbers)
-            rows.append(Row(statistic, cells, _best(numbers, policies)))
+            rows.append(Row(statistic, cells, best(numbers, rivals)))
     rows.append(Row("The rest"))
     for label, number, shape in _REST:
         numbers = [None if run is None else number(run) for run in runs]
@@ -46,16 +48,14 @@ def table_rows(report: Report, pattern: str) -> list[Row]:
     return rows
 
 
-def _best(numbers: list[float | None], policies: list[str]) -> int | None:
-    # The oracle knows what no order can know, so it does not compete.
-    rivals = [
+def best(numbers: Sequence[float | None], rivals: Sequence[bool]) -> int | None:
+    """Place of the least number among the rivals; None where no digit that is shown differs."""
+    known = [
         (number, place)
-        for place, (number, policy) in enumerate(zip(numbers, policies, strict=True))
-        if number is not None and policy != "oracle"
+        for place, (number, rival) in enumerate(zip(numbers, rivals, strict=True))
+        if number is not None and rival
     ]
-    if len({seconds(number) for number, _ in rivals}) < 2:
-        return None  # nobody is better by a digit that is shown
-    return min(rivals)[1]
+    return min(known)[1] if len({seconds(number) for number, _ in known}) > 1 else None
 
 
 def _shown(number: float | None, shape: Callable[[float], str]) -> str:

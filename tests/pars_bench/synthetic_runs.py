@@ -33,7 +33,7 @@ def synthetic_runs(
     patterns = {
         policy: {
             name: PatternRun(
-                answers=_serve(lengths, arrivals, scores[policy]),
+                answers=serve(lengths, arrivals, scores[policy]),
                 client_lag_s=0.002,
                 preemptions=0,
                 load_average=(1.0, 1.5),
@@ -56,7 +56,8 @@ def synthetic_runs(
     }
 
 
-def _serve(lengths: np.ndarray, arrivals: np.ndarray, scores: np.ndarray) -> list[Answer]:
+def serve(lengths: np.ndarray, arrivals: np.ndarray, scores: np.ndarray) -> list[Answer]:
+    """Answers of a few slots that take the least score of those who wait."""
     slots = [0.0] * SLOTS
     waiting: list[tuple[float, int]] = []
     coming = list(range(lengths.size))

@@ -1,0 +1,91 @@
+"""How deep a queue must be before an order gains: the same requests by the depth they met."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from pars_bench.findings import WORTH_SAYING
+from pars_bench.replay.page.compare import Replay
+from pars_bench.replay.page.rows import Array, Requests
+from pars_bench.replay.schema import ReplayRun
+
+_BOUNDS = (0, 1, 4, 16, 64, 256, 1024)
+
+FEWEST = 30
+"""Requests below which a class of depths says nothing."""
+
+
+@dataclass(frozen=True)
+class AtDepth:
+    """Requests that arrived where arrival order's queue was so deep, over all loads and seeds."""
+
+    least: int
+    most: int | None
+    """None: no upper bound."""
+    requests: int
+    before: float
+    """Their mean time to last token in arrival order, seconds."""
+    after: float
+    """The same in the other order."""
+
+    @property
+    def gains(self) -> bool:
+        """Whether the order is better by more than what is worth a word."""
+        return self.after < self.before * (1 - WORTH_SAYING)
+
+
+def depth_met(run: ReplayRun, arrival: Array) -> Array:
+    """Depth of a run's queue where each request arrived, rounded up by the points it was kept at.
+
+    Args:
+        run: A run.
+        arrival: Seconds, shape (n,).
+    """
+    if not run["queue_depth"]:
+        return np.zeros(arrival.size)
+    times, depths = np.asarray(run["queue_depth"], dtype=np.float64).T
+    # A point is the greatest depth since the one before it, so the next one holds.
+    place = np.searchsorted(times, arrival, side="left")
+    return np.asarray(depths[np.minimum(place, depths.size - 1)])
+
+
+def by_depth(replay: Replay, requests: Requests) -> list[AtDepth]:
+    """Compare the subject with arrival order, by classes of depth; only those that occur."""
+    sums = np.zeros((3, len(_BOUNDS)))  # requests, seconds before, seconds after
+    for base, own in _pairs(replay):
+        before, after = requests.read(base), requests.read(own)
+        classes = np.digitize(depth_met(base, before.arrival), _BOUNDS) - 1
+        for row, weights in enumerate((None, before.ttlt, after.ttlt)):
+            sums[row] += np.bincount(classes, weights, minlength=len(_BOUNDS))
+    uppers = [*(bound - 1 for bound in _BOUNDS[1:]), None]
+    return [
+        AtDepth(least, most, int(count), before / count, after / count)
+        for least, most, (count, before, after) in zip(_BOUNDS, uppers, sums.T, strict=True)
+        if count
+    ]
+
+
+def needed(depths: list[AtDepth]) -> int | None:
+    """The least depth from which on every class gains; None where the deepest does not."""
+    least = None
+    for each in reversed([each for each in depths if each.requests >= FEWEST]):
+        if not each.gains:
+            break
+        least = each.least
+    return least
+
+
+def _pairs(replay: Replay) -> Iterator[tuple[ReplayRun, ReplayRun]]:
+    base, subject = replay.base, replay.subject
+    if base is None or subject is None:
+        return
+    for load in replay.loads:
+        own: Mapping[int, ReplayRun] = {
+            run["seed"]: run for run in replay.runs(subject.policy, load)
+        }
+        for run in replay.runs(base.policy, load):
+            if run["seed"] in own:
+                yield run, own[run["seed"]]
