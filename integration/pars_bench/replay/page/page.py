@@ -154,12 +154,14 @@ def _distributions(replay: Replay, requests: Requests) -> list[Picture]:
             "seconds per response token",
         ),
     }
-    return [
+    found = [
         pictures.distribution(
             f"distribution-{measure.replace('_', '-')}", caption, label, curves[measure]
         )
         for measure, (caption, label) in captions.items()
     ]
+    slow = "The slowest requests: share that takes longer than a time."
+    return [*found, pictures.tail("tail-ttlt", slow, "time to last token, s", curves["ttlt"])]
 
 
 def _sweep(replay: Replay, legend: str) -> str:

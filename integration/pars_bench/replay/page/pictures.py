@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ _DASHES: dict[str, str | tuple[int, tuple[float, ...]]] = {
     "dotted": (0, (1, 1.2)),
 }
 # What a curve of any number of requests looks like; the tail closer, for there it is read.
-_QUANTILES = np.concatenate((np.linspace(0, 0.98, 99), np.linspace(0.981, 1, 20)))
+_QUANTILES = np.concatenate((np.linspace(0, 0.98, 99), np.linspace(0.981, 0.999, 19), [0.9995, 1]))
 
 
 @dataclass(frozen=True)
@@ -57,14 +57,32 @@ def distribution(
     def draw(axes: Axes, palette: Palette) -> None:
         for look, values in curves:
             axes.plot(np.maximum(values, 1e-4), _QUANTILES, **_curve(look, palette))
-        axes.set_xscale("log")
-        _label(axes.xaxis)
+        _label(axes.xaxis, axes.set_xscale)
         axes.set(xlabel=f"{xlabel} (log)", ylabel="share of requests", ylim=(0, 1.02))
 
     half, most = (int(np.searchsorted(_QUANTILES, share)) for share in (0.5, 0.9))
     gist = "; ".join(
         f"{look.name}: half within {seconds(values[half])} s, nine in ten within "
         f"{seconds(values[most])} s"
+        for look, values in curves
+    )
+    return Picture(name, caption, f"{gist}.", draw)
+
+
+def tail(name: str, caption: str, xlabel: str, curves: Sequence[tuple[Look, Array]]) -> Picture:
+    """Share of requests that take longer than a time, both logarithmic: the slowest in detail."""
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        for look, values in curves:
+            axes.plot(np.maximum(values[:-1], 1e-4), 1 - _QUANTILES[:-1], **_curve(look, palette))
+        _label(axes.xaxis, axes.set_xscale)
+        _label(axes.yaxis, axes.set_yscale)
+        axes.set(xlabel=f"{xlabel} (log)", ylabel="share that takes longer (log)")
+
+    place = int(np.searchsorted(_QUANTILES, 0.99))
+    gist = "; ".join(
+        f"{look.name}: one in a hundred takes longer than {seconds(values[place])} s, the slowest "
+        f"{seconds(values[-1])} s"
         for look, values in curves
     )
     return Picture(name, caption, f"{gist}.", draw)
@@ -85,7 +103,7 @@ def load_sweep(replay: Replay, name: str, caption: str, which: str) -> Picture:
             if len(replay.seeds) > 1:
                 low, high = [each.low for _, each in points], [each.high for _, each in points]
                 axes.fill_between(loads, low, high, color=palette[look.role], alpha=0.15, lw=0)
-        _log_seconds(axes)
+        _label(axes.yaxis, axes.set_yscale)
         axes.set(xlabel="load, times the traffic", ylabel=f"{which} time to last token, s (log)")
         axes.set_xticks(replay.loads, [f"{load:g}" for load in replay.loads])
         axes.minorticks_off()
@@ -112,7 +130,7 @@ def who_pays(replay: Replay, name: str, caption: str, figure: str) -> Picture:
     def draw(axes: Axes, palette: Palette) -> None:
         for look, values in curves:
             axes.plot(range(len(values)), values, **_curve(look, palette, "o"))
-        _log_seconds(axes)
+        _label(axes.yaxis, axes.set_yscale)
         axes.set_xticks(range(len(ticks)), ticks)
         axes.tick_params(axis="x", labelrotation=45 if max(map(len, ticks), default=0) > 3 else 0)
         axes.set(xlabel="tenths of requests, up to so many tokens", ylabel=f"{label} (log)")
@@ -155,14 +173,11 @@ def _curve(look: Look, palette: Palette, marker: str = "") -> dict[str, Any]:
     }
 
 
-def _log_seconds(axes: Axes) -> None:
-    axes.set_yscale("log")
-    _label(axes.yaxis)
-
-
-def _label(axis: Axis) -> None:
+def _label(axis: Axis, set_scale: Callable[[str], None]) -> None:
+    """Make an axis logarithmic, with plain numbers and enough of them."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
+    set_scale("log")
     low, high = axis.get_view_interval()
     # Over few decades a tick at each power of ten is too few to read a value from.
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 300 * low else (1,)))

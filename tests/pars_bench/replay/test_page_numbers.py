@@ -1,0 +1,147 @@
+"""What the page computes: means over seeds, the queue that a gain needs, the check of a schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypedDict
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from synthetic_replays import write_synthetic
+
+from pars_bench.replay.page.compare import Replay, mean_depth, statistic
+from pars_bench.replay.page.names import looks
+from pars_bench.replay.page.need import AtDepth, by_depth, depth_met, needed
+from pars_bench.replay.page.rows import Requests
+from pars_bench.replay.page.shape import mismatch
+from pars_bench.replay.schema import ReplayRun
+
+
+def run_with(points: list[list[float]]) -> ReplayRun:
+    return {"queue_depth": points}  # type: ignore[typeddict-item]  # nothing else is read
+
+
+def test_a_ratio_pairs_seeds_and_a_value_averages_them(tmp_path: Path) -> None:
+    replay = Replay(write_synthetic(tmp_path, loads=(1.0,), seeds=(0, 1, 2), requests=60))
+    mean = statistic("ttlt", "mean")
+    fcfs, oracle = ([mean(r) or 0 for r in replay.runs(name, 1.0)] for name in ("fcfs", "oracle"))
+    ratio, value = replay.ratio("oracle", 1.0, mean), replay.value("oracle", 1.0, mean)
+    ratios = [after / before for after, before in zip(oracle, fcfs, strict=True)]
+    assert ratio is not None
+    assert (ratio.mean, ratio.low, ratio.high) == pytest.approx(
+        (np.mean(ratios), min(ratios), max(ratios))
+    )
+    assert value is not None
+    assert value.mean == pytest.approx(np.mean(oracle))
+    assert replay.ratio("oracle", 9.0, mean) is None
+
+
+def test_the_load_is_the_traffics_own_or_the_nearest(tmp_path: Path) -> None:
+    for loads, expected in (((0.5, 1.0, 1.2), 1.0), ((0.5, 1.2), 1.2), ((0.9, 2.0), 0.9)):
+        report = write_synthetic(tmp_path, ("fcfs",), loads=loads, seeds=(0,), requests=5)
+        assert Replay(report).load == expected
+
+
+def test_pars_is_the_subject_before_made_up_scores_and_oracles() -> None:
+    def subject(*policies: str) -> str | None:
+        runs = [{"policy": policy} for policy in policies]
+        look = Replay({"runs": runs}).subject  # type: ignore[typeddict-item]  # nothing else is read
+        return None if look is None else look.name
+
+    assert subject("fcfs", "pars@tau=0.5", "pars", "oracle") == "PARS"
+    assert subject("fcfs", "oracle", "pars@tau=0.38", "pars@tau=0.5") == "score model, tau 0.38"
+    assert subject("fcfs", "oracle", "rerun") == "rerun oracle"
+    assert subject("fcfs", "hrrn") == "HRRN"
+    assert subject("fcfs") is None
+
+
+def test_orders_of_one_kind_get_colours_of_their_own() -> None:
+    found = looks(["fcfs", "pars@tau=0.3", "pars@tau=0.5", "pars@noise=1", "mine", "hrrn@tau=0.3"])
+    assert len({look.role for look in found}) == len(found)
+    assert [look.name for look in found][1:] == [
+        "score model, tau 0.3", "score model, tau 0.5", "score model, noise 1", "mine",
+        "HRRN, tau 0.3",
+    ]  # fmt: skip
+
+
+def test_a_request_meets_the_next_point_of_the_queue() -> None:
+    run = run_with([[1.0, 5.0], [2.0, 0.0], [4.0, 7.0]])
+    met = depth_met(run, np.array([0.0, 1.0, 1.5, 2.0, 3.0, 9.0]))
+    assert met.tolist() == [5, 5, 0, 0, 7, 7]
+    assert depth_met(run_with([]), np.array([0.0, 1.0])).tolist() == [0, 0]
+
+
+def test_the_mean_depth_weighs_points_by_their_time() -> None:
+    assert mean_depth(run_with([[1.0, 4.0], [3.0, 1.0]])) == pytest.approx((4 + 2) / 3)
+    assert mean_depth(run_with([[0.0, 4.0]])) == 4
+    assert mean_depth(run_with([])) == 0
+
+
+def test_classes_of_depth_hold_every_request_once_and_its_seconds(tmp_path: Path) -> None:
+    replay = Replay(write_synthetic(tmp_path))
+    found = by_depth(replay, Requests(tmp_path / "requests.parquet"))
+    rows = pq.read_table(tmp_path / "requests.parquet").to_pandas()
+    base, own = rows[rows.policy == "fcfs"], rows[rows.policy == "pars@tau=0.5"]
+    assert sum(each.requests for each in found) == len(base)
+    assert sum(each.requests * each.before for each in found) == pytest.approx(base.ttlt_s.sum())
+    assert sum(each.requests * each.after for each in found) == pytest.approx(own.ttlt_s.sum())
+    # A made-up queue has no surprise: whoever finds many waiting gains most.
+    least = needed(found)
+    assert least is not None
+    assert 1 <= least <= 16
+    assert not found[0].gains
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.floats(0.5, 1.5)), max_size=7))
+def test_what_is_needed_is_the_bound_above_which_all_classes_gain(
+    classes: list[tuple[int, float]],
+) -> None:
+    found = [AtDepth(4**n, None, count, 1.0, after) for n, (count, after) in enumerate(classes)]
+    sure = [each for each in found if each.requests >= 30]
+    least = needed(found)
+    if least is None:
+        assert not sure or not sure[-1].gains
+    else:
+        assert all(each.gains for each in sure if each.least >= least)
+        below = [each for each in sure if each.least < least]
+        assert not below or not below[-1].gains
+
+
+class Inner(TypedDict):
+    name: str
+    size: float | None
+
+
+class Outer(TypedDict):
+    count: int
+    parts: list[Inner]
+    more: dict[str, object]
+
+
+GOOD = {"count": 1, "parts": [{"name": "a", "size": 2}, {"name": "b", "size": None}], "more": {}}
+
+
+def test_what_fits_a_schema_has_no_mismatch_and_more_keys_do_not_matter() -> None:
+    assert mismatch(GOOD, Outer, "") is None
+    assert mismatch({**GOOD, "new": 1}, Outer, "") is None
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from(sorted(GOOD)), json_values)
+def test_any_value_in_any_place_is_accepted_or_named(key: str, value: object) -> None:
+    problem = mismatch({**GOOD, key: value}, Outer, "")
+    assert problem is None or problem.startswith(key)
+
+
+def test_a_type_that_json_has_not_is_a_mistake_of_ours() -> None:
+    with pytest.raises(TypeError, match="no place in a schema"):
+        mismatch(1, bytes, "x")
