@@ -16,6 +16,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "evaluate": ("pars_model.evaluate", "tau and pair accuracy of a predictor, with intervals"),
     "export": ("pars_export.export", "turn a checkpoint into a predictor folder"),
     "score": ("pars_export.score", "score prompts with a predictor folder"),
+    "replay": (
+        "pars_bench.replay.cli",
+        "what an order would gain on a trace: vLLM's real scheduler in virtual time",
+    ),
     "bench": ("pars_bench.cli", "measure serving (and more) side by side"),
     "doctor": ("pars_vllm.doctor", "check a predictor and the installed vLLM"),
     "demo": ("pars_bench.demo.cli", "the whole way on a small LLM: collect, fit, export, serve"),

@@ -129,14 +129,16 @@ def oracle_gap(
         None where the 95 % interval of ``fcfs - oracle`` includes zero or lies below it: there is
         no gap to close.
     """
-    draws = np.random.default_rng(seed).integers(fcfs.size, size=(resamples, fcfs.size))
-    possible = (fcfs - oracle)[draws].mean(axis=1)
+    gains, most = fcfs - order, fcfs - oracle
+    gain, possible = np.empty(resamples), np.empty(resamples)
+    generator = np.random.default_rng(seed)
+    for sample in range(resamples):  # one at a time: all at once would fill the memory
+        drawn = generator.integers(fcfs.size, size=fcfs.size)
+        gain[sample], possible[sample] = gains[drawn].mean(), most[drawn].mean()
     lower, _ = _interval(possible)
     if lower <= 0.0:
         return None
-    closed = (fcfs - order)[draws].mean(axis=1) / possible
-    gain, most = float((fcfs - order).mean()), float((fcfs - oracle).mean())
-    return Gap(gain / most, _interval(closed))
+    return Gap(float(gains.mean() / most.mean()), _interval(gain / possible))
 
 
 def _interval(values: Array) -> tuple[float, float]:

@@ -24,14 +24,17 @@ from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
 BLOCK = 16
-"""Tokens of a KV block."""
+"""Tokens of a KV block: vLLM's own default on GPUs."""
 HEAD_DIM = 32
 STOP = 2
 """The token that ends a response."""
 
 
-def describe_model(folder: Path) -> Path:
-    """Write a tiny Llama's ``config.json`` and a tokenizer whose tokens are bytes."""
+def describe_model(folder: Path, context: int = 4096) -> Path:
+    """Write a tiny Llama's ``config.json`` and a tokenizer whose tokens are bytes.
+
+    ``context``: the longest that it claims to take, in tokens.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -43,7 +46,7 @@ def describe_model(folder: Path) -> Path:
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
         "head_dim": HEAD_DIM,
-        "max_position_embeddings": 4096,
+        "max_position_embeddings": context,
         "eos_token_id": STOP,
         "torch_dtype": "bfloat16",
     }
@@ -71,6 +74,8 @@ def make_config(
     slots: int = 4,
     budget: int = 256,
     blocks: int = 1000,
+    block: int = BLOCK,
+    context: int = 2048,
     prefix_caching: bool = True,
     asynchronous: bool = False,
     policy: str = "fcfs",
@@ -78,16 +83,17 @@ def make_config(
 ) -> VllmConfig:
     """Configuration for ``slots`` running requests, ``budget`` tokens a step, ``blocks`` of KV.
 
-    ``pars`` becomes ``additional_config["pars"]``.
+    A block of the KV cache holds ``block`` tokens; prompt and response together have at most
+    ``context``. ``pars`` becomes ``additional_config["pars"]``.
     """
     config = EngineArgs(
         model=str(model),
         dtype="bfloat16",
-        max_model_len=2048,
+        max_model_len=context,
         max_num_seqs=slots,
         max_num_batched_tokens=budget,
         enable_prefix_caching=prefix_caching,
-        block_size=BLOCK,
+        block_size=block,
         scheduling_policy=policy,
         enforce_eager=True,
         additional_config={"pars": pars} if pars is not None else {},
@@ -98,10 +104,11 @@ def make_config(
     return config
 
 
-def make_scheduler(cls: type[Scheduler], config: VllmConfig) -> Scheduler:
-    """A scheduler as the engine core makes one."""
+def make_scheduler(cls: type[Scheduler], config: VllmConfig, **options: object) -> Scheduler:
+    """A scheduler as the engine core makes one; ``options`` are its class's own."""
+    block = config.cache_config.block_size
     spec = FullAttentionSpec(
-        block_size=BLOCK, num_kv_heads=1, head_size=HEAD_DIM, dtype=torch.bfloat16
+        block_size=block, num_kv_heads=1, head_size=HEAD_DIM, dtype=torch.bfloat16
     )
     kv_cache = KVCacheConfig(
         num_blocks=config.cache_config.num_gpu_blocks,
@@ -114,8 +121,9 @@ def make_scheduler(cls: type[Scheduler], config: VllmConfig) -> Scheduler:
         structured_output_manager=StructuredOutputManager(config),
         include_finished_set=False,
         log_stats=False,
-        block_size=BLOCK,
-        hash_block_size=BLOCK,
+        block_size=block,
+        hash_block_size=block,
+        **options,
     )
 
 

@@ -25,7 +25,7 @@ from pars_vllm.deployment import check_trust, stock_class, worker_options
 from pars_vllm.metrics import Counters
 from pars_vllm.policy import Policy
 from pars_vllm.queue import ParsRequestQueue
-from pars_vllm.scorer import Limits, Scorer
+from pars_vllm.scorer import Limits, Scorer, ScoreSource
 from pars_vllm.settings import Settings
 from pars_vllm.versions import check_version
 
@@ -59,11 +59,19 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         instance: ParsScheduler = object.__new__(cls)
         return instance
 
-    def __init__(self, vllm_config: VllmConfig, *args: object, **kwargs: object) -> None:
+    def __init__(
+        self,
+        vllm_config: VllmConfig,
+        *args: object,
+        scores: ScoreSource | None = None,
+        **kwargs: object,
+    ) -> None:
+        # ``scores``: given by a replay, whose scores come in virtual time; no process is started.
         self.pars_settings = Settings.parse(vllm_config.additional_config)
         settings = self.pars_settings
         check_version(vllm.__version__, settings.allow_unsupported_vllm)
-        options = worker_options(settings, vllm_config) if settings.ranking != "off" else None
+        scored = settings.ranking != "off" and scores is None
+        options = worker_options(settings, vllm_config) if scored else None
         super().__init__(vllm_config, *args, **kwargs)
         self.pars_counters = Counters()
         self.pars_scorer: Scorer | None = None
@@ -84,6 +92,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
                 settings.cache_entries,
             )
             self.pars_scorer = Scorer(options, limits, self.pars_counters)
+        self._pars_scores: ScoreSource | None = scores if scores is not None else self.pars_scorer
         base = AsyncScheduler if isinstance(self, AsyncScheduler) else Scheduler
         logger.info(
             "PARS: ranking %s on vLLM %s, %s%s.",
@@ -99,13 +108,13 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         """Queue a request at once; its score follows."""
         super().add_request(request)
         # A further chunk of a streaming session is no request of its own.
-        if self.pars_scorer is not None and self.requests.get(request.request_id) is request:
+        if self._pars_scores is not None and self.requests.get(request.request_id) is request:
             self.pars_counters.requests += self._ask_score(request)
 
     def schedule(self, *args: object, **kwargs: object) -> SchedulerOutput:
         """One scheduling step: first what the scorer has answered, then vLLM's own schedule."""
-        if self.pars_scorer is not None:
-            self._take_scores(self.pars_scorer)
+        if self._pars_scores is not None:
+            self._take_scores(self._pars_scores)
         if self.pars_queue is None:
             return super().schedule(*args, **kwargs)
         order = self.pars_queue.order
@@ -124,8 +133,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
 
     def shutdown(self) -> None:
         """End the scorer process, then vLLM's own parts."""
-        if self.pars_scorer is not None:
-            self.pars_scorer.close()
+        if self._pars_scores is not None:
+            self._pars_scores.close()
             self._count_admissions()
             logger.info("PARS: %s.", self.pars_counters.line())
         super().shutdown()
@@ -134,13 +143,13 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
 
     def _ask_score(self, request: Request) -> bool:
         """Hand a request to the scorer; False if there is nothing to predict about it."""
-        assert self.pars_scorer is not None
+        assert self._pars_scores is not None
         if request.pooling_params is not None or not request.prompt_token_ids:
             return False
-        self.pars_scorer.submit(request.request_id, request.prompt_token_ids)
+        self._pars_scores.submit(request.request_id, request.prompt_token_ids)
         return True
 
-    def _take_scores(self, scorer: Scorer) -> None:
+    def _take_scores(self, scorer: ScoreSource) -> None:
         """Work of the requests answered since the last step; arrival order if scores are lost."""
         answers = scorer.poll()
         order = self.pars_queue.order if self.pars_queue is not None else None

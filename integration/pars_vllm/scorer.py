@@ -17,6 +17,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from pars_vllm import protocol
 from pars_vllm.launch import Launcher
@@ -44,6 +45,22 @@ class Limits:
     score_timeout_s: float = 30.0
     start_timeout_s: float = 120.0
     cache_entries: int = 65_536
+
+
+class ScoreSource(Protocol):
+    """What the scheduler asks of :class:`Scorer`; a replay answers in its own time instead."""
+
+    lost: bool
+    recovered: bool
+
+    def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
+        """Ask for the expected length of a prompt."""
+
+    def poll(self) -> list[tuple[str, float | None]]:
+        """(request id, expected tokens or None) of what was answered since the last call."""
+
+    def close(self) -> None:
+        """No answer is wanted any more."""
 
 
 class Scorer:

@@ -1,0 +1,209 @@
+"""The orders that a replay compares, and what each of them believes about response lengths."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pars_bench.replay.columns import Columns
+from pars_bench.replay.costmodel import Array
+from pars_bench.replay.traffic import TrafficRequest
+from pars_export.errors import ConfigError, InputError
+
+KINDS: dict[str, str] = {
+    "fcfs": "arrival order, by our class with its ranking off",
+    "prompt_length": "shortest prompt first",
+    "pars": "least expected work first, by a predictor or a score model of stated tau",
+    "oracle": "least expected work first, by the true lengths",
+    "rerun": "least expected work first, by another response of the same LLM",
+    "hrrn": "highest response ratio next, by the same scores as pars",
+    "vllm_priority": "vLLM's own priority queue, by the same scores as pars",
+}
+DEFAULT = ("fcfs", "prompt_length", "pars", "oracle", "hrrn", "vllm_priority")
+
+_BATCH = 256
+_MOST_FOR_TAU = 20_000
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Where the scores of an order come from."""
+
+    predictor: Path | None = None
+    """Predictor folder; needs the prompts' text."""
+    tau: float | None = None
+    """Kendall's tau-b that a score model shall have with the true lengths."""
+    noise: float | None = None
+    """Standard deviation of the logarithm of a score model's error."""
+
+
+@dataclass(frozen=True)
+class Order:
+    """One order."""
+
+    name: str
+    """In reports; a score model's says so."""
+    kind: str
+    """One of ``KINDS``."""
+    scores: Scores | None = None
+
+
+@dataclass(frozen=True)
+class Beliefs:
+    """Expected response tokens of every request, shape (n,), and how they came about."""
+
+    tokens: Array
+    facts: dict[str, object]
+
+
+def choose_orders(
+    names: Sequence[str], predictor: Path | None, taus: Sequence[float], noise: float | None
+) -> tuple[Order, ...]:
+    """The orders by name; ``pars`` once for every tau, the others with the first.
+
+    Raises:
+        ConfigError: an unknown name, one given twice, or scores that contradict each other.
+    """
+    unknown = [name for name in names if name not in KINDS]
+    if unknown:
+        raise ConfigError(f"--orders {unknown[0]}: unknown order; known: {', '.join(KINDS)}.")
+    twice = [name for name in names if list(names).count(name) > 1]
+    if twice:
+        raise ConfigError(f"--orders: {twice[0]} is given twice.")
+    sources = _sources(predictor, taus, noise)
+    orders: list[Order] = []
+    for name in names:
+        if name == "pars":
+            orders += [Order(_label(name, scores), name, scores) for scores in sources]
+        elif name in ("hrrn", "vllm_priority"):
+            orders.append(Order(_label(name, sources[0]), name, sources[0]))
+        else:
+            orders.append(Order(name, name))
+    return tuple(orders)
+
+
+def _sources(
+    predictor: Path | None, taus: Sequence[float], noise: float | None
+) -> tuple[Scores, ...]:
+    if predictor is not None:
+        if taus or noise is not None:
+            raise ConfigError("--predictor gives real scores: drop --tau and --noise.")
+        return (Scores(predictor=predictor),)
+    if noise is not None:
+        if taus:
+            raise ConfigError("--tau and --noise both tell the score model's error: give one.")
+        if not 0 <= noise <= 10:
+            raise ConfigError(f"--noise is {noise}: expected 0 to 10.")
+        return (Scores(noise=noise),)
+    for tau in taus:
+        if not 0 < tau < 1:
+            raise ConfigError(f"--tau is {tau}: expected more than 0 and less than 1.")
+    return tuple(Scores(tau=tau) for tau in taus or (0.5,))
+
+
+def _label(name: str, scores: Scores) -> str:
+    if scores.tau is not None:
+        return f"{name}@tau={scores.tau:g}"
+    return name if scores.noise is None else f"{name}@noise={scores.noise:g}"
+
+
+def beliefs(
+    order: Order, columns: Columns, requests: Iterable[TrafficRequest], seed: int
+) -> Beliefs | None:
+    """What the order expects of every request; None for arrival order.
+
+    Args:
+        order: The order.
+        columns: The traffic's numbers.
+        requests: The traffic itself, for its texts.
+        seed: Of a score model's errors.
+
+    Raises:
+        InputError: the traffic lacks what the order reads.
+    """
+    if order.kind == "fcfs":
+        return None
+    if order.kind == "prompt_length":
+        found = Beliefs(columns.prompt_tokens.astype(np.float64), {"kind": "prompt length"})
+    elif order.kind == "oracle":
+        found = Beliefs(columns.output_tokens.astype(np.float64), {"kind": "true length"})
+    elif order.kind == "rerun":
+        found = _rerun(columns)
+    else:
+        assert order.scores is not None
+        if order.scores.predictor is not None:
+            found = _predicted(order.scores.predictor, columns, requests)
+        else:
+            found = _modelled(order.scores, columns, seed)
+    tau = _tau(found.tokens, columns.output_tokens.astype(np.float64))
+    return replace(found, facts={**found.facts, "tau": tau})
+
+
+def _rerun(columns: Columns) -> Beliefs:
+    missing = int(np.isnan(columns.rerun_tokens).sum())
+    if missing:
+        raise InputError(
+            f"the order rerun needs another sample of every response, and {missing} of "
+            f"{len(columns)} requests have none: give a length table with several samples, a "
+            "trace with rerun_tokens, or leave the order out."
+        )
+    return Beliefs(columns.rerun_tokens, {"kind": "another sample"})
+
+
+def _predicted(folder: Path, columns: Columns, requests: Iterable[TrafficRequest]) -> Beliefs:
+    from pars_export import Predictor
+
+    if columns.texts < len(columns):
+        raise InputError(
+            f"--predictor reads prompts, and {len(columns) - columns.texts} of {len(columns)} "
+            "requests of the traffic have no text: use --tau, a score model, for such a trace."
+        )
+    predictor = Predictor.load(folder)
+    stream = iter(requests)
+    found: list[Array] = []
+    while texts := [request.prompt or "" for request in itertools.islice(stream, _BATCH)]:
+        found.append(predictor.expected_tokens(texts).astype(np.float64))
+    return Beliefs(
+        np.concatenate(found), {"kind": "predictor", "predictor_sha256": predictor.sha256}
+    )
+
+
+def _modelled(scores: Scores, columns: Columns, seed: int) -> Beliefs:
+    """True lengths times log-normal noise, as strong as the wanted tau asks for."""
+    lengths = columns.output_tokens.astype(np.float64)
+    draws = np.random.default_rng([seed, 0x7A0]).standard_normal(lengths.size)
+    noise = scores.noise
+    if noise is None:
+        assert scores.tau is not None
+        noise = noise_for_tau(scores.tau, lengths[:_MOST_FOR_TAU], draws[:_MOST_FOR_TAU])
+    facts: dict[str, object] = {"kind": "score model", "wanted_tau": scores.tau, "noise": noise}
+    return Beliefs(lengths * np.exp(noise * draws), facts)
+
+
+def noise_for_tau(tau: float, lengths: Array, draws: Array) -> float:
+    """The noise under which ``lengths * exp(noise * draws)`` has the wanted tau; by bisection.
+
+    Raises:
+        InputError: the lengths do not differ, so that nothing can rank them.
+    """
+    if lengths.min() == lengths.max():
+        raise InputError("every response has the same length, so no score model can have a tau.")
+    low, high = 0.0, 16.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        found = _tau(lengths * np.exp(middle * draws), lengths)
+        low, high = (middle, high) if found is not None and found > tau else (low, middle)
+    return (low + high) / 2
+
+
+def _tau(expected: Array, lengths: Array) -> float | None:
+    from scipy.stats import kendalltau
+
+    if lengths.size < 2:
+        return None
+    tau = float(kendalltau(expected, lengths).statistic)
+    return None if np.isnan(tau) else tau

@@ -1,0 +1,161 @@
+"""`pars replay` from a trace to its report, resumed, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pars_bench.replay import sweep
+from pars_bench.replay.cells import Cell, run_cell
+from pars_bench.replay.hardware import GPUS
+from pars_bench.replay.plan import ReplayConfig, make_sweep, vllm_defaults
+from pars_model.__main__ import main
+
+
+@pytest.fixture
+def trace(tmp_path: Path) -> Path:
+    lines = ["arrival_s,prompt_tokens,output_tokens,tenant"]
+    lines += [f"{i / 100},{20 + i % 7},{(i * 37) % 60 + 1},team {i % 2}" for i in range(60)]
+    path = tmp_path / "trace.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+SMALL = ["--max-num-seqs", "2", "--orders", "fcfs", "pars", "oracle", "--kv-blocks", "2000"]
+
+
+def test_a_trace_becomes_a_report_and_a_second_call_runs_nothing(
+    trace: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments = ["replay", "--trace", str(trace), "--out", str(tmp_path / "out"), *SMALL]
+    assert main([*arguments, "--load", "1", "2", "--seed", "0", "1"]) == 0
+    printed = capsys.readouterr()
+    assert "load 2, seed 1, oracle: mean time to last token" in printed.out
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [(run["load"], run["seed"]) for run in report["runs"]] == [
+        *([(1.0, 0)] * 3),
+        *([(2.0, 0)] * 3),
+        *([(1.0, 1)] * 3),
+        *([(2.0, 1)] * 3),
+    ]
+    assert len(report["over_seeds"]) == 6
+    assert {each["seeds"] for each in report["over_seeds"]} == {2}
+    assert report["traffic"]["requests"] == 60
+
+    def never(*_: object) -> None:
+        raise AssertionError("it was run before")
+
+    monkeypatch.setattr(sweep, "run_cell", never)
+    assert main([*arguments, "--slo", "ttft=1"]) == 0
+    assert "3 of 3 cells were run before" in capsys.readouterr().err
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert [each["measure"] for each in report["runs"][0]["slo"]] == ["ttft"]
+
+
+def test_an_interrupted_sweep_goes_on_where_it_was(
+    trace: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["replay", "--trace", str(trace), "--out", str(tmp_path / "out"), *SMALL]
+    ran: list[str] = []
+
+    def interrupted(cell: Cell, out: Path, progress: object) -> None:
+        if ran:
+            raise KeyboardInterrupt
+        ran.append(cell.name)
+        run_cell(cell, out, lambda _done, _total: None)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweep, "run_cell", interrupted)
+        assert main(arguments) == 130
+    assert not (tmp_path / "out" / "report.json").exists()
+    assert main(arguments) == 0
+    assert "1 of 3 cells were run before" in capsys.readouterr().err
+
+
+def digests(trace: Path, **options: object) -> list[str]:
+    config = ReplayConfig(trace, max_num_seqs=2, **options)  # type: ignore[arg-type]  # by name
+    return [cell.digest for cell in make_sweep(config).cells()]
+
+
+def test_a_cell_is_void_when_anything_that_it_hangs_on_changes(trace: Path) -> None:
+    base = digests(trace, orders=("pars",))
+    changes: list[dict[str, object]] = [
+        {"max_num_seqs": 3},
+        {"tau": (0.6,)},
+        {"load": (2.0,)},
+        {"seed": (1,)},
+        {"gpu": "h200"},
+        {"asynchronous": False},
+        {"patience": 3.0},
+        {"score_rate": 9.0},
+        {"arrivals": "poisson", "rate": 3.0},
+    ]
+    for change in changes:
+        config = {"max_num_seqs": 2, "orders": ("pars",), **change}
+        other = [cell.digest for cell in make_sweep(ReplayConfig(trace, **config)).cells()]  # type: ignore[arg-type]  # by name
+        assert other != base, change
+    assert digests(trace, orders=("pars",)) == base
+    trace.write_text(trace.read_text() + "9,5,5,\n")
+    assert digests(trace, orders=("pars",)) != base
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--llm", "llama-3.1-70b", "--tp", "1"], "does not fit on 1 x h100"),
+        (["--tp", "3"], "cannot be split into 3 equal parts"),
+        (["--orders", "magic"], "--orders magic: unknown order"),
+        (["--orders", "rerun"], "60 of 60 requests have none"),
+        (["--slo", "speed=3"], "--slo speed=3: expected NAME=SECONDS"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--load", "1", "1"], "--load: expected one or more values, each given once"),
+        (["--load", "0"], "load is 0.0"),
+        (["--max-model-len", "10"], "but the longest context is 10"),
+        (["--max-model-len", "9999999"], "--max-model-len is 9999999: expected 2 to"),
+        (["--kv-blocks", "1"], "kv_blocks is 1"),
+        (["--max-num-batched-tokens", "1"], "max_num_batched_tokens is 1"),
+        (["--gpu-memory-utilization", "2"], "--gpu-memory-utilization is 2.0"),
+        (["--score-rate", "0"], "--score-rate is 0.0"),
+        (["--score-latency", "-1"], "--score-latency is -1.0"),
+        (["--share", "2"], "--share is 2.0"),
+        (["--predictor", "nowhere"], "nowhere"),
+        (["--fit", "nowhere.csv"], "--fit nowhere.csv cannot be read"),
+        (["--trace", "nowhere.csv"], "nowhere.csv"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    trace: Path,
+    tmp_path: Path,
+    options: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    out = tmp_path / "out"
+    assert main(["replay", "--trace", str(trace), "--out", str(out), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("pars: error: ")
+    assert sentence in error
+    assert not (out / "report.json").exists()
+
+
+def test_left_open_the_gpus_hold_the_longest_context(trace: Path) -> None:
+    for llm, gpu, degree in (
+        ("llama-3.1-8b", "h100", 1),
+        ("llama-3.1-70b", "h100", 4),
+        ("llama-3.1-8b", "rtx4090", 2),
+        ("deepseek-r1", "h200", 8),
+    ):
+        setting = make_sweep(ReplayConfig(trace, llm=llm, gpu=gpu)).setting
+        assert setting.step_time.facts()["tensor_parallel"] == degree
+        assert setting.engine.kv_tokens >= setting.engine.max_model_len
+
+
+def test_batches_are_as_large_as_vllm_would_make_them() -> None:
+    assert {name: vllm_defaults(gpu) for name, gpu in GPUS.items()} == {
+        "h100": (1024, 8192),
+        "h200": (1024, 8192),
+        "a100": (256, 2048),
+        "rtx4090": (256, 2048),
+    }

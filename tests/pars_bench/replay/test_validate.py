@@ -1,0 +1,30 @@
+"""The live engine and the replay take the same steps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from pars_bench.replay.validate import compare, live_engine
+
+
+@pytest.mark.engine
+@pytest.mark.filterwarnings("ignore")  # vLLM's own imports and shutdown warn
+def test_a_burst_takes_the_same_steps_live_and_replayed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chunked prompts, shared prefixes, full slots: requests, tokens and context of every step."""
+    for name, value in tiny.engine_environment().items():
+        monkeypatch.setenv(name, value)
+    engine = live_engine(tiny.make_tiny_model(tmp_path / "model"), slots=4, budget=64)
+    try:
+        comparison, fitted_to = compare(engine, count=24)
+    finally:
+        engine.llm_engine.engine_core.shutdown()
+    assert comparison.same_steps
+    assert comparison.steps > 50
+    assert len(fitted_to.steps) > 50
+    assert comparison.live_s > 0
+    assert comparison.replayed_s > 0
