@@ -256,7 +256,7 @@ def test_a_loss_is_said_at_every_load(folder: Path) -> None:
     for load in ("0.7", "1", "1.3"):
         (line,) = [each for each in said if each.startswith(f"Load {load}: ")]
         assert "score model, tau 0.5 is worse than arrival order in" in line
-        assert re.search(r"time to first token: p99 \+\d", line)
+        assert re.search(r"time to first token: \w+ \+\d", line)
 
 
 def test_a_simpler_order_that_does_better_is_named(folder: Path) -> None:
