@@ -115,7 +115,7 @@ def replay(
     priority: Callable[[int], int] = lambda _index: 0  # noqa: E731
     if cell.order.kind == "vllm_priority":
         assert expected is not None
-        priorities = np.rint(expected.tokens).astype(np.int64)
+        priorities = np.rint(expected.guessed).astype(np.int64)
         priority = lambda index: int(priorities[index])  # noqa: E731
     driver = Driver(
         scheduler=scheduler,
@@ -148,7 +148,7 @@ def _scheduler(
             from pars_bench.replay.hrrn import HrrnQueue
 
             assert expected is not None
-            service = _service(setting, columns, expected.tokens)
+            service = _service(setting, columns, expected.guessed)
 
             def service_s(request: Request) -> float:
                 return float(service[int(request.request_id)])
@@ -156,8 +156,7 @@ def _scheduler(
             scheduler.waiting = HrrnQueue(clock, service_s)
         return scheduler
     assert expected is not None
-    tokens = expected.tokens
-    scorer = VirtualScorer(setting.speed, clock, lambda name: float(tokens[int(name)]))
+    scorer = VirtualScorer(setting.speed, clock, lambda name: expected.of(int(name)))
     return make_engine(
         setting.engine, {"predictor": cell.order.name, **setting.pars}, scores=scorer
     )
@@ -165,8 +164,14 @@ def _scheduler(
 
 def _service(setting: Setting, columns: Columns, output: Array) -> Array:
     prompt = columns.prompt_tokens.astype(np.float64)
-    budget = setting.engine.max_num_batched_tokens
-    return alone_s(setting.step_time, prompt, np.maximum(output, 1.0), budget)
+    engine = setting.engine
+    return alone_s(
+        setting.step_time,
+        prompt,
+        np.maximum(output, 1.0),
+        engine.max_num_batched_tokens,
+        engine.asynchronous,
+    )
 
 
 def _save(cell: Cell, record: Record, expected: Beliefs | None, path: Path) -> None:

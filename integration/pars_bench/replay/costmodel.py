@@ -43,7 +43,9 @@ class StepTime(Protocol):
         """Every figure it uses, with its source; plain JSON."""
 
 
-def alone_s(model: StepTime, prompt: Array, output: Array, budget: int) -> Array:
+def alone_s(
+    model: StepTime, prompt: Array, output: Array, budget: int, asynchronous: bool
+) -> Array:
     """Seconds that requests take by themselves in an empty engine with an empty prefix cache.
 
     Prompts are computed in equal chunks of at most ``budget`` tokens, and both phases are taken
@@ -55,7 +57,11 @@ def alone_s(model: StepTime, prompt: Array, output: Array, budget: int) -> Array
     prefill = model.device_s(chunk, before + chunk, chunk * (before + (chunk + 1) / 2))
     context = prompt + output / 2
     decode = model.device_s(np.ones_like(context), context, context)
-    return np.asarray(chunks * (model.host_s + prefill) + (output - 1) * (model.host_s + decode))
+    host = model.host_s
+    if asynchronous:  # the host prepares a step behind the one before it, the first one excepted
+        prefill, decode = np.maximum(prefill, host), np.maximum(decode, host)
+        return np.asarray(host + chunks * prefill + (output - 1) * decode)
+    return np.asarray(chunks * (host + prefill) + (output - 1) * (host + decode))
 
 
 @dataclass(frozen=True)

@@ -54,10 +54,23 @@ class Order:
 
 @dataclass(frozen=True)
 class Beliefs:
-    """Expected response tokens of every request, shape (n,), and how they came about."""
+    """What an order expects of every request, and how that came about."""
 
     tokens: Array
+    """Expected response tokens, shape (n,); NaN where a predictor knows nothing."""
     facts: dict[str, object]
+
+    def of(self, index: int) -> float | None:
+        """Expected tokens of one request; None where nothing is known."""
+        tokens = float(self.tokens[index])
+        return None if np.isnan(tokens) else tokens
+
+    @property
+    def guessed(self) -> Array:
+        """The median where nothing is known; 1 if nothing is known of any."""
+        unknown = np.isnan(self.tokens)
+        median = 1.0 if unknown.all() else float(np.nanmedian(self.tokens))
+        return np.where(unknown, median, self.tokens)
 
 
 def choose_orders(

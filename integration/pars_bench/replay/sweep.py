@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,11 @@ from pars_bench.provenance import DISTRIBUTIONS, sources_digest
 from pars_bench.replay.cells import Cell, Setting, digest_of, load_facts, run_cell
 from pars_bench.replay.policies import Order, Scores
 from pars_bench.replay.traffic import Traffic, scaled
+from pars_export.errors import ParsError
+
+
+class ReplayStoppedError(ParsError):
+    """A sweep could not go on."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +93,11 @@ def _run_beside(cells: Sequence[Cell], out: Path, jobs: int, progress: Progress)
             for done, future in enumerate(as_completed(futures), 1):
                 future.result()
                 progress.say(f"{done} of {len(cells)} cells: {futures[future].name}")
+        except BrokenProcessPool as error:
+            raise ReplayStoppedError(
+                "a process of the sweep was killed, perhaps for lack of memory: run the same "
+                "command again with fewer --jobs; finished cells are kept."
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise

@@ -120,10 +120,14 @@ def test_a_request_alone_takes_its_prompt_and_then_a_step_a_token() -> None:
     prompt, output = np.asarray([8192.0]), np.asarray([101.0])
     prefill = model.host_s + model.device_s(8192.0, 8192.0, 8192 * 8193 / 2)
     decode = model.host_s + model.device_s(1.0, 8192 + 50.5, 8192 + 50.5)
-    assert alone_s(model, prompt, output, 8192)[0] == pytest.approx(prefill + 100 * decode)
+    alone = alone_s(model, prompt, output, 8192, asynchronous=False)[0]
+    assert alone == pytest.approx(prefill + 100 * decode)
+    hidden = alone_s(model, prompt, output, 8192, asynchronous=True)[0]
+    assert hidden == pytest.approx(alone - 100 * model.host_s)
     # In two chunks the weights are read twice and the same pairs are attended to.
-    halves = alone_s(model, prompt, np.asarray([1.0]), 4096)[0]
-    assert halves > alone_s(model, prompt, np.asarray([1.0]), 8192)[0]
+    one = np.asarray([1.0])
+    halves = alone_s(model, prompt, one, 4096, asynchronous=False)[0]
+    assert halves > alone_s(model, prompt, one, 8192, asynchronous=False)[0]
 
 
 def test_facts_name_the_source_of_every_figure_and_what_is_assumed() -> None:

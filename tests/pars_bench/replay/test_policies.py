@@ -137,6 +137,9 @@ def test_a_prompt_unknown_to_a_predictor_is_no_number_but_no_error(tmp_path: Pat
     assert found.tokens[0] == 5.0
     assert np.isnan(found.tokens[1])
     assert found.facts["tau"] is None
+    assert found.of(0) == 5.0
+    assert found.of(1) is None
+    assert found.guessed.tolist() == [5.0, 5.0]
 
 
 def test_scores_come_in_turn_after_their_latency() -> None:
