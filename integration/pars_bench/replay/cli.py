@@ -32,8 +32,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     from pars_bench.replay.llms import LLMS
     from pars_bench.replay.policies import DEFAULT, KINDS
 
-    parser.add_argument("--trace", type=Path, required=True, metavar="FILE", help="the traffic")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="for the results")
+    either = parser.add_mutually_exclusive_group(required=True)
+    either.add_argument("--trace", type=Path, metavar="FILE", help="the traffic")
+    either.add_argument(
+        "--report", type=Path, metavar="DIR", help="only write the page of an earlier replay again"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for the results of --trace")
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
     parser.add_argument(
         *("--slo",),
@@ -97,9 +101,16 @@ def _add(
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replay, write the results, print the means."""
+    """Replay, write the results, print the means; or only write the page again."""
     from pars_bench.replay.plan import ReplayConfig
 
+    if args.report is not None:
+        from pars_bench.replay.page.page import write_page
+
+        print(write_page(args.report))
+        return 0
+    if args.out is None:
+        raise ConfigError("--trace needs --out DIR, the folder for the results.")
     names = {field.name for field in fields(ReplayConfig)}
     given: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value

@@ -23,6 +23,7 @@ from pars_bench.replay.page.need import by_depth
 from pars_bench.replay.page.rows import Requests
 from pars_bench.replay.page.shape import read_report
 from pars_export.errors import InputError
+from pars_model.__main__ import main
 
 VOID = {"meta", "br", "path", "use", "rect", "line", "polyline"}
 
@@ -290,3 +291,14 @@ def test_a_real_browser_shows_it(folder: Path, tmp_path: Path, width: int, dark:
     assert pixels.shape[:2] == (2400, width)
     assert pixels.std() > 0.05  # something is drawn on it
     assert (np.median(pixels) < 0.3) == dark
+
+
+def test_the_command_writes_the_page_again(
+    folder: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (folder / "report.html").unlink()
+    assert main(["replay", "--report", str(folder)]) == 0
+    assert capsys.readouterr().out.strip() == str(folder / "report.html")
+    assert (folder / "report.html").is_file()
+    assert main(["replay", "--trace", str(tmp_path / "x.csv")]) != 0
+    assert "--trace needs --out DIR" in capsys.readouterr().err
