@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
-from multiprocessing import get_context
+from multiprocessing import active_children, get_context
 from pathlib import Path
 
 from pars_bench.progress import Progress
@@ -87,7 +88,8 @@ def run_sweep(sweep: Sweep, out: Path, jobs: int, progress: Progress) -> list[Ce
 def _run_beside(cells: Sequence[Cell], out: Path, jobs: int, progress: Progress) -> None:
     # Spawned, not forked: what the parent has loaded may not survive a fork.
     context = get_context("spawn")
-    with ProcessPoolExecutor(jobs, mp_context=context, initializer=quiet_vllm) as pool:
+    before = set(active_children())
+    with ProcessPoolExecutor(jobs, mp_context=context, initializer=_start_worker) as pool:
         futures = {pool.submit(_run_one, cell, out): cell for cell in cells}
         try:
             for done, future in enumerate(as_completed(futures), 1):
@@ -99,8 +101,17 @@ def _run_beside(cells: Sequence[Cell], out: Path, jobs: int, progress: Progress)
                 "command again with fewer --jobs; finished cells are kept."
             ) from error
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # A cell takes minutes: nobody who interrupts waits for the end of those at work.
+            for process in set(active_children()) - before:
+                process.terminate()
+            pool.shutdown(cancel_futures=True)
             raise
+
+
+def _start_worker() -> None:
+    # Ctrl-C reaches every process of a terminal; a worker's end is the parent's to decide.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    quiet_vllm()
 
 
 def _run_one(cell: Cell, out: Path) -> None:
