@@ -308,4 +308,10 @@ def _scorer_doubts(name: str, counters: Mapping[str, int] | None) -> list[str]:
             f"({unknown} more prompts it did not know). Such requests went in arrival order, so "
             "the figures are not those of this order alone."
         )
+    if fallbacks := counters.get("fallbacks", 0):
+        lines.append(
+            f"Careful: {name}: it fell back to arrival order {fallbacks} times, because its "
+            "expected lengths were no better than chance, so the figures are not those of this "
+            "order alone."
+        )
     return lines

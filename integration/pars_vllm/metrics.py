@@ -33,6 +33,12 @@ class Counters:
     """Requests that were preempted."""
     finished: int = 0
     """Generation requests that ended by themselves or at their cap."""
+    judged: int = 0
+    """Times that the predictor was judged by the lengths of the answers."""
+    fallbacks: int = 0
+    """Times that the order fell back to arrival because the predictor was no better than that."""
+    returns: int = 0
+    """Times that it came back."""
 
     def line(self) -> str:
         """One line for the log."""

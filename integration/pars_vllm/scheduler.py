@@ -27,6 +27,7 @@ from pars_vllm.policy import Policy
 from pars_vllm.queue import ParsRequestQueue
 from pars_vllm.scorer import Limits, Scorer, ScoreSource
 from pars_vllm.settings import Settings
+from pars_vllm.track_record import TrackRecord
 from pars_vllm.versions import check_version
 
 if TYPE_CHECKING:
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 logger = init_logger("vllm.pars")
 
-_ASKED_AGAIN_PER_STEP = 64
-"""Waiting requests handed to a new scorer process in one step: a step must stay short."""
+_RANKED_AGAIN_PER_STEP = 64
+"""Waiting requests that are ranked, or asked about, anew in one step: it must stay short."""
 
 
 class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checked here
@@ -76,8 +77,9 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self.pars_counters = Counters()
         self.pars_scorer: Scorer | None = None
         self.pars_queue: ParsRequestQueue | None = None
+        self.pars_record = TrackRecord(settings, self.pars_counters, self.requests)
         self._pars_steps = 0
-        self._pars_ask_again: deque[str] = deque()
+        self._pars_rank_again: deque[str] = deque()
         self._pars_policy = Policy(
             settings.patience, settings.share, settings.prefill_weight, settings.trust_priority
         )
@@ -115,20 +117,22 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         """One scheduling step: first what the scorer has answered, then vLLM's own schedule."""
         if self._pars_scores is not None:
             self._take_scores(self._pars_scores)
-        if self.pars_queue is None:
-            return super().schedule(*args, **kwargs)
-        order = self.pars_queue.order
-        order.begin(self._pars_steps)
+        if self.pars_queue is not None:
+            self.pars_queue.order.begin(self._pars_steps)
         output = super().schedule(*args, **kwargs)
-        order.end()
+        if self.pars_queue is not None:
+            self.pars_queue.order.end()
         # A step in which nothing ran is no time in which anybody could have been served.
         self._pars_steps += output.total_num_scheduled_tokens > 0
+        if self._pars_scores is not None:
+            self.pars_record.began(output.scheduled_new_reqs)
         return output
 
     def _free_request(self, request: Request, *args: object, **kwargs: object) -> object:
         if request.pooling_params is None and request.status != RequestStatus.FINISHED_ABORTED:
             self.pars_counters.finished += 1
             self.pars_counters.preemptions += request.num_preemptions
+        self.pars_record.ended(request)
         return super()._free_request(request, *args, **kwargs)
 
     def shutdown(self) -> None:
@@ -136,7 +140,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         if self._pars_scores is not None:
             self._pars_scores.close()
             self._count_admissions()
-            logger.info("PARS: %s.", self.pars_counters.line())
+            self.pars_record.log()
         super().shutdown()
 
     # ---- scores
@@ -159,19 +163,35 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
                 order.drop_scores()
         if scorer.recovered:
             scorer.recovered = False
-            self._pars_ask_again = deque(order.keys() if order is not None else ())
-        for _ in range(min(_ASKED_AGAIN_PER_STEP, len(self._pars_ask_again))):
-            request = self.requests.get(self._pars_ask_again.popleft())
+            self._pars_rank_again = deque(order.keys() if order is not None else ())
+        if self.pars_record.step() and order is not None:
+            if self.pars_record.trusted:
+                self._pars_rank_again = deque(order.keys())
+            else:
+                order.drop_scores()
+        for _ in range(min(_RANKED_AGAIN_PER_STEP, len(self._pars_rank_again))):
+            request = self.requests.get(self._pars_rank_again.popleft())
             if request is not None:
-                self._ask_score(request)
+                self._rank_again(request)
         for request_id, tokens in answers:
             request = self.requests.get(request_id)
             if tokens is None:
                 self.pars_counters.unknown += 1
                 continue
             self.pars_counters.scored += 1
-            if order is not None and request is not None:
+            if request is None:
+                continue
+            tokens = self.pars_record.scored(request_id, tokens)
+            if order is not None and self.pars_record.trusted:
                 order.rescore(request_id, self._work(request, tokens))
+
+    def _rank_again(self, request: Request) -> None:
+        """Order a request by what is known of it already; ask where nothing is."""
+        tokens = self.pars_record.expected(request.request_id)
+        if tokens is None:
+            self._ask_score(request)
+        elif self.pars_queue is not None and self.pars_record.trusted:
+            self.pars_queue.order.rescore(request.request_id, self._work(request, tokens))
 
     def _work(self, request: Request, tokens: float) -> float:
         return self._pars_policy.work(

@@ -32,6 +32,13 @@ class Settings:
     """Cost of one uncached prompt token, in decode tokens."""
     trust_priority: bool = False
     """Whether a client's own ``priority`` comes before expected work."""
+    min_concordance: float = 0.55
+    """Below it the order falls back to arrival until the predictor is better again; 0.5 is chance,
+    1 the true order, 0 never falls back."""
+    feedback_window: int = 1024
+    """Requests, in the order in which they began to run, that the predictor is judged by."""
+    log_interval_s: float = 600.0
+    """Least seconds between two log lines with the counters and the predictor's track record."""
     runtime: str = "auto"
     """Runtime of the predictor: "auto", or one that the predictor folder has, such as "onnx"."""
     threads: int = 1
@@ -102,6 +109,9 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("patience", 0.0, 1e9),
     ("share", 0.0, 1.0),
     ("prefill_weight", 0.0, 1e3),
+    ("min_concordance", 0.0, 1.0),
+    ("feedback_window", 200, 100_000),
+    ("log_interval_s", 1.0, _DAY),
     ("threads", 1, 1024),
     ("niceness", 0, 19),
     ("max_pending", 1, 10_000_000),

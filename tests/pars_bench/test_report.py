@@ -175,6 +175,12 @@ def test_requests_asked_again_do_not_hide_those_that_were_missed(folder: Path) -
     assert "-" not in first.replace("warm-up", "")
 
 
+def test_an_order_that_fell_back_is_a_doubt(folder: Path) -> None:
+    counters = {"requests": 90, "scored": 90, "fallbacks": 2}
+    _, careful = said_of_pars(read_report(folder / "report.json"), counters)
+    assert careful.startswith("Careful: PARS: it fell back to arrival order 2 times")
+
+
 def test_counters_that_are_missing_are_a_doubt_where_there_is_a_scorer(folder: Path) -> None:
     report = read_report(folder / "report.json")
     (only,) = said_of_pars(report, None)
@@ -186,7 +192,7 @@ def test_the_counters_that_are_read_are_those_that_the_scheduler_keeps() -> None
     from pars_vllm.metrics import Counters
 
     names = {field.name for field in fields(Counters)}
-    assert {"requests", "scored", "unknown", "not_sent", "failures", "losses"} <= names
+    assert {"requests", "scored", "unknown", "not_sent", "failures", "losses", "fallbacks"} <= names
 
 
 def test_the_page_is_one_file_that_asks_nobody(folder: Path) -> None:

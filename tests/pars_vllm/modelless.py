@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -18,6 +20,7 @@ from pars_bench.modelless import BLOCK as BLOCK
 from pars_bench.modelless import STOP
 from pars_bench.modelless import make_config as make_config
 from pars_bench.modelless import make_scheduler as make_scheduler
+from pars_vllm import ParsScheduler
 
 OTHER = 5
 
@@ -62,6 +65,17 @@ class History:
     @property
     def preemptions(self) -> int:
         return sum(len(step.preempted) for step in self.steps)
+
+
+@contextmanager
+def pars_scheduler(model: Path, pars: dict[str, object], **options: Any) -> Iterator[ParsScheduler]:
+    """A ``ParsScheduler`` with these settings, shut down at the end."""
+    scheduler = make_scheduler(ParsScheduler, make_config(model, pars=pars, **options))
+    assert isinstance(scheduler, ParsScheduler)
+    try:
+        yield scheduler
+    finally:
+        scheduler.shutdown()
 
 
 def make_request(job: Job, *, hashing: bool = True) -> Request:

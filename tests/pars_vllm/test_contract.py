@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from pathlib import Path
 
+import pytest
 import vllm
 import vllm.v1.engine.core
 from modelless import Driver, Job, make_config, make_request, make_scheduler
@@ -145,3 +146,30 @@ def test_children_are_named_after_their_parent() -> None:
 def test_finished_and_preempted_states() -> None:
     assert RequestStatus.is_finished(RequestStatus.FINISHED_ABORTED)
     assert not RequestStatus.is_finished(RequestStatus.PREEMPTED)
+
+
+@pytest.mark.parametrize(
+    ("length", "status"),
+    [(5, RequestStatus.FINISHED_STOPPED), (6, RequestStatus.FINISHED_LENGTH_CAPPED)],
+)
+def test_only_an_answer_longer_than_its_cap_is_cut(
+    tiny_model: Path, length: int, status: RequestStatus
+) -> None:
+    """One that stops at its cap has stopped; what is cut there would have been longer."""
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model))
+    driver = Driver(scheduler)
+    request = driver.add(Job("r", [11, 12, 13], length, max_tokens=5))
+    step = driver.step()
+    assert step is not None
+    assert request.num_output_tokens == 1
+    driver.run()
+    assert request.status == status
+    assert request.num_output_tokens == 5
+    scheduler.shutdown()
+
+
+def test_new_requests_of_a_step_are_named(tiny_model: Path) -> None:
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model))
+    scheduler.add_request(make_request(Job("r", [11, 12, 13], 5)))
+    assert [new.req_id for new in scheduler.schedule().scheduled_new_reqs] == ["r"]
+    scheduler.shutdown()

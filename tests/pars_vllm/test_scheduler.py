@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from modelless import Driver, Job, Step, make_config, make_scheduler, random_jobs
+from tiny import byte_ids as prompt
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
@@ -24,19 +25,6 @@ from pars_vllm import ParsScheduler
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
 WAIT = 60.0
-
-
-def prompt(text: str) -> list[int]:
-    """A raw prompt in the byte tokenizer's ids."""
-    from tokenizers import pre_tokenizers
-
-    alphabet = {
-        sign: index for index, sign in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
-    }
-    pieces = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(
-        text
-    )
-    return [alphabet[sign] for sign in "".join(piece for piece, _ in pieces)]
 
 
 MakePars = Callable[..., ParsScheduler]

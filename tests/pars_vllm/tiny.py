@@ -73,6 +73,16 @@ def write_tokenizer(
     return folder
 
 
+def byte_ids(text: str) -> list[int]:
+    """The ids of ``text`` under the tokenizer of ``write_tokenizer``, without a template."""
+    from tokenizers import pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    ids = {sign: index for index, sign in enumerate(alphabet)}
+    split = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False).pre_tokenize_str(text)
+    return [ids[sign] for piece, _ in split for sign in piece]
+
+
 def make_tiny_model(folder: Path) -> Path:
     """Write a random Llama (2 layers, hidden 64) with its tokenizer; vLLM loads it in seconds."""
     import torch

@@ -1,0 +1,103 @@
+"""True length over expected length, as a log-normal: what a predictor's tokens are worth.
+
+Fitted to answers of which some are not over yet (right-censored), by the product-limit estimate of
+Kaplan and Meier (1958) on the logarithms: its quartiles give location and spread, and neither the
+few enormous ratios nor the answers still running bend them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+_QUARTILE = 0.6744897501960817
+"""Distance from the median to a quartile of the standard normal."""
+_LEAST_SPREAD = 0.05
+_FAR = 25.0
+"""Standard deviations beyond which a tail of the normal is computed by its expansion."""
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Log-normal distribution of true over expected tokens."""
+
+    location: float
+    """Mean of the logarithm."""
+    spread: float
+    """Standard deviation of the logarithm, positive."""
+
+    @classmethod
+    def prior(cls, spread: float = 0.7) -> Ratio:
+        """A predictor that is right on average; the spread is that of a Kendall tau near .55."""
+        return cls(-spread * spread / 2, spread)
+
+    @property
+    def mean(self) -> float:
+        """Expected ratio: what expected tokens are to be multiplied by."""
+        return math.exp(self.location + self.spread * self.spread / 2)
+
+    def mean_beyond(self, ratio: float) -> float:
+        """Expected ratio of an answer that is known to exceed ``ratio`` (0 or more).
+
+        ``E[X | X > x] = exp(m + s^2/2) * P(Z > z - s) / P(Z > z)`` with ``z = (ln x - m) / s``.
+        """
+        if ratio <= 0:
+            return self.mean
+        z = (math.log(ratio) - self.location) / self.spread
+        if z > _FAR:  # both tails vanish; their quotient, by Mills' ratio 1/z
+            return ratio * z / (z - self.spread) if z > 2 * self.spread else 2 * ratio
+        return max(ratio, self.mean * _above(z - self.spread) / _above(z))
+
+    def remaining(self, expected: float, done: int, max_tokens: int) -> float:
+        """``E[L | L > done] - done``: tokens still to come, between 1 and what the cap leaves.
+
+        Never ``expected - done``, which turns negative and would call every runaway nearly done.
+
+        Args:
+            expected: Tokens that the predictor expected in all, positive.
+            done: Tokens that exist already.
+            max_tokens: The request's cap.
+        """
+        left = expected * self.mean_beyond(done / expected) - done
+        return min(max(left, 1.0), max(1.0, float(max_tokens - done)))
+
+
+def fit_ratio(samples: Iterable[tuple[float, bool]]) -> Ratio | None:
+    """The log-normal of ``(ln ratio, ended by itself)`` samples; None if the median is not reached.
+
+    A sample that did not end by itself says only that its ratio is larger.
+    """
+    quarter, median, three_quarters = product_limit_quantiles(samples, (0.25, 0.5, 0.75))
+    if quarter is None or median is None:
+        return None
+    if three_quarters is None:
+        spread = (median - quarter) / _QUARTILE
+    else:
+        spread = (three_quarters - quarter) / (2 * _QUARTILE)
+    return Ratio(median, max(spread, _LEAST_SPREAD))
+
+
+def product_limit_quantiles(
+    samples: Iterable[tuple[float, bool]], levels: Sequence[float]
+) -> list[float | None]:
+    """Quantiles of right-censored ``(value, is an end)`` samples; None where none is reached.
+
+    ``levels`` increase. O(n log n).
+    """
+    # Of equal values the ends come first: what is censored there lasted longer.
+    ordered = sorted(samples, key=lambda sample: (sample[0], not sample[1]))
+    found: list[float | None] = []
+    survival, at_risk = 1.0, len(ordered)
+    for value, is_end in ordered:
+        if is_end:
+            survival *= (at_risk - 1) / at_risk
+        at_risk -= 1
+        while len(found) < len(levels) and survival <= 1 - levels[len(found)] + 1e-12:
+            found.append(value)
+    return found + [None] * (len(levels) - len(found))
+
+
+def _above(z: float) -> float:
+    """Probability that a standard normal exceeds ``z``."""
+    return 0.5 * math.erfc(z / math.sqrt(2))
