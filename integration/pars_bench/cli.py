@@ -11,6 +11,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "scheduler": ("pars_bench.scheduler", "what ordering costs the engine, beside stock vLLM"),
     "engine": ("pars_bench.engine", "tokens per second with scoring, beside stock vLLM"),
     "report": ("pars_bench.report", "write report.html and plots again from a results folder"),
+    "policy": ("pars_bench.policy.sweep", "patience and share in a simulated queue"),
 }
 
 

@@ -10,7 +10,8 @@ Order inside one priority class:
 1. preempted requests, as vLLM itself puts them back, and those whose KV blocks could not be loaded;
 2. an *urgent* request, earliest arrival first, whenever :class:`UrgentCredit` allows it;
 3. least expected work first; requests without a score count as the running median of work; ties
-   by arrival (children of one ``n > 1`` request share the arrival of the first child).
+   by arrival. Children of one ``n > 1`` request share the arrival of the first child and follow
+   one another; only an urgent request out of turn may come between them.
 
 **Bound.** Let an urgent request have ``k`` urgent earlier arrivals of its class still waiting. It
 is among the next ``ceil((k + 1) / share)`` admissions of requests that have not run before,
@@ -46,7 +47,7 @@ class Policy:
 
     patience: float = 20.0
     """Urgent after waiting this many times the expected work (decode steps)."""
-    share: float = 0.1
+    share: float = 0.05
     """Share of admissions that urgent requests may take out of turn, 0 to 1."""
     prefill_weight: float = 0.05
     """Cost of an uncached prompt token in decode tokens."""

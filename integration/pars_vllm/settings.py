@@ -26,7 +26,7 @@ class Settings:
     stock vLLM through the same class."""
     patience: float = 20.0
     """A request is urgent after waiting this many times its expected service (decode steps)."""
-    share: float = 0.1
+    share: float = 0.05
     """At most this share of admissions goes to urgent requests out of turn, 0 to 1."""
     prefill_weight: float = 0.05
     """Cost of one uncached prompt token, in decode tokens."""

@@ -1,0 +1,1 @@
+"""What patience and share cost and bound, in a simulated queue."""
