@@ -12,6 +12,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "engine": ("pars_bench.engine", "tokens per second with scoring, beside stock vLLM"),
     "report": ("pars_bench.report", "write report.html and plots again from a results folder"),
     "policy": ("pars_bench.policy.sweep", "patience and share in a simulated queue"),
+    "kv": ("pars_bench.kv.bench", "ordering by memory on a small KV cache"),
 }
 
 

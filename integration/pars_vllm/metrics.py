@@ -29,6 +29,8 @@ class Counters:
     """Requests admitted for the first time."""
     admitted_urgent: int = 0
     """Of these, admitted out of turn because they had waited long."""
+    passed_over: int = 0
+    """Waiting requests that others passed because they did not fit into the KV cache."""
     preemptions: int = 0
     """Requests that were preempted."""
     finished: int = 0

@@ -22,6 +22,7 @@ from vllm.v1.request import Request, RequestStatus
 
 from pars_export.errors import ConfigError
 from pars_vllm.deployment import check_trust, stock_class, worker_options
+from pars_vllm.kv import PassOver, RemainingWork, preempt_longest
 from pars_vllm.metrics import Counters
 from pars_vllm.policy import Policy
 from pars_vllm.queue import ParsRequestQueue
@@ -78,14 +79,20 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self.pars_scorer: Scorer | None = None
         self.pars_queue: ParsRequestQueue | None = None
         self.pars_record = TrackRecord(settings, self.pars_counters, self.requests)
+        self._pars_pass_over: PassOver | None = None
         self._pars_steps = 0
         self._pars_rank_again: deque[str] = deque()
         self._pars_policy = Policy(
             settings.patience, settings.share, settings.prefill_weight, settings.trust_priority
         )
+        self._pars_remaining = RemainingWork(self._pars_policy, self.pars_record)
         if settings.ranking == "on":
             check_trust(settings, self.policy)
-            self.waiting = self.pars_queue = ParsRequestQueue(self._pars_policy)
+            self.waiting = self.pars_queue = queue = ParsRequestQueue(self._pars_policy)
+            if settings.pass_over:
+                self._pars_pass_over = PassOver(
+                    self, queue, self._pars_remaining, settings.patience, self.pars_counters
+                )
         if options is not None:
             limits = Limits(
                 settings.max_pending,
@@ -119,9 +126,16 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             self._take_scores(self._pars_scores)
         if self.pars_queue is not None:
             self.pars_queue.order.begin(self._pars_steps)
+            if self.pars_settings.preempt_longest:
+                preempt_longest(self, self._pars_remaining)
+            if self._pars_pass_over is not None:
+                self._pars_pass_over.before(self._pars_steps)
         output = super().schedule(*args, **kwargs)
         if self.pars_queue is not None:
+            if self._pars_pass_over is not None:
+                self._pars_pass_over.after()
             self.pars_queue.order.end()
+            self._count_admissions(self.pars_queue)
         # A step in which nothing ran is no time in which anybody could have been served.
         self._pars_steps += output.total_num_scheduled_tokens > 0
         if self._pars_scores is not None:
@@ -139,7 +153,6 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         """End the scorer process, then vLLM's own parts."""
         if self._pars_scores is not None:
             self._pars_scores.close()
-            self._count_admissions()
             self.pars_record.log()
         super().shutdown()
 
@@ -211,10 +224,9 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             return 0  # the lookup may publish events there
         return int(self.kv_cache_manager.get_computed_blocks(request)[1])
 
-    def _count_admissions(self) -> None:
-        if self.pars_queue is not None:
-            self.pars_counters.admissions = self.pars_queue.order.admissions
-            self.pars_counters.admitted_urgent = self.pars_queue.order.admitted_urgent
+    def _count_admissions(self, queue: ParsRequestQueue) -> None:
+        self.pars_counters.admissions = queue.order.admissions
+        self.pars_counters.admitted_urgent = queue.order.admitted_urgent
 
 
 class _AsyncParsScheduler(ParsScheduler, AsyncScheduler):  # type: ignore[misc]  # as above

@@ -39,6 +39,12 @@ class Settings:
     """Requests, in the order in which they began to run, that the predictor is judged by."""
     log_interval_s: float = 600.0
     """Least seconds between two log lines with the counters and the predictor's track record."""
+    preempt_longest: bool = False
+    """Whether a full KV cache preempts the request with the most work left; else vLLM's choice,
+    the one that came last."""
+    pass_over: bool = False
+    """Whether a waiting request that does not fit into the KV cache lets others pass, for at most
+    ``patience`` times its expected work."""
     runtime: str = "auto"
     """Runtime of the predictor: "auto", or one that the predictor folder has, such as "onnx"."""
     threads: int = 1

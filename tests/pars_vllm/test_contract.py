@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import vllm
 import vllm.v1.engine.core
-from modelless import Driver, Job, make_config, make_request, make_scheduler
+from modelless import BLOCK, Driver, Job, make_config, make_request, make_scheduler
 from vllm import SamplingParams
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import RequestQueue, SchedulingPolicy, create_request_queue
@@ -18,6 +18,7 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.request import Request, RequestStatus
 
 from pars_vllm import ParsScheduler
+from pars_vllm.kv import free_blocks
 from pars_vllm.queue import ParsRequestQueue, parent_of
 from pars_vllm.versions import is_supported
 
@@ -146,6 +147,22 @@ def test_children_are_named_after_their_parent() -> None:
 def test_finished_and_preempted_states() -> None:
     assert RequestStatus.is_finished(RequestStatus.FINISHED_ABORTED)
     assert not RequestStatus.is_finished(RequestStatus.PREEMPTED)
+
+
+def test_what_is_read_of_the_kv_cache(tiny_model: Path) -> None:
+    """Free blocks, block size, budget, lookahead, and the admission of whole prompts."""
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model, blocks=20, budget=64))
+    assert free_blocks(scheduler) == 19  # one stands for "none"
+    assert scheduler.block_size == BLOCK
+    assert scheduler.max_num_scheduled_tokens == 64
+    assert scheduler.num_lookahead_tokens == 0
+    assert scheduler.scheduler_reserve_full_isl is True
+    driver = Driver(scheduler)
+    driver.add(Job("r", list(range(11, 51)), 5))
+    driver.step()
+    assert free_blocks(scheduler) == 16
+    assert len(scheduler.running) == 1
+    scheduler.shutdown()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""What an order by memory does on a small KV cache."""
