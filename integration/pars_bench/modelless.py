@@ -7,9 +7,11 @@ the scheduler itself.
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -127,6 +129,13 @@ def make_scheduler(cls: type[Scheduler], config: VllmConfig, **options: object) 
     )
 
 
+@functools.cache
+def _hash_function() -> Callable[[Any], bytes]:
+    function: Callable[[Any], bytes] = get_hash_fn_by_name("sha256")
+    init_none_hash(function)  # once: up to vLLM 0.30 every call draws another seed
+    return function
+
+
 def make_request(
     name: str,
     prompt: Sequence[int],
@@ -137,8 +146,6 @@ def make_request(
     hashing: bool = True,
 ) -> Request:
     """A request as the engine core makes one; ``hashing``: with prefix caching's block hashes."""
-    function = get_hash_fn_by_name("sha256")
-    init_none_hash(function)
     return Request(
         request_id=name,
         prompt_token_ids=list(prompt),
@@ -146,5 +153,5 @@ def make_request(
         pooling_params=None,
         arrival_time=arrival,
         priority=priority,
-        block_hasher=get_request_block_hasher(BLOCK, function) if hashing else None,
+        block_hasher=get_request_block_hasher(BLOCK, _hash_function()) if hashing else None,
     )

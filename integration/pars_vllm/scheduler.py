@@ -21,6 +21,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from pars_export.errors import ConfigError
+from pars_vllm.compat import replace_waiting
 from pars_vllm.deployment import check_trust, stock_class, worker_options
 from pars_vllm.kv import PassOver, RemainingWork, preempt_longest
 from pars_vllm.metrics import Counters
@@ -88,7 +89,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self._pars_remaining = RemainingWork(self._pars_policy, self.pars_record)
         if settings.ranking == "on":
             check_trust(settings, self.policy)
-            self.waiting = self.pars_queue = queue = ParsRequestQueue(self._pars_policy)
+            self.pars_queue = queue = ParsRequestQueue(self._pars_policy)
+            replace_waiting(self, queue)
             if settings.pass_over:
                 self._pars_pass_over = PassOver(
                     self, queue, self._pars_remaining, settings.patience, self.pars_counters

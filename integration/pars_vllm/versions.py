@@ -6,23 +6,28 @@ supported only where the contract tests have run against it.
 
 from __future__ import annotations
 
+import math
 import re
 
 from pars_export.errors import ConfigError
 
-SUPPORTED: tuple[str, ...] = ("0.32",)
-"""Minor releases, oldest first."""
-
-
-def minor_of(version: str) -> str:
-    """``"0.32"`` of ``"0.32.0+cpu"``; the whole text where it does not start with two numbers."""
-    found = re.match(r"(\d+)\.(\d+)", version)
-    return f"{found[1]}.{found[2]}" if found else version
+SUPPORTED: tuple[str, ...] = ("0.28", "0.29", "0.30", "0.31", "0.32", "0.33")
+"""Minor releases, oldest first; ``docs/results/versions.md`` says what was tested on each."""
 
 
 def is_supported(version: str) -> bool:
-    """Whether this vLLM version was tested."""
-    return minor_of(version) in SUPPORTED
+    """Whether the minor release of this vLLM version was tested."""
+    return any(_numbers(version) == _numbers(minor) for minor in SUPPORTED)
+
+
+def is_before(version: str, minor: str) -> bool:
+    """Whether a vLLM version is older than a minor release; one without numbers counts as newer."""
+    return _numbers(version) < _numbers(minor)
+
+
+def _numbers(version: str) -> tuple[float, ...]:
+    found = re.match(r"(\d+)\.(\d+)", version)
+    return (int(found[1]), int(found[2])) if found else (math.inf,)
 
 
 def check_version(version: str, allow_unsupported: bool) -> None:

@@ -18,6 +18,7 @@ from vllm.v1.engine.parallel_sampling import ParentRequest
 from vllm.v1.request import Request, RequestStatus
 
 from pars_vllm import ParsScheduler
+from pars_vllm.compat import BlockHolders, has_skipped_waiting, holds_kv_blocks
 from pars_vllm.kv import free_blocks
 from pars_vllm.queue import ParsRequestQueue, parent_of
 from pars_vllm.versions import is_supported
@@ -47,8 +48,11 @@ def test_the_scheduler_makes_its_queues_where_we_replace_one(tiny_model: Path) -
     scheduler = make_scheduler(Scheduler, make_config(tiny_model))
     stock = type(create_request_queue(SchedulingPolicy.FCFS))
     assert type(scheduler.waiting) is stock
-    assert type(scheduler.kv_holding_waiting) is stock
-    assert scheduler.deferred_waiting == set()
+    if has_skipped_waiting(vllm.__version__):
+        assert type(scheduler.skipped_waiting) is stock
+    else:
+        assert type(scheduler.kv_holding_waiting) is stock
+        assert scheduler.deferred_waiting == set()
     assert scheduler.running == []
     assert scheduler.requests == {}
     assert scheduler.policy == SchedulingPolicy.FCFS
@@ -64,8 +68,38 @@ def test_our_queue_replaces_waiting_alone(tiny_model: Path, tmp_path: Path) -> N
     config = make_config(tiny_model, pars={"predictor": str(tmp_path / "table")})
     scheduler = make_scheduler(ParsScheduler, config)
     assert isinstance(scheduler.waiting, ParsRequestQueue)
-    assert not isinstance(scheduler.kv_holding_waiting, ParsRequestQueue)
+    stock = type(create_request_queue(SchedulingPolicy.FCFS))
+    if has_skipped_waiting(vllm.__version__):
+        assert isinstance(scheduler.skipped_waiting, BlockHolders)
+        assert type(scheduler.skipped_waiting._holders) is stock
+    else:
+        assert type(scheduler.kv_holding_waiting) is stock
     scheduler.shutdown()
+
+
+def test_block_holders_are_vllms_own(tiny_model: Path) -> None:
+    """What holds KV blocks is what vLLM says since it has a queue of its own for these."""
+    if has_skipped_waiting(vllm.__version__):
+        pytest.skip("this version has no such queue")
+    for status in RequestStatus:
+        for computed in (0, 16):
+            request = make_request(Job("r", [11, 12, 13], 3))
+            request.status, request.num_computed_tokens = status, computed
+            assert holds_kv_blocks(request) == Scheduler._holds_kv_blocks(request)
+
+
+def test_requests_set_aside_come_back_by_prepend_requests() -> None:
+    """Where ``schedule`` puts them, and that nothing else adds to the queue we replace."""
+    source = inspect.getsource(Scheduler)
+    if has_skipped_waiting(vllm.__version__):
+        assert "self.skipped_waiting.prepend_requests(step_skipped_waiting)" in source
+        assert "self.waiting.prepend_requests(" not in source
+        assert "return self.skipped_waiting or self.waiting or None" in source
+    else:
+        assert "self.waiting.prepend_requests(step_skipped_waiting)" in source
+        assert "self.kv_holding_waiting.prepend_requests(step_skipped_kv_holding)" in source
+    assert source.count("self.waiting.prepend_request(") == 1
+    assert "self.waiting.prepend_request(request)" in inspect.getsource(Scheduler._preempt_request)
 
 
 def test_async_scheduler_is_a_scheduler_and_super_reaches_it() -> None:
