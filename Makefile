@@ -4,6 +4,7 @@
 #   make demo COLLECT=1       the same, measuring the response lengths again first
 #   make test                 format, lint, types and tests
 #   make soak | test-gpu      long-running and GPU-only tests
+#   make test-versions        tests of the scheduler on every supported vLLM; VERSIONS="0.30 0.31"
 #   make lock                 renew requirements/lock.txt
 
 PYTHON ?= python3
@@ -22,7 +23,7 @@ export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help install demo test lint format soak test-gpu lock clean
+.PHONY: help install demo test lint format soak test-gpu test-versions lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -59,6 +60,9 @@ soak: $(INSTALLED)
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu
+
+test-versions: $(INSTALLED)
+	$(BIN)/python tests/vllm_versions.py $(VERSIONS)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

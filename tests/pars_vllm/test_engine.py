@@ -114,6 +114,23 @@ def test_structured_output(engine: LLM, scheduler: ParsScheduler) -> None:
     assert {output.outputs[0].text for output in outputs} <= {"yes", "no"}
 
 
+def test_structured_output_is_ordered_with_the_rest(engine: LLM, scheduler: ParsScheduler) -> None:
+    """A request whose grammar is being compiled stands in its own place, not before all others."""
+    structured = StructuredOutputsParams(regex="[a-z]{40}")
+    for index in range(8):
+        options = {"structured_outputs": structured} if index % 2 else {}
+        add(engine, str(index), PROMPTS[index], max_tokens=20, **options)
+    assert scheduler.pars_scorer is not None
+    assert scheduler.pars_scorer.wait(60)
+    end = time.monotonic() + 60
+    for request in scheduler.requests.values():
+        grammar = request.structured_output_request
+        while grammar is not None and not grammar.is_grammar_ready:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+    assert finish(engine) == [str(i) for i in sorted(range(8), key=lambda i: (i * 7) % COUNT)]
+
+
 def test_stop_string_and_streaming(engine: LLM, scheduler: ParsScheduler) -> None:
     params = SamplingParams(max_tokens=12, temperature=0, ignore_eos=True)
     text = engine.generate([PROMPTS[0]], params, use_tqdm=False)[0].outputs[0].text
