@@ -8,7 +8,7 @@ on another CPU single answers may differ where two tokens are nearly equally lik
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,7 +40,7 @@ def engine(model: Path, **options: object) -> Iterator[tuple[LLM, Scheduler]]:
         block_size=32,
         enable_prefix_caching=True,
         disable_log_stats=False,
-        **options,  # type: ignore[arg-type]
+        **options,
     )
     try:
         yield llm, llm.llm_engine.engine_core.engine_core.scheduler
@@ -90,7 +90,7 @@ def serve(llm: LLM, scheduler: Scheduler) -> Served:
 
 
 def test_same_answers_as_stock(
-    tiny_model: Path, tmp_path: Path, record_property: pytest.RecordProperty
+    tiny_model: Path, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
     with engine(tiny_model) as (llm, scheduler):
         assert type(scheduler) is Scheduler

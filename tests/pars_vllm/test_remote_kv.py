@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import fields
 from itertools import chain
 from pathlib import Path
@@ -72,11 +72,11 @@ def schedulers(tiny_model: Path, tmp_path: Path) -> Iterator[tuple[Scheduler, Pa
         scheduler.shutdown()
 
 
-def block_holders(scheduler: Scheduler) -> Iterable[Request]:
+def block_holders(scheduler: Scheduler) -> Iterator[Request]:
     """Waiting requests that hold KV blocks; stock vLLM up to 0.30: all that were set aside."""
     if has_skipped_waiting(vllm.__version__):
-        return scheduler.skipped_waiting
-    return scheduler.kv_holding_waiting
+        return iter(scheduler.skipped_waiting)
+    return iter(scheduler.kv_holding_waiting)
 
 
 def fail_the_load(scheduler: Scheduler) -> None:

@@ -1,0 +1,93 @@
+"""Prompt text goes to the scorer process and nowhere else, also where something fails."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import cast
+
+import pytest
+import tiny
+from tokenizers import Tokenizer
+
+from pars_export.artifact import folder_sha256
+from pars_export.predictor import Predictor
+from pars_export.table import write_table_predictor
+from pars_vllm import protocol
+from pars_vllm.metrics import Counters
+from pars_vllm.scorer import Limits, Scorer
+from pars_vllm.scorer_worker import PromptReader, WorkerOptions, _score
+from pars_vllm.tokenizer import TokenizerSource, load_tokenizer
+
+SECRET = "my secret diagnosis"
+
+
+def ids_of(folder: Path) -> list[int]:
+    return list(Tokenizer.from_file(str(folder / "tokenizer.json")).encode(SECRET).ids)
+
+
+def assert_unsaid(said: str, ids: list[int]) -> None:
+    for word in (*SECRET.split(), str(ids)[1:-1]):
+        assert word not in said
+
+
+class Quoting:
+    """A predictor whose errors quote what it was given, as many libraries' do."""
+
+    def score(self, texts: list[str]) -> list[float]:
+        raise ValueError(f"cannot score {texts}")
+
+
+def test_an_error_that_quotes_the_prompt_is_told_by_its_name(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny.write_tokenizer(tmp_path)
+    reader = PromptReader(load_tokenizer(TokenizerSource(str(folder))))
+    _, frame = protocol.encode_request(ids_of(folder))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        _score(theirs, cast(Predictor, Quoting()), reader, [protocol.decode_request(frame)])
+        frames = [ours.recv(protocol.MAX_FRAME) for _ in range(2)]
+    assert [frame[:1] for frame in frames] == [protocol.BATCH, protocol.FAILED]
+    assert protocol.decode_digests(frames[1])[1] == "ValueError"
+    assert_unsaid(repr(frames) + "".join(capfd.readouterr()), ids_of(folder))
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_neither_process_writes_a_prompt(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Known and unknown prompts, a flood, a killed process; logs at debug level, both outputs."""
+    caplog.set_level(logging.DEBUG)
+    folder = tiny.write_tokenizer(tmp_path / "model")
+    write_table_predictor(tmp_path / "table", {SECRET: 5.0})
+    options = WorkerOptions(
+        str(tmp_path / "table"), folder_sha256(tmp_path / "table"), TokenizerSource(str(folder))
+    )
+    scorer = Scorer(options, Limits(max_pending=4), Counters())
+    ids = ids_of(folder)
+    try:
+        for index in range(8):
+            scorer.submit(f"r{index}", ids + [20] * index)
+        scorer.submit("wrong", [-1, *ids])
+        assert scorer.wait(60)
+        answers = scorer.poll()
+        assert ("r0", 5.0) in answers
+        assert ("r1", None) in answers
+        assert scorer.pid is not None
+        os.kill(scorer.pid, signal.SIGKILL)
+        end = time.monotonic() + 60
+        while not scorer.lost:
+            assert time.monotonic() < end
+            scorer.submit("again", [*ids, 21])
+            scorer.poll()
+    finally:
+        scorer.close()
+    said = caplog.text + "".join(capfd.readouterr()) + str(asdict(scorer.counters))
+    assert "the scorer process is lost" in said
+    assert_unsaid(said, ids)
