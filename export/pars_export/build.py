@@ -1,9 +1,10 @@
-"""A ranker's network becomes a predictor folder: weights, ONNX model, parity, manifest."""
+"""A ranker's network becomes a predictor folder: weights, engines, parity, manifest."""
 
 from __future__ import annotations
 
 import json
 import math
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,18 +14,18 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_model
 
-from pars_export.artifact import Manifest, predictor_folder, seal
+from pars_export.artifact import Manifest, predictor_folder, read_manifest, seal
+from pars_export.engines import ENGINES, EXACT, ONNX, Source
 from pars_export.errors import InputError, PredictorError
 from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
-from pars_export.parity import RELATIVE_BOUND, builtin_texts, measure
+from pars_export.parity import Bound, measure, real_texts, split
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, EncodedScorer, check_encoder
-from pars_export.runtimes.onnx_cpu import OnnxCore
+from pars_export.runtimes.onnxruntime_engines import OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
 
 WEIGHTS = "model.safetensors"
-ONNX = "model.onnx"
 
 
 def write_encoder_predictor(
@@ -33,8 +34,8 @@ def write_encoder_predictor(
     encoder_config: Mapping[str, object],
     tokenizer_json: str,
     manifest: Manifest,
-    parity_texts: Sequence[str] | None = None,
-    relative_bound: float = RELATIVE_BOUND,
+    texts: Sequence[str] | None = None,
+    to: Sequence[str] = (),
     threads: int = 1,
 ) -> Manifest:
     """Write the predictor folder of a trained network, whole or not at all.
@@ -45,22 +46,20 @@ def write_encoder_predictor(
         encoder_config: the `config.json` that its encoder was built from.
         tokenizer_json: content of its encoder's `tokenizer.json`.
         manifest: input, calibration, training and metrics; engines and files are filled in here.
-        parity_texts: real prompts for the comparison with ONNX; built-in ones by default.
-        relative_bound: largest difference allowed, in standard deviations of the scores.
+        texts: real prompts for the comparison of engines, and for what engines are made by;
+            by default those of `real_texts`.
+        to: names of `ENGINES` to write beside `torch` and `onnx`.
         threads: cores to use for the comparison.
 
     Returns:
         The manifest as written.
 
     Raises:
-        PredictorError: the ONNX model or the reloaded network does not score as the network does,
+        PredictorError: an engine or the reloaded network does not score as the network does,
             tokenizer and encoder do not belong together, or ``out`` holds something else than a
             predictor.
-        InputError: fewer than two parity texts.
+        InputError: fewer than two texts.
     """
-    texts = builtin_texts() if parity_texts is None else list(parity_texts)
-    if len(texts) < 2:
-        raise InputError(f"Parity needs two texts or more, found {len(texts)}.")
     with _naming(out), predictor_folder(out) as folder:
         config = {
             "encoder": dict(encoder_config),
@@ -76,25 +75,17 @@ def write_encoder_predictor(
         reference = load_network(folder, WEIGHTS).eval()
         _check_same(network.eval(), reference)
         export_onnx(reference, folder / ONNX)
-        core = OnnxCore(folder / ONNX, threads)
-        parity = measure(
-            EncodedScorer(tokenizer, TorchCore(reference, threads)),
-            EncodedScorer(tokenizer, core),
-            core,
-            tokenizer,
-            texts,
-            relative_bound,
-        )
-        parity.check("onnx")
-        engines: dict[str, dict[str, object]] = {
+        writer = _Writer(folder, reference, tokenizer, texts, threads)
+        engines: dict[str, Mapping[str, object]] = {
             "torch": {"file": WEIGHTS},
             "onnx": {
                 "file": ONNX,
                 "opset": OPSET,
                 "exporter": f"torch {torch.__version__}",
-                "parity": parity.to_json(),
+                "parity": writer.compare("onnx", folder / ONNX, EXACT),
             },
         }
+        engines |= {name: writer.write(name) for name in to}
         return seal(
             folder,
             replace(
@@ -104,6 +95,77 @@ def write_encoder_predictor(
                 metrics=_finite(manifest.metrics),
             ),
         )
+
+
+def add_engines(
+    path: str | Path,
+    to: Sequence[str],
+    texts: Sequence[str] | None = None,
+    threads: int = 1,
+) -> Manifest:
+    """Write engines into a predictor folder that is there; all of them or none.
+
+    Args:
+        path: the predictor folder; it is replaced by one with the engines when all stand.
+        to: names of `ENGINES`; one that the folder has is written anew.
+        texts: as in `write_encoder_predictor`.
+        threads: cores to use for the comparison.
+
+    Raises:
+        PredictorError: no encoder's predictor folder, or an engine beyond its bound.
+        InputError: fewer than two texts.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    if manifest.kind != "encoder":
+        raise PredictorError(
+            f"{path}: a predictor of kind {manifest.kind!r} has no engines; give an encoder's."
+        )
+    with _naming(path), predictor_folder(path) as folder:
+        for name in manifest.files:
+            shutil.copyfile(path / name, folder / name)
+        tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
+        reference = load_network(folder, str(manifest.engines["torch"]["file"])).eval()
+        writer = _Writer(folder, reference, tokenizer, texts, threads)
+        new = {name: writer.write(name) for name in to}
+        return seal(folder, replace(manifest, engines={**manifest.engines, **new}))
+
+
+class _Writer:
+    """Writes engines into a folder and compares each with the reference."""
+
+    def __init__(
+        self,
+        folder: Path,
+        reference: RankerNetwork,
+        tokenizer: TextTokenizer,
+        texts: Sequence[str] | None,
+        threads: int,
+    ) -> None:
+        calibration, self._texts = real_texts() if texts is None else split(texts)
+        if len(self._texts) < 2:
+            raise InputError(f"Parity needs two texts or more, found {len(self._texts)}.")
+        self._folder = folder
+        self._tokenizer = tokenizer
+        self._threads = threads
+        self._reference = EncodedScorer(tokenizer, TorchCore(reference, threads))
+        ids = tokenizer.encode(calibration)
+        self._source = Source(reference, folder / ONNX, ids, tokenizer.spec.max_length)
+
+    def write(self, name: str) -> dict[str, object]:
+        """Write one engine; return what the manifest says of it."""
+        engine = ENGINES[name]
+        path = self._folder / engine.file
+        found = engine.write(self._source, path)
+        return {"file": engine.file, **found, "parity": self.compare(name, path, engine.bound)}
+
+    def compare(self, name: str, path: Path, bound: Bound) -> dict[str, float | int]:
+        """Parity of an engine that stands in the folder."""
+        core = OnnxCore(path, self._threads)
+        candidate = EncodedScorer(self._tokenizer, core)
+        parity = measure(self._reference, candidate, core, self._tokenizer, self._texts, bound)
+        parity.check(name)
+        return parity.to_json()
 
 
 @contextmanager

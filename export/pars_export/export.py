@@ -1,8 +1,12 @@
-"""Turn a checkpoint into a predictor folder.
+"""Turn a checkpoint into a predictor folder, or add engines to one.
 
 The folder holds the ranker as safetensors and as one ONNX file, its tokenizer, and predictor.json
-with the sha256 of each. The ONNX model is compared with the checkpoint's own scores before
-anything is kept; an older predictor in DIR is replaced only when all of it stands.
+with the sha256 of each; `--to` names further engines. Every engine is compared with the
+checkpoint's own scores before anything is kept: one beyond its bound fails the export. An older
+predictor is replaced only when all of the new one stands.
+
+  onnx-int8   int8 matrix products on the CPU, a scale for each token
+  onnx-bf16   weights in bfloat16: half the file, as fast as onnx
 """
 
 from __future__ import annotations
@@ -22,13 +26,19 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of `pars export`."""
-    parser.add_argument("checkpoint", type=Path, metavar="CKPT", help="what `pars fit` wrote")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="predictor folder")
+    parser.add_argument(
+        "source", type=Path, metavar="CKPT|DIR", help="what `pars fit` wrote, or a predictor folder"
+    )
+    parser.add_argument("--out", type=Path, metavar="DIR", help="predictor folder, for a CKPT")
+    parser.add_argument(
+        "--to", default="onnx", metavar="ENGINES", help="engines, with commas between (onnx)"
+    )
     parser.add_argument(
         "--texts",
         type=Path,
         metavar="FILE",
-        help="prompts to compare the ONNX model on, one a line or JSONL (default: built-in ones)",
+        help="prompts to make engines by and to compare them on, one a line or JSONL (default: 600 "
+        "that ship with this package)",
     )
     parser.add_argument("--threads", type=int, default=1, help="cores for the comparison")
 
@@ -40,25 +50,45 @@ def run(args: argparse.Namespace) -> int:
         from pars_export.prompts import read_texts
 
         texts = read_texts(args.texts)
-    manifest = export_checkpoint(args.checkpoint, args.out, texts, threads=args.threads)
     from pars_export.artifact import folder_sha256
+    from pars_export.engines import parse_names
 
-    parity = manifest.engines["onnx"]["parity"]
-    print(f"onnx against torch: {json.dumps(parity)}")
-    print(f"sha256 to pin: {folder_sha256(args.out)}")
-    print(args.out)
+    to = parse_names(args.to)
+    out = args.source if args.source.is_dir() else args.out
+    if out is None:
+        raise InputError(f"{args.source}: give --out DIR, the predictor folder to write.")
+    if args.source.is_dir():
+        if args.out is not None and args.out.resolve() != args.source.resolve():
+            raise InputError(
+                f"{args.source}: a predictor folder gets its engines; leave out --out."
+            )
+        from pars_export.build import add_engines
+
+        manifest = add_engines(out, to, texts, args.threads)
+    else:
+        manifest = export_checkpoint(args.source, out, texts, to, args.threads)
+    for name in ("onnx", *to):
+        parity = manifest.engines[name]["parity"]
+        print(f"{name} against torch: {json.dumps(parity)}")
+    print(f"sha256 to pin: {folder_sha256(out)}")
+    print(out)
     return 0
 
 
 def export_checkpoint(
-    ckpt: Path, out: Path, parity_texts: Sequence[str] | None = None, threads: int = 1
+    ckpt: Path,
+    out: Path,
+    texts: Sequence[str] | None = None,
+    to: Sequence[str] = (),
+    threads: int = 1,
 ) -> Manifest:
     """Write the predictor folder of a checkpoint, whole or not at all.
 
     Args:
         ckpt: the checkpoint; nothing in it is unpickled.
         out: where; an older predictor there is replaced.
-        parity_texts: prompts to compare the ONNX model on; by default built-in ones.
+        texts: prompts to compare the engines on; by default some that ship with this package.
+        to: engines to write beside the ONNX model (`pars_export.engines.ENGINES`).
         threads: cores for the comparison.
 
     Raises:
@@ -91,6 +121,7 @@ def export_checkpoint(
         ranker.hparams["encoder_config"],
         ranker.tokenizer_json,
         manifest,
-        parity_texts,
-        threads=threads,
+        texts,
+        to,
+        threads,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.resources import files
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,14 @@ from numpy.typing import NDArray
 from pars_export.batches import padded
 from pars_export.errors import PredictorError
 from pars_export.inputs import TextTokenizer
+from pars_export.prompts import read_prompts
 from pars_export.runtimes import Scorer
 from pars_export.runtimes.encoded import Core
 
-RELATIVE_BOUND = 1e-3
-"""Largest difference that is allowed, in standard deviations of the reference's scores."""
+PROMPTS = 500
+"""Real prompts that an export is compared on where it is given none."""
+CALIBRATION = 128
+"""Real prompts that engines are made by; where there are enough, none of those compared on."""
 _RESOLUTION = 1e-5
 """What float32 arithmetic in another order may change, in units of the largest score."""
 
@@ -33,6 +37,22 @@ _FORMS = (
 
 
 @dataclass(frozen=True)
+class Bound:
+    """What an engine promises; differences in standard deviations of the reference's scores."""
+
+    difference: float
+    """Largest difference of a score from the reference's."""
+    tau: float
+    """Least Kendall's tau-b between the two orders."""
+    batch: float
+    """Largest change of a prompt's score by what else is in its batch."""
+
+
+EXACT = Bound(difference=1e-3, tau=0.99, batch=1e-3)
+"""Of engines that compute in float32: float tolerance, and an order that only ties can change."""
+
+
+@dataclass(frozen=True)
 class Parity:
     """How far an engine's scores are from the reference's."""
 
@@ -42,6 +62,12 @@ class Parity:
     """Largest one that is allowed, in the same unit."""
     tau: float
     """Kendall's tau-b between the two orders."""
+    tau_bound: float
+    """Least that is allowed."""
+    batch_diff: float
+    """Largest absolute change of a text's score from one batch to another."""
+    batch_bound: float
+    """Largest one that is allowed, in the same unit."""
     prompts: int
     """Number of texts."""
 
@@ -57,12 +83,48 @@ class Parity:
                 f"{self.max_abs_diff:.3g} on {self.prompts} prompts, more than the "
                 f"{self.bound:.3g} allowed; nothing was written."
             )
+        if not self.tau >= self.tau_bound:
+            raise PredictorError(
+                f"The {engine} engine orders {self.prompts} prompts otherwise than the reference "
+                f"(tau {self.tau:.4f}, at least {self.tau_bound:g} is wanted); nothing was written."
+            )
+        if not self.batch_diff <= self.batch_bound:
+            raise PredictorError(
+                f"The {engine} engine's scores depend on what else is in the batch, by up to "
+                f"{self.batch_diff:.3g} where {self.batch_bound:.3g} is allowed; nothing was "
+                "written."
+            )
+
+
+def real_texts() -> tuple[list[str], list[str]]:
+    """Prompts to make engines by, and texts to compare them on, for when none are given.
+
+    The prompts are those of the demonstration that ships with this package, evenly taken; the
+    texts to compare on end with those of `builtin_texts`.
+    """
+    source = files("pars_bench.demo").joinpath("prompts.jsonl")
+    lines = source.read_text(encoding="utf-8").splitlines()
+    real = [prompt.text for prompt in read_prompts(lines, source.name, "jsonl")]
+    rows = np.linspace(0, len(real) - 1, PROMPTS + CALIBRATION).astype(int)
+    calibration, compared = split([real[row] for row in rows])
+    return calibration, [*compared, *builtin_texts()]
 
 
 def builtin_texts() -> list[str]:
-    """Texts of many forms and lengths, for when there are none of the ranker's own traffic."""
+    """Texts of many forms and lengths, odd ones among them."""
     texts = [form.replace("{}", subject) for form in _FORMS for subject in _SUBJECTS]
     return [*texts, "", "x", "word " * 2000]
+
+
+def split(texts: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Texts to make engines by, and texts to compare them on: disjoint where there are enough."""
+    if len(texts) < 2 * CALIBRATION:
+        return list(texts), list(texts)
+    chosen = set(np.linspace(0, len(texts) - 1, CALIBRATION).astype(int).tolist())
+    return (
+        [text for row, text in enumerate(texts) if row in chosen],
+        [text for row, text in enumerate(texts) if row not in chosen],
+    )
 
 
 def measure(
@@ -71,7 +133,7 @@ def measure(
     core: Core,
     tokenizer: TextTokenizer,
     texts: Sequence[str],
-    relative_bound: float = RELATIVE_BOUND,
+    bound: Bound = EXACT,
 ) -> Parity:
     """Compare a candidate with the reference.
 
@@ -85,7 +147,7 @@ def measure(
         core: the same engine without them.
         tokenizer: of both.
         texts: at least two.
-        relative_bound: in standard deviations of the reference's scores.
+        bound: what the engine promises.
 
     Raises:
         PredictorError: the reference's own scores are no numbers.
@@ -94,7 +156,7 @@ def measure(
     if not np.isfinite(wanted).all():
         raise PredictorError("The ranker itself scores NaN or infinity; train it again.")
     found = candidate.score(texts)
-    worst = _worst(wanted, found)
+    worst, moved = _worst(wanted, found), 0.0
     ids = tokenizer.encode(texts)
     # Evenly over the texts as given, which are not sorted by length.
     mixed = np.linspace(0, len(texts) - 1, min(len(texts), 24)).astype(int).tolist()
@@ -103,9 +165,20 @@ def measure(
             rows = mixed[start : start + size]
             again = core(*padded([ids[row] for row in rows], tokenizer.pad_id))
             worst = max(worst, _worst(wanted[rows], again))
-    bound = max(relative_bound * float(wanted.std()), _RESOLUTION * float(np.abs(wanted).max()))
-    tau = tau_b(wanted, found) if np.isfinite(worst) else 0.0
-    return Parity(worst, bound, tau, len(texts))
+            moved = max(moved, _worst(found[rows], again))
+    deviation = float(wanted.std())
+    least = _RESOLUTION * float(np.abs(wanted).max())
+    # Where the reference itself tells no two texts apart there is no order to keep.
+    ordered = bool(np.isfinite(worst)) and deviation > least
+    return Parity(
+        max_abs_diff=worst,
+        bound=max(bound.difference * deviation, least),
+        tau=tau_b(wanted, found) if ordered else float(np.isfinite(worst)),
+        tau_bound=bound.tau,
+        batch_diff=moved,
+        batch_bound=max(bound.batch * deviation, least),
+        prompts=len(texts),
+    )
 
 
 def _worst(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -16,6 +16,7 @@ from pars_export.build import write_encoder_predictor
 from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
+from pars_export.parity import builtin_texts
 
 MakeNetwork = Callable[..., RankerNetwork]
 """Pooling, outputs and seed to a network."""
@@ -94,8 +95,9 @@ def write(
     make_network: MakeNetwork,
 ) -> Write:
     def write(out: Path, network: RankerNetwork | None = None, **changes: Any) -> Manifest:
+        settings = {"texts": builtin_texts(), **changes}
         return write_encoder_predictor(
-            out, network or make_network(), encoder_config, tokenizer_json, manifest, **changes
+            out, network or make_network(), encoder_config, tokenizer_json, manifest, **settings
         )
 
     return write

@@ -19,7 +19,7 @@ from pars_export.batches import padded
 from pars_export.onnx import OPSET, export_onnx
 from pars_export.parity import builtin_texts, measure, tau_b
 from pars_export.runtimes.encoded import Core, EncodedScorer
-from pars_export.runtimes.onnx_cpu import OnnxCore
+from pars_export.runtimes.onnxruntime_engines import OnnxCore
 
 if TYPE_CHECKING:
     from tests.pars_export.conftest import MakeNetwork, Write
@@ -80,11 +80,11 @@ def test_the_file_is_one_valid_model_whose_opset_is_recorded(exported: Path) -> 
 
 
 def test_given_texts_are_what_parity_is_measured_on(tmp_path: Path, write: Write) -> None:
-    manifest = write(tmp_path / "p", parity_texts=["what is", "the moon", "a story of words"])
+    manifest = write(tmp_path / "p", texts=["what is", "the moon", "a story of words"])
     parity: Any = manifest.engines["onnx"]["parity"]
     assert parity["prompts"] == 3
     with pytest.raises(InputError, match="two texts or more, found 1"):
-        write(tmp_path / "q", parity_texts=["what"])
+        write(tmp_path / "q", texts=["what"])
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
 
 

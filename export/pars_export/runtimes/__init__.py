@@ -1,6 +1,7 @@
 """What computes scores: one small module per runtime, imported only when it is chosen.
 
-Each module has ``load(folder, manifest, threads)``, which gives a `Scorer`.
+Each module has ``load(folder, manifest, threads)``, which gives a `Scorer`; one that runs several
+engines has a function of that kind for each.
 """
 
 from __future__ import annotations
@@ -29,8 +30,8 @@ class Scorer(Protocol):
         """Scores (n,); NaN only for a text that the predictor does not know."""
 
 
-class _Module(Protocol):
-    def load(self, folder: Path, manifest: Manifest, threads: int) -> Scorer: ...
+class _Load(Protocol):
+    def __call__(self, folder: Path, manifest: Manifest, threads: int) -> Scorer: ...
 
 
 @dataclass(frozen=True)
@@ -42,12 +43,24 @@ class Runtime:
     """Package that must be installed for it."""
     kind: str
     """Kind of predictor that it runs."""
+    engine: str | None = None
+    """The predictor's engine that it runs, where that is not the runtime's own name."""
+    function: str = "load"
+    """The module's function that loads it."""
+    auto: bool = True
+    """Whether `auto` may take it; a GPU is only used when it is asked for by name."""
 
+
+_ORT = "pars_export.runtimes.onnxruntime_engines"
 
 # In order of preference: `auto` takes the first that the folder and the environment allow.
 RUNTIMES: dict[str, Runtime] = {
-    "onnx": Runtime("pars_export.runtimes.onnx_cpu", "onnxruntime", "encoder"),
+    "onnx-int8": Runtime(_ORT, "onnxruntime", "encoder", function="load_int8"),
+    "onnx": Runtime(_ORT, "onnxruntime", "encoder"),
+    "onnx-bf16": Runtime(_ORT, "onnxruntime", "encoder", function="load_bf16"),
     "torch": Runtime("pars_export.runtimes.torch_eager", "torch", "encoder"),
+    "onnx-cuda": Runtime(_ORT, "onnxruntime", "encoder", "onnx", "load_cuda", auto=False),
+    "onnx-tensorrt": Runtime(_ORT, "onnxruntime", "encoder", "onnx", "load_tensorrt", auto=False),
     "table": Runtime("pars_export.runtimes.table", None, "table"),
     "length": Runtime("pars_export.runtimes.length", None, "length"),
 }
@@ -70,7 +83,7 @@ def choose(name: str, folder: Path, manifest: Manifest) -> str:
             f"{folder}: this predictor (kind {manifest.kind}) cannot run on {name!r}; it holds "
             f"{', '.join(present) or 'no engine that is known here'}."
         )
-    wanted = present if name == "auto" else [name]
+    wanted = [each for each in present if RUNTIMES[each].auto] if name == "auto" else [name]
     for each in wanted:
         package = RUNTIMES[each].package
         if package is None or importlib.util.find_spec(package) is not None:
@@ -79,7 +92,7 @@ def choose(name: str, folder: Path, manifest: Manifest) -> str:
         raise PredictorError(
             f"{folder}: it holds no engine that is known here; export the predictor again."
         )
-    packages = " or ".join(str(RUNTIMES[each].package) for each in wanted)
+    packages = " or ".join(dict.fromkeys(str(RUNTIMES[each].package) for each in wanted))
     raise PredictorError(f"{folder}: to run it {packages} must be installed, which is missing.")
 
 
@@ -87,10 +100,11 @@ def _present(name: str, manifest: Manifest) -> bool:
     runtime = RUNTIMES[name]
     if runtime.kind != manifest.kind:
         return False
-    return manifest.kind != "encoder" or name in manifest.engines
+    return manifest.kind != "encoder" or (runtime.engine or name) in manifest.engines
 
 
 def load(name: str, folder: Path, manifest: Manifest, threads: int) -> Scorer:
     """Load the runtime of that name."""
-    module = cast("_Module", importlib.import_module(RUNTIMES[name].module))
-    return module.load(folder, manifest, threads)
+    runtime = RUNTIMES[name]
+    function = getattr(importlib.import_module(runtime.module), runtime.function)
+    return cast("_Load", function)(folder, manifest, threads)

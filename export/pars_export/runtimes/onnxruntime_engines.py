@@ -1,4 +1,4 @@
-"""onnxruntime on the CPU."""
+"""onnxruntime: on the CPU, or by name on a GPU through its CUDA or TensorRT provider."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
 
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
 OUTPUTS = {"scores": "tensor(float)"}
+CPU = "CPUExecutionProvider"
 
 
 class OnnxCore:
@@ -24,7 +25,12 @@ class OnnxCore:
     # opened in the child is sound.
     survives_fork = True
 
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, provider: str = CPU) -> None:
+        if provider not in onnxruntime.get_available_providers():
+            raise PredictorError(
+                f"{path}: the installed onnxruntime {onnxruntime.__version__} has no {provider}; "
+                "install onnxruntime-gpu, or choose the runtime onnx."
+            )
         check_self_contained(path)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
@@ -36,14 +42,18 @@ class OnnxCore:
         options.enable_mem_pattern = False
         self._path = path
         try:
-            self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         except Exception as error:  # onnxruntime's errors share no base class
             raise PredictorError(
                 f"{path}: onnxruntime {onnxruntime.__version__} cannot load it "
                 f"({_first_line(error)})."
             ) from error
+        # A provider that cannot start is left out with a warning, and the CPU takes its place.
+        if self._session.get_providers()[0] != provider:
+            raise PredictorError(
+                f"{path}: {provider} of onnxruntime {onnxruntime.__version__} does not start here; "
+                "is there a GPU with its libraries? Otherwise choose the runtime onnx."
+            )
         self._check_signature()
 
     def _check_signature(self) -> None:
@@ -84,7 +94,33 @@ def _first_line(error: Exception) -> str:
 
 
 def load(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
-    """The onnxruntime scorer of a predictor folder."""
+    """The float32 model on the CPU."""
+    return _load("onnx", folder, manifest, threads)
+
+
+def load_bf16(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
+    """The model with bfloat16 weights on the CPU."""
+    return _load("onnx-bf16", folder, manifest, threads)
+
+
+def load_int8(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
+    """The int8 model on the CPU."""
+    return _load("onnx-int8", folder, manifest, threads)
+
+
+def load_cuda(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
+    """The float32 model on a GPU."""
+    return _load("onnx", folder, manifest, threads, "CUDAExecutionProvider")
+
+
+def load_tensorrt(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
+    """The float32 model on a GPU through onnxruntime's TensorRT provider."""
+    return _load("onnx", folder, manifest, threads, "TensorrtExecutionProvider")
+
+
+def _load(
+    engine: str, folder: Path, manifest: Manifest, threads: int, provider: str = CPU
+) -> EncodedScorer:
     tokenizer = load_tokenizer(folder, manifest)
-    path = folder / str(manifest.engines["onnx"]["file"])
-    return EncodedScorer(tokenizer, OnnxCore(path, threads))
+    path = folder / str(manifest.engines[engine]["file"])
+    return EncodedScorer(tokenizer, OnnxCore(path, threads, provider))

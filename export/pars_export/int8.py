@@ -1,0 +1,254 @@
+"""The ONNX model with its matrix products in int8, and scores that do not depend on the batch.
+
+Activations are rounded as they come, with a scale for each token: dynamic quantisation as
+onnxruntime's own tools write it takes one scale over the whole batch, padding included, so that a
+prompt's score depends on its neighbours. Three steps keep the order of the scores:
+
+- Channels with large activations are divided by a factor that the weights are multiplied by
+  (SmoothQuant, Xiao et al. 2022).
+- What an activation function bounds from below is shifted to start at zero, and so uses all of
+  0 to 255; the shift is taken off the result as a constant.
+- Weights are rounded with regard to real inputs (`pars_export.gptq`).
+
+Standard operators and one of onnxruntime's own (MatMulIntegerToFloat); unsigned activations times
+signed weights is the product that x86 and Arm CPUs are fast at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+from numpy.typing import ArrayLike, NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from pars_export.gptq import LARGEST, column_scales, round_weight
+
+PROMPTS = 128
+"""Real prompts whose activations the weights are rounded for."""
+_SMOOTHING = 0.5  # share of a channel's range that goes to the weights; the paper's
+_FLOOR = 0.1701  # the least value of GELU is -0.16997, of its tanh form -0.17004
+_SMALLEST_TABLE = 1024  # embeddings of fewer entries stay float
+
+
+@dataclass
+class _Input:
+    """What is known of one tensor that weights are multiplied with."""
+
+    gram: NDArray[np.float64]
+    largest: NDArray[np.float64]
+    """Of each channel's absolute value."""
+    least: float = 0.0
+
+
+def store_int8(source: Path, target: Path, ids: Sequence[Sequence[int]]) -> None:
+    """Write the int8 form of ``source``, rounded for the prompts ``ids``."""
+    model = onnx.load(str(source))
+    rewriter = _Rewriter(model, _observe(model, ids))
+    rewriter.run()
+    onnx.save(model, str(target))
+
+
+def _weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    return {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2}
+
+
+def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+    """The matrix products with weights."""
+    weights = _weights(model)
+    return [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
+
+
+def _observe(model: onnx.ModelProto, ids: Sequence[Sequence[int]]) -> dict[str, _Input]:
+    """Run the prompts one by one and sum up every product's input."""
+    names = list(dict.fromkeys(node.input[0] for node in _products(model)))
+    tapped = onnx.ModelProto()
+    tapped.CopyFrom(model)
+    for name in names:
+        tapped.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        tapped.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    seen: dict[str, _Input] = {}
+    rows = np.linspace(0, len(ids) - 1, min(PROMPTS, len(ids))).astype(int)
+    for row in rows:
+        text = np.array([ids[row]], dtype=np.int64)
+        feed = {"input_ids": text, "attention_mask": np.ones_like(text)}
+        for name, found in zip(names, session.run(names, feed), strict=True):
+            values = found.reshape(-1, found.shape[-1]).astype(np.float64)
+            gram, largest = values.T @ values, np.abs(values).max(axis=0)
+            if name in seen:
+                gram += seen[name].gram
+                largest = np.maximum(largest, seen[name].largest)
+            least = min(float(values.min()), seen[name].least if name in seen else 0.0)
+            seen[name] = _Input(gram, largest, least)
+    return seen
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """Names of one input's tensors after rounding."""
+
+    whole: str
+    """uint8, (tokens, k)."""
+    scale: str
+    """float, (tokens, 1)."""
+    shape: str
+    """Shape of the input without its last axis."""
+    smooth: NDArray[np.float64] | None
+    """Factor (k,) that its channels were divided by; None where it was shifted instead."""
+
+
+class _Rewriter:
+    """Replaces nodes of a model, in their order."""
+
+    def __init__(self, model: onnx.ModelProto, seen: dict[str, _Input]) -> None:
+        self._model = model
+        self._seen = seen
+        self._weights = _weights(model)
+        self._nodes: list[onnx.NodeProto] = []
+        self._constants: dict[str, onnx.TensorProto] = {}
+        self._rounded: dict[str, _Rounded] = {}
+        # One input may feed several products (query, key and value), which then share its factor.
+        self._fed: dict[str, list[NDArray[np.float64]]] = {}
+        for node in _products(model):
+            self._fed.setdefault(node.input[0], []).append(self._weight(node.input[1]))
+
+    def run(self) -> None:
+        """Rewrite the model in place."""
+        graph = self._model.graph
+        for node in graph.node:
+            if node.op_type == "MatMul" and node.input[1] in self._weights:
+                self._product(node)
+            elif node.op_type == "Gather" and self._is_table(node.input[0]):
+                self._lookup(node)
+            else:
+                self._nodes.append(node)
+        tensors = [*graph.initializer, *self._constants.values()]
+        used = {name for node in self._nodes for name in node.input}
+        del graph.node[:], graph.initializer[:]
+        graph.node.extend(self._nodes)
+        graph.initializer.extend(tensor for tensor in tensors if tensor.name in used)
+        self._model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+
+    def _weight(self, name: str) -> NDArray[np.float64]:
+        return numpy_helper.to_array(self._weights[name]).astype(np.float64)
+
+    def _is_table(self, name: str) -> bool:
+        tensor = self._weights.get(name)
+        return tensor is not None and int(np.prod(tensor.dims)) >= _SMALLEST_TABLE
+
+    def _constant(self, name: str, value: ArrayLike, kind: type[np.generic] = np.float32) -> str:
+        self._constants[name] = numpy_helper.from_array(np.asarray(value, dtype=kind), name)
+        return name
+
+    def _add(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        self._nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+        return output
+
+    def _round_input(self, name: str) -> _Rounded:
+        """Round a tensor (..., k) to whole numbers with a scale for each token."""
+        if name in self._rounded:
+            return self._rounded[name]
+        seen, at = self._seen[name], f"{name}.int8"
+        width = len(seen.largest)
+        tiny = self._constant("int8.tiny", 1e-12)
+        one_sided = seen.least >= -_FLOOR
+        smooth = None
+        flat = self._add(
+            "Reshape", [name, self._constant(f"int8.tokens{width}", [-1, width], np.int64)], at
+        )
+        if one_sided:
+            moved = self._add("Add", [flat, self._constant("int8.floor", _FLOOR)], f"{at}.moved")
+            flat = size = self._add(
+                "Max", [moved, self._constant("int8.zero", 0.0)], f"{at}.positive"
+            )
+        else:
+            smooth = _smoothing(seen, self._fed[name])
+            factor = self._constant(f"{at}.factor", 1 / smooth)
+            flat = self._add("Mul", [flat, factor], f"{at}.smooth")
+            size = self._add("Abs", [flat], f"{at}.size")
+        top = self._add("ReduceMax", [size], f"{at}.top", axes=[-1], keepdims=1)
+        top = self._add("Max", [top, tiny], f"{at}.largest")
+        steps = 255.0 if one_sided else float(LARGEST)
+        steps_name = self._constant(f"int8.steps{int(steps)}", steps)
+        scale = self._add("Div", [top, steps_name], f"{at}.scale")
+        inverse = self._add("Div", [steps_name, top], f"{at}.inverse")
+        scaled = self._add("Mul", [flat, inverse], f"{at}.scaled")
+        if not one_sided:
+            scaled = self._add(
+                "Add", [scaled, self._constant("int8.middle", 128.0)], f"{at}.centred"
+            )
+        nearest = self._add("Round", [scaled], f"{at}.nearest")
+        whole = self._add("Cast", [nearest], f"{at}.whole", to=TensorProto.UINT8)
+        shape = self._add("Shape", [name], f"{at}.shape", start=0, end=-1)
+        self._rounded[name] = _Rounded(whole, scale, shape, smooth)
+        return self._rounded[name]
+
+    def _product(self, node: onnx.NodeProto) -> None:
+        name, output = node.input[0], node.output[0]
+        rounded, weight, gram = (
+            self._round_input(name),
+            self._weight(node.input[1]),
+            self._seen[name].gram,
+        )
+        if rounded.smooth is not None:
+            weight = weight * rounded.smooth[:, None]
+            gram = gram / np.outer(rounded.smooth, rounded.smooth)
+        scales = column_scales(weight)
+        whole = round_weight(weight, gram, scales)
+        middle = 0 if rounded.smooth is None else 128
+        product = helper.make_node(
+            "MatMulIntegerToFloat",
+            [
+                rounded.whole,
+                self._constant(f"{output}.weight", whole, np.int8),
+                self._constant("int8.one", 1.0),
+                self._constant(f"{output}.scales", scales),
+                self._constant(f"int8.middle{middle}", middle, np.uint8),
+            ],
+            [f"{output}.product"],
+            domain="com.microsoft",
+        )
+        self._nodes.append(product)
+        found = self._add("Mul", [f"{output}.product", rounded.scale], f"{output}.scaled")
+        if rounded.smooth is None:
+            shift = -_FLOOR * (whole.astype(np.float64) * scales).sum(axis=0)
+            shift_name = self._constant(f"{output}.shift", shift)
+            found = self._add("Add", [found, shift_name], f"{output}.shifted")
+        width = self._constant(f"int8.width{len(scales)}", [len(scales)], np.int64)
+        shape = self._add("Concat", [rounded.shape, width], f"{output}.shape", axis=0)
+        self._add("Reshape", [found, shape], output)
+
+    def _lookup(self, node: onnx.NodeProto) -> None:
+        """An embedding, stored in eight bits with a scale a row."""
+        table, output = self._weight(node.input[0]), node.output[0]
+        scales = column_scales(table.T)
+        whole = np.rint(table / scales[:, None])
+        names = [
+            self._constant(f"{output}.table", whole, np.int8),
+            self._constant(f"{output}.scales", scales[:, None]),
+        ]
+        rows, row_scales = (
+            self._add("Gather", [each, node.input[1]], f"{each}.rows", axis=0) for each in names
+        )
+        wide = self._add("Cast", [rows], f"{output}.wide", to=TensorProto.FLOAT)
+        self._add("Mul", [wide, row_scales], output)
+
+
+def _smoothing(seen: _Input, weights: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """Factor (k,) of each channel: ranges of activations and weights become alike."""
+    largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
+    factor = np.maximum(seen.largest, 1e-3) ** _SMOOTHING
+    factor /= np.maximum(largest, 1e-3) ** (1 - _SMOOTHING)
+    middle = np.exp(np.log(factor).mean())
+    found: NDArray[np.float64] = factor / middle
+    return found

@@ -1,0 +1,211 @@
+"""Engines beside `torch` and `onnx`: written, compared, added to a folder, and held to a bound."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from numpy.testing import assert_allclose, assert_array_equal
+
+from pars_export import ConfigError, InputError, Predictor, PredictorError, build
+from pars_export.artifact import folder_sha256, read_manifest
+from pars_export.bf16 import to_bf16
+from pars_export.build import add_engines
+from pars_export.engines import ENGINES, Source, parse_names
+from pars_export.gptq import column_scales, round_weight
+from pars_export.parity import Bound, builtin_texts, real_texts, split
+from pars_export.table import write_length_predictor
+from pars_model.__main__ import main
+
+CPU_ENGINES = ("onnx-bf16", "onnx-int8")
+
+
+@pytest.fixture(scope="module")
+def texts() -> list[str]:
+    calibration, compared = real_texts()
+    return [*calibration[::4], *compared[::8]]
+
+
+@pytest.fixture(scope="module")
+def engines(exported: Path, tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    folder = tmp_path_factory.mktemp("engines") / "predictor"
+    shutil.copytree(exported, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # Random weights on 32 channels average out less of the rounding than a trained encoder.
+        int8 = ENGINES["onnx-int8"]
+        loose = dataclasses.replace(int8.bound, tau=0.95)
+        patch.setitem(ENGINES, "onnx-int8", dataclasses.replace(int8, bound=loose))
+        add_engines(folder, CPU_ENGINES, texts)
+    return folder
+
+
+def test_engines_are_added_with_their_parity_and_the_rest_stays(
+    exported: Path, engines: Path
+) -> None:
+    before, after = read_manifest(exported), read_manifest(engines)
+    assert set(after.engines) == {*before.engines, *CPU_ENGINES}
+    for name, entry in before.files.items():
+        assert after.files[name] == entry
+    assert dataclasses.replace(after, engines={}, files={}) == dataclasses.replace(
+        before, engines={}, files={}
+    )
+    for name in CPU_ENGINES:
+        parity = after.engines[name]["parity"]
+        assert isinstance(parity, dict)
+        assert parity["max_abs_diff"] <= parity["bound"]
+        assert parity["tau"] >= parity["tau_bound"]
+        assert parity["batch_diff"] <= parity["batch_bound"]
+        onnx.checker.check_model(str(engines / ENGINES[name].file))
+
+
+@pytest.mark.parametrize("name", CPU_ENGINES)
+def test_a_prompt_alone_and_in_any_batch_has_one_score(
+    engines: Path, texts: list[str], name: str
+) -> None:
+    predictor = Predictor.load(engines, runtime=name)
+    together = predictor.score(texts)
+    alone = np.concatenate([predictor.score([text]) for text in texts])
+    assert_allclose(alone, together, rtol=0, atol=0.01 * float(together.std()))
+    shuffled = np.random.default_rng(0).permutation(len(texts))
+    again = predictor.score([texts[row] for row in shuffled])
+    assert_allclose(again, together[shuffled], rtol=0, atol=0.01 * float(together.std()))
+
+
+def test_auto_takes_the_fastest_engine_of_the_cpu(engines: Path, exported: Path) -> None:
+    assert Predictor.load(engines).runtime == "onnx-int8"
+    assert Predictor.load(exported).runtime == "onnx"
+    with pytest.raises(PredictorError, match=r"cannot run on 'onnx-int8'; it holds onnx, torch"):
+        Predictor.load(exported, runtime="onnx-int8")
+
+
+@pytest.mark.parametrize("name", ["onnx-cuda", "onnx-tensorrt"])
+def test_a_provider_that_onnxruntime_lacks_is_named(exported: Path, name: str) -> None:
+    import onnxruntime
+
+    if len(onnxruntime.get_available_providers()) > 2:
+        pytest.skip("this onnxruntime has GPU providers")
+    with pytest.raises(PredictorError, match=r"has no (CUDA|Tensorrt)ExecutionProvider; install"):
+        Predictor.load(exported, runtime=name)
+
+
+def test_files_shrink(tmp_path: Path, engines: Path) -> None:
+    sizes = [(engines / name).stat().st_size for name in ("model.onnx", "model-bf16.onnx")]
+    assert sizes[1] < 0.8 * sizes[0]
+    kinds = {
+        tensor.data_type for tensor in onnx.load(engines / "model-int8.onnx").graph.initializer
+    }
+    assert onnx.TensorProto.INT8 in kinds
+
+
+@pytest.mark.parametrize(
+    ("bound", "sentence"),
+    [
+        (Bound(0.0, 0.0, 1.0), "scores differ from the reference"),
+        (Bound(9.0, 1.1, 1.0), "orders .* prompts otherwise than the reference"),
+        (Bound(9.0, 0.0, -1.0), "depend on what else is in the batch"),
+    ],
+)
+def test_an_engine_beyond_its_bound_changes_nothing(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bound: Bound, sentence: str
+) -> None:
+    folder = tmp_path / "predictor"
+    shutil.copytree(exported, folder)
+    before = folder_sha256(folder)
+    worse = dataclasses.replace(ENGINES["onnx-bf16"], bound=bound)
+    monkeypatch.setitem(ENGINES, "onnx-bf16", worse)
+    monkeypatch.setattr("pars_export.parity._RESOLUTION", -1.0)
+    with pytest.raises(PredictorError, match=f"The onnx-bf16 engine.*{sentence}"):
+        add_engines(folder, ["onnx-bf16"], builtin_texts())
+    assert [path.name for path in tmp_path.iterdir()] == ["predictor"]
+    assert folder_sha256(folder) == before
+    assert not (folder / "model-bf16.onnx").exists()
+
+
+def test_dynamic_quantisation_of_the_tools_is_what_the_bound_refuses(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime.quantization import quantize_dynamic
+
+    def write(source: Source, path: Path) -> dict[str, object]:
+        quantize_dynamic(source.onnx, path, per_channel=True)
+        return {}
+
+    folder = tmp_path / "predictor"
+    shutil.copytree(exported, folder)
+    dynamic = dataclasses.replace(ENGINES["onnx-int8"], write=write, bound=Bound(9.0, 0.0, 0.01))
+    monkeypatch.setitem(ENGINES, "onnx-int8", dynamic)
+    with pytest.raises(PredictorError, match="depend on what else is in the batch"):
+        add_engines(folder, ["onnx-int8"], builtin_texts())
+
+
+def test_names_of_engines() -> None:
+    assert parse_names("onnx") == []
+    assert parse_names("onnx, onnx-int8,onnx-bf16,onnx-int8") == ["onnx-int8", "onnx-bf16"]
+    with pytest.raises(ConfigError, match=r"--to: there is no engine 'onnx-int4'; choose of onnx,"):
+        parse_names("onnx-int4")
+
+
+def test_the_command_adds_engines_in_place(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "predictor"
+    shutil.copytree(exported, folder)
+    lines = tmp_path / "texts.txt"
+    lines.write_text("what is\nthe moon\nwrite a story of ten words\n", encoding="utf-8")
+    command = ["export", str(folder), "--to", "onnx-bf16", "--texts", str(lines)]
+    assert main(command) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[1].startswith("onnx-bf16 against torch: {")
+    assert printed[-1] == str(folder)
+    assert folder_sha256(folder) in printed[-2]
+    assert main([*command, "--out", str(tmp_path / "other")]) == 2
+    assert "leave out --out" in capsys.readouterr().err
+    assert main(["export", str(lines)]) == 2
+    assert "give --out DIR" in capsys.readouterr().err
+
+
+def test_only_an_encoder_has_engines(tmp_path: Path) -> None:
+    write_length_predictor(tmp_path / "length")
+    with pytest.raises(PredictorError, match="of kind 'length' has no engines"):
+        add_engines(tmp_path / "length", ["onnx-bf16"])
+    shutil.rmtree(tmp_path / "length")
+    with pytest.raises(PredictorError, match="no such predictor folder"):
+        add_engines(tmp_path / "length", ["onnx-bf16"])
+
+
+def test_engines_are_made_by_other_texts_than_they_are_compared_on() -> None:
+    calibration, compared = real_texts()
+    assert len(compared) >= 500
+    assert len(set(calibration)) == 128
+    few = ["a", "b"]
+    assert split(few) == (few, few)
+    with pytest.raises(InputError, match="two texts or more, found 1"):
+        build._Writer(Path(), torch.nn.Identity(), None, ["one"], 1)  # type: ignore[arg-type]
+
+
+def test_bf16_rounds_as_torch_does() -> None:
+    values = np.random.default_rng(0).normal(size=4096).astype(np.float32)
+    values[:4] = [0.0, -0.0, 1.00390625, 1.01171875]  # zero, and ties to even
+    wanted = torch.from_numpy(values).to(torch.bfloat16).view(torch.int16).numpy().view(np.uint16)
+    assert_array_equal(to_bf16(values), wanted)
+
+
+def test_rounding_for_real_inputs_changes_products_less_than_rounding_to_nearest() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(400, 8)) @ rng.normal(size=(8, 32)) + 0.1 * rng.normal(size=(400, 32))
+    weight = rng.normal(size=(32, 24))
+    weight[:, 3] = 0
+    scales = column_scales(weight)
+    whole = round_weight(weight, inputs.T @ inputs, scales)
+    assert np.abs(whole).max() <= 127
+    assert not whole[:, 3].any()
+    nearest = np.rint(weight / scales)
+    errors = [
+        float(np.square(inputs @ (each * scales - weight)).sum()) for each in (whole, nearest)
+    ]
+    assert errors[0] < 0.5 * errors[1]
