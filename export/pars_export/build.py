@@ -24,6 +24,7 @@ from pars_export.parity import Bound, measure, real_texts, split
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, EncodedScorer, check_encoder
 from pars_export.runtimes.onnxruntime_engines import OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
+from pars_export.tensorrt import BuildOptions
 
 WEIGHTS = "model.safetensors"
 
@@ -37,6 +38,7 @@ def write_encoder_predictor(
     texts: Sequence[str] | None = None,
     to: Sequence[str] = (),
     threads: int = 1,
+    options: BuildOptions | None = None,
 ) -> Manifest:
     """Write the predictor folder of a trained network, whole or not at all.
 
@@ -50,6 +52,7 @@ def write_encoder_predictor(
             by default those of `real_texts`.
         to: names of `ENGINES` to write beside `torch` and `onnx`.
         threads: cores to use for the comparison.
+        options: of TensorRT engines.
 
     Returns:
         The manifest as written.
@@ -75,7 +78,7 @@ def write_encoder_predictor(
         reference = load_network(folder, WEIGHTS).eval()
         _check_same(network.eval(), reference)
         export_onnx(reference, folder / ONNX)
-        writer = _Writer(folder, reference, tokenizer, texts, threads)
+        writer = _Writer(folder, reference, tokenizer, texts, threads, options)
         engines: dict[str, Mapping[str, object]] = {
             "torch": {"file": WEIGHTS},
             "onnx": {
@@ -102,6 +105,7 @@ def add_engines(
     to: Sequence[str],
     texts: Sequence[str] | None = None,
     threads: int = 1,
+    options: BuildOptions | None = None,
 ) -> Manifest:
     """Write engines into a predictor folder that is there; all of them or none.
 
@@ -110,6 +114,7 @@ def add_engines(
         to: names of `ENGINES`; one that the folder has is written anew.
         texts: as in `write_encoder_predictor`.
         threads: cores to use for the comparison.
+        options: of TensorRT engines.
 
     Raises:
         PredictorError: no encoder's predictor folder, or an engine beyond its bound.
@@ -126,7 +131,7 @@ def add_engines(
             shutil.copyfile(path / name, folder / name)
         tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
         reference = load_network(folder, str(manifest.engines["torch"]["file"])).eval()
-        writer = _Writer(folder, reference, tokenizer, texts, threads)
+        writer = _Writer(folder, reference, tokenizer, texts, threads, options)
         new = {name: writer.write(name) for name in to}
         return seal(folder, replace(manifest, engines={**manifest.engines, **new}))
 
@@ -141,6 +146,7 @@ class _Writer:
         tokenizer: TextTokenizer,
         texts: Sequence[str] | None,
         threads: int,
+        options: BuildOptions | None,
     ) -> None:
         calibration, self._texts = real_texts() if texts is None else split(texts)
         if len(self._texts) < 2:
@@ -150,14 +156,21 @@ class _Writer:
         self._threads = threads
         self._reference = EncodedScorer(tokenizer, TorchCore(reference, threads))
         ids = tokenizer.encode(calibration)
-        self._source = Source(reference, folder / ONNX, ids, tokenizer.spec.max_length)
+        self._source = Source(
+            reference, folder / ONNX, ids, tokenizer.spec.max_length, options or BuildOptions()
+        )
 
     def write(self, name: str) -> dict[str, object]:
         """Write one engine; return what the manifest says of it."""
         engine = ENGINES[name]
         path = self._folder / engine.file
         found = engine.write(self._source, path)
-        return {"file": engine.file, **found, "parity": self.compare(name, path, engine.bound)}
+        compared = path if engine.graph is None else self._folder / engine.graph
+        parity = self.compare(name, compared, engine.bound_for(self._source.options))
+        if engine.graph is None:
+            return {"file": engine.file, **found, "parity": parity}
+        compared.unlink()
+        return {"file": engine.file, **found, "graph_parity": parity}
 
     def compare(self, name: str, path: Path, bound: Bound) -> dict[str, float | int]:
         """Parity of an engine that stands in the folder."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pars_export.errors import ConfigError, PredictorError
 from pars_export.parity import EXACT, Bound
+from pars_export.tensorrt import BuildOptions
 
 if TYPE_CHECKING:
     from pars_export.network import RankerNetwork
@@ -29,6 +31,8 @@ class Source:
     """Token ids of real prompts."""
     max_length: int
     """Most token ids of a text."""
+    options: BuildOptions = field(default_factory=BuildOptions)
+    """Of TensorRT engines."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +46,14 @@ class Engine:
     write: Callable[[Source, Path], Mapping[str, object]]
     """Writes the file; returns what the manifest says of it."""
     package: str
-    """Package that writes it, and that runs it for the comparison."""
+    """Package that writes it."""
+    graph: str | None = None
+    """The ONNX file that is compared in its stead, for an engine that only a GPU can run; it is
+    removed afterwards."""
+
+    def bound_for(self, options: BuildOptions) -> Bound:
+        """What the engine is held to."""
+        return self.bound if self.graph is None else BY_PRECISION[options.precision]
 
 
 def _bf16(source: Source, path: Path) -> Mapping[str, object]:
@@ -59,11 +70,53 @@ def _int8(source: Source, path: Path) -> Mapping[str, object]:
     return {"weights": "int8", "computes": "int8"}
 
 
+def _tensorrt(library: str) -> Callable[[Source, Path], Mapping[str, object]]:
+    def write(source: Source, path: Path) -> Mapping[str, object]:
+        from pars_export.built_here import remember
+        from pars_export.tensorrt import build_engine, profiles_for
+
+        graph = path.with_suffix(".graph.onnx")
+        _graph(source, graph)
+        profiles = profiles_for([len(each) for each in source.ids], source.max_length)
+        found = build_engine(library, graph, path, profiles, source.options)
+        remember(path)
+        return found
+
+    return write
+
+
+def _graph(source: Source, path: Path) -> None:
+    """The ONNX file of a precision, for runtimes that take it from there."""
+    if source.options.precision == "fp16":
+        from pars_export.onnx import export_half
+
+        export_half(source.network, path)
+    elif source.options.precision == "int8":
+        from pars_export.qdq import store_qdq
+
+        store_qdq(source.onnx, path, source.ids)
+    else:
+        shutil.copyfile(source.onnx, path)
+
+
+# What the graph of a TensorRT engine is held to.
+BY_PRECISION = {
+    "fp32": EXACT,
+    "fp16": Bound(0.05, 0.99, 0.01),
+    "int8": Bound(0.2, 0.99, 0.01),
+}
+
 # Beside `torch` and `onnx`, which every predictor folder of an encoder has. Rounding to eight bits
 # makes a step of what float arithmetic in another order changes, hence the wider bound of batches.
 ENGINES: dict[str, Engine] = {
     "onnx-bf16": Engine("model-bf16.onnx", Bound(0.1, 0.99, 1e-3), _bf16, "onnxruntime"),
     "onnx-int8": Engine("model-int8.onnx", Bound(0.2, 0.99, 0.01), _int8, "onnxruntime"),
+    "tensorrt": Engine(
+        "model.engine", EXACT, _tensorrt("tensorrt"), "tensorrt", "model.graph.onnx"
+    ),
+    "tensorrt-rtx": Engine(
+        "model-rtx.engine", EXACT, _tensorrt("tensorrt_rtx"), "tensorrt_rtx", "model-rtx.graph.onnx"
+    ),
 }
 NAMES = ("onnx", *ENGINES)
 
@@ -85,4 +138,4 @@ def parse_names(text: str) -> list[str]:
     return [name for name in names if name in ENGINES]
 
 
-__all__ = ["ENGINES", "EXACT", "NAMES", "ONNX", "Engine", "Source", "parse_names"]
+__all__ = ["BY_PRECISION", "ENGINES", "EXACT", "NAMES", "ONNX", "Engine", "Source", "parse_names"]

@@ -7,6 +7,7 @@ predictor is replaced only when all of the new one stands.
 
   onnx-int8   int8 matrix products on the CPU, a scale for each token
   onnx-bf16   weights in bfloat16: half the file, as fast as onnx
+  tensorrt, tensorrt-rtx   for NVIDIA GPUs; the latter is built without one
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pars_export.artifact import Manifest
+    from pars_export.tensorrt import BuildOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,6 +43,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "that ship with this package)",
     )
     parser.add_argument("--threads", type=int, default=1, help="cores for the comparison")
+    tensorrt = parser.add_argument_group("TensorRT engines")
+    tensorrt.add_argument("--precision", default="fp16", help="fp16, fp32 or int8 (fp16)")
+    tensorrt.add_argument(
+        "--compute-capability",
+        default="",
+        metavar="LIST",
+        help="tensorrt-rtx: GPUs to build for, such as 8.9,12.0",
+    )
+    tensorrt.add_argument(
+        "--hardware",
+        default="none",
+        help="GPUs that may run it: none but this kind, same_compute_capability, ampere_plus",
+    )
+    tensorrt.add_argument(
+        "--version-compatible", action="store_true", help="later versions may run it, slower"
+    )
+    tensorrt.add_argument(
+        "--timing-cache", type=Path, metavar="FILE", help="tensorrt: kernel timings to keep"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -52,7 +73,16 @@ def run(args: argparse.Namespace) -> int:
         texts = read_texts(args.texts)
     from pars_export.artifact import folder_sha256
     from pars_export.engines import parse_names
+    from pars_export.tensorrt import BuildOptions
 
+    capabilities = args.compute_capability.split(",") if args.compute_capability else ()
+    options = BuildOptions(
+        args.precision,
+        args.version_compatible,
+        args.hardware,
+        tuple(capabilities),
+        args.timing_cache,
+    )
     to = parse_names(args.to)
     out = args.source if args.source.is_dir() else args.out
     if out is None:
@@ -64,12 +94,13 @@ def run(args: argparse.Namespace) -> int:
             )
         from pars_export.build import add_engines
 
-        manifest = add_engines(out, to, texts, args.threads)
+        manifest = add_engines(out, to, texts, args.threads, options)
     else:
-        manifest = export_checkpoint(args.source, out, texts, to, args.threads)
+        manifest = export_checkpoint(args.source, out, texts, to, args.threads, options)
     for name in ("onnx", *to):
-        parity = manifest.engines[name]["parity"]
-        print(f"{name} against torch: {json.dumps(parity)}")
+        engine = manifest.engines[name]
+        kind = "parity" if "parity" in engine else "graph_parity"
+        print(f"{name} against torch ({kind}): {json.dumps(engine[kind])}")
     print(f"sha256 to pin: {folder_sha256(out)}")
     print(out)
     return 0
@@ -81,6 +112,7 @@ def export_checkpoint(
     texts: Sequence[str] | None = None,
     to: Sequence[str] = (),
     threads: int = 1,
+    options: BuildOptions | None = None,
 ) -> Manifest:
     """Write the predictor folder of a checkpoint, whole or not at all.
 
@@ -90,6 +122,7 @@ def export_checkpoint(
         texts: prompts to compare the engines on; by default some that ship with this package.
         to: engines to write beside the ONNX model (`pars_export.engines.ENGINES`).
         threads: cores for the comparison.
+        options: of TensorRT engines.
 
     Raises:
         InputError: no such checkpoint, or not one of a ranker.
@@ -124,4 +157,5 @@ def export_checkpoint(
         texts,
         to,
         threads,
+        options,
     )

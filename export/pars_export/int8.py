@@ -32,7 +32,8 @@ from pars_export.gptq import LARGEST, column_scales, round_weight
 PROMPTS = 128
 """Real prompts whose activations the weights are rounded for."""
 _SMOOTHING = 0.5  # share of a channel's range that goes to the weights; the paper's
-_FLOOR = 0.1701  # the least value of GELU is -0.16997, of its tanh form -0.17004
+FLOOR = 0.1701
+"""Below every value of GELU, whose least is -0.16997 (of its tanh form -0.17004)."""
 _SMALLEST_TABLE = 1024  # embeddings of fewer entries stay float
 
 
@@ -49,24 +50,25 @@ class _Input:
 def store_int8(source: Path, target: Path, ids: Sequence[Sequence[int]]) -> None:
     """Write the int8 form of ``source``, rounded for the prompts ``ids``."""
     model = onnx.load(str(source))
-    rewriter = _Rewriter(model, _observe(model, ids))
+    rewriter = _Rewriter(model, observe(model, ids))
     rewriter.run()
     onnx.save(model, str(target))
 
 
-def _weights(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+def weights_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
+    """The matrices among the model's constants, by name."""
     return {tensor.name: tensor for tensor in model.graph.initializer if len(tensor.dims) == 2}
 
 
-def _products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
+def products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     """The matrix products with weights."""
-    weights = _weights(model)
+    weights = weights_of(model)
     return [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
 
 
-def _observe(model: onnx.ModelProto, ids: Sequence[Sequence[int]]) -> dict[str, _Input]:
+def observe(model: onnx.ModelProto, ids: Sequence[Sequence[int]]) -> dict[str, _Input]:
     """Run the prompts one by one and sum up every product's input."""
-    names = list(dict.fromkeys(node.input[0] for node in _products(model)))
+    names = list(dict.fromkeys(node.input[0] for node in products(model)))
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     for name in names:
@@ -113,13 +115,13 @@ class _Rewriter:
     def __init__(self, model: onnx.ModelProto, seen: dict[str, _Input]) -> None:
         self._model = model
         self._seen = seen
-        self._weights = _weights(model)
+        self._weights = weights_of(model)
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._rounded: dict[str, _Rounded] = {}
         # One input may feed several products (query, key and value), which then share its factor.
         self._fed: dict[str, list[NDArray[np.float64]]] = {}
-        for node in _products(model):
+        for node in products(model):
             self._fed.setdefault(node.input[0], []).append(self._weight(node.input[1]))
 
     def run(self) -> None:
@@ -161,18 +163,18 @@ class _Rewriter:
         seen, at = self._seen[name], f"{name}.int8"
         width = len(seen.largest)
         tiny = self._constant("int8.tiny", 1e-12)
-        one_sided = seen.least >= -_FLOOR
+        one_sided = seen.least >= -FLOOR
         smooth = None
         flat = self._add(
             "Reshape", [name, self._constant(f"int8.tokens{width}", [-1, width], np.int64)], at
         )
         if one_sided:
-            moved = self._add("Add", [flat, self._constant("int8.floor", _FLOOR)], f"{at}.moved")
+            moved = self._add("Add", [flat, self._constant("int8.floor", FLOOR)], f"{at}.moved")
             flat = size = self._add(
                 "Max", [moved, self._constant("int8.zero", 0.0)], f"{at}.positive"
             )
         else:
-            smooth = _smoothing(seen, self._fed[name])
+            smooth = smoothing(seen, self._fed[name])
             factor = self._constant(f"{at}.factor", 1 / smooth)
             flat = self._add("Mul", [flat, factor], f"{at}.smooth")
             size = self._add("Abs", [flat], f"{at}.size")
@@ -221,7 +223,7 @@ class _Rewriter:
         self._nodes.append(product)
         found = self._add("Mul", [f"{output}.product", rounded.scale], f"{output}.scaled")
         if rounded.smooth is None:
-            shift = -_FLOOR * (whole.astype(np.float64) * scales).sum(axis=0)
+            shift = -FLOOR * (whole.astype(np.float64) * scales).sum(axis=0)
             shift_name = self._constant(f"{output}.shift", shift)
             found = self._add("Add", [found, shift_name], f"{output}.shifted")
         width = self._constant(f"int8.width{len(scales)}", [len(scales)], np.int64)
@@ -244,7 +246,7 @@ class _Rewriter:
         self._add("Mul", [wide, row_scales], output)
 
 
-def _smoothing(seen: _Input, weights: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def smoothing(seen: _Input, weights: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Factor (k,) of each channel: ranges of activations and weights become alike."""
     largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
     factor = np.maximum(seen.largest, 1e-3) ** _SMOOTHING

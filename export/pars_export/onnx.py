@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -41,6 +42,17 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
             dynamic_axes={"input_ids": axes, "attention_mask": axes, "scores": {0: "batch"}},
             do_constant_folding=True,
         )
+
+
+def export_half(network: RankerNetwork, path: Path) -> None:
+    """The same with the encoder in float16; pooling and head stay float32, as inputs and scores do.
+
+    For runtimes that take precision from the graph. Traced from the network and not converted, so
+    that constants such as the mask's are those of float16.
+    """
+    half = copy.deepcopy(network)
+    half.encoder.half()
+    export_onnx(half, path)
 
 
 @contextmanager

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pars_export import runtimes
 from pars_export.artifact import Manifest, folder_sha256, read_manifest
+from pars_export.built_here import check_built_here
 from pars_export.errors import ConfigError, InputError, PredictorError
 
 
@@ -28,17 +30,28 @@ class Predictor:
         manifest: its manifest.
         runtime: name of the runtime that scores.
         threads: cores that the runtime may use.
+        cpus: CPUs that it may run on; empty for where the caller runs.
     """
 
-    def __init__(self, path: Path, manifest: Manifest, runtime: str, threads: int) -> None:
+    def __init__(
+        self,
+        path: Path,
+        manifest: Manifest,
+        runtime: str,
+        threads: int,
+        cpus: Collection[int] = (),
+    ) -> None:
         """Use `Predictor.load`."""
         self.path = path
         self.manifest = manifest
         self.runtime = runtime
         self.threads = threads
+        self.cpus = frozenset(cpus)
         self._sha256 = folder_sha256(path)
         self._lock = threading.Lock()
-        self._scorer: runtimes.Scorer | None = runtimes.load(runtime, path, manifest, threads)
+        # Threads that a runtime starts keep the CPUs of the one that loads it.
+        with _running_on(self.cpus):
+            self._scorer: runtimes.Scorer | None = runtimes.load(runtime, path, manifest, threads)
         self._forked = False
         _live.add(self)
 
@@ -49,6 +62,7 @@ class Predictor:
         runtime: str = "auto",
         threads: int = 1,
         sha256: str | None = None,
+        cpus: Collection[int] = (),
     ) -> Predictor:
         """Check a predictor folder and load it; nothing is unpickled and nothing downloaded.
 
@@ -59,16 +73,20 @@ class Predictor:
             threads: cores that the runtime may use; one by default, for beside an engine every
                 other is the engine's.
             sha256: what `pars_export.artifact.folder_sha256` of the folder must be.
+            cpus: CPUs that loading and scoring may run on (Linux); none for where the caller is.
 
         Raises:
             PredictorError: the folder is missing, changed, too new, or cannot run here.
-            ConfigError: an unknown runtime, or a number of threads below 1.
+            ConfigError: an unknown runtime, a number of threads below 1, or CPUs that are not ours.
         """
         if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
             raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1.")
         path = Path(folder).absolute()
         manifest = read_manifest(path, sha256=sha256)
-        return cls(path, manifest, runtimes.choose(runtime, path, manifest), threads)
+        chosen = runtimes.choose(runtime, path, manifest)
+        if sha256 is None and runtimes.RUNTIMES[chosen].native:
+            check_built_here(path / str(manifest.engines[chosen]["file"]))
+        return cls(path, manifest, chosen, threads, cpus)
 
     @property
     def sha256(self) -> str:
@@ -87,7 +105,7 @@ class Predictor:
         texts = _list_of_texts(texts)
         if not texts:
             return np.empty(0, dtype=np.float32)
-        with self._lock:
+        with self._lock, _running_on(self.cpus):
             scores = self._ready().score(texts)
         wrong = int(np.count_nonzero(~np.isfinite(scores)))
         if wrong and self.manifest.kind != "table":
@@ -152,6 +170,25 @@ def _after_fork_in_child() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+@contextmanager
+def _running_on(cpus: Collection[int]) -> Iterator[None]:
+    """Keep the calling thread on ``cpus``; the others of the process stay where they are."""
+    if not cpus:
+        yield
+        return
+    try:
+        before = os.sched_getaffinity(0)
+        os.sched_setaffinity(0, cpus)
+    except (AttributeError, OSError, ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"cpus is {sorted(cpus)}: this process cannot be bound to them ({error})."
+        ) from error
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _list_of_texts(texts: Sequence[str]) -> list[str]:

@@ -49,8 +49,11 @@ class Runtime:
     """The module's function that loads it."""
     auto: bool = True
     """Whether `auto` may take it; a GPU is only used when it is asked for by name."""
+    native: bool = False
+    """Whether its engine is machine code, which runs only when built here or pinned."""
 
 
+_TRT = "pars_export.runtimes.tensorrt"
 _ORT = "pars_export.runtimes.onnxruntime_engines"
 
 # In order of preference: `auto` takes the first that the folder and the environment allow.
@@ -61,6 +64,10 @@ RUNTIMES: dict[str, Runtime] = {
     "torch": Runtime("pars_export.runtimes.torch_eager", "torch", "encoder"),
     "onnx-cuda": Runtime(_ORT, "onnxruntime", "encoder", "onnx", "load_cuda", auto=False),
     "onnx-tensorrt": Runtime(_ORT, "onnxruntime", "encoder", "onnx", "load_tensorrt", auto=False),
+    "tensorrt": Runtime(_TRT, "tensorrt", "encoder", auto=False, native=True),
+    "tensorrt-rtx": Runtime(
+        _TRT, "tensorrt_rtx", "encoder", function="load_rtx", auto=False, native=True
+    ),
     "table": Runtime("pars_export.runtimes.table", None, "table"),
     "length": Runtime("pars_export.runtimes.length", None, "length"),
 }

@@ -1,0 +1,273 @@
+"""TensorRT engines on the current GPU, without torch: named tensors on a stream of its own.
+
+What can be checked before anything is run is checked: the library's version, the GPU's compute
+capability, the engine's tensors and profile shapes, each against the manifest.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.artifact import Manifest
+from pars_export.errors import PredictorError
+from pars_export.runtimes.cuda import Cuda, Device
+from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
+from pars_export.tensorrt import INPUTS, OUTPUT, import_library
+
+_GRAPHS = 16
+"""Shapes that get a CUDA graph and a context of their own; each context holds GPU memory."""
+_COMMON = 3
+"""Times that a shape must come before it counts as a common one."""
+
+
+class Context(Protocol):
+    """What is used of TensorRT's IExecutionContext."""
+
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        """Choose the profile that shapes are set for."""
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        """Whether the profile allows the shape."""
+
+    def set_tensor_address(self, name: str, memory: int) -> bool:
+        """Where a tensor lies on the GPU."""
+
+    def execute_async_v3(self, stream_handle: int) -> bool:
+        """Ask for a run on the stream."""
+
+
+class Engine(Protocol):
+    """What is used of TensorRT's ICudaEngine."""
+
+    num_io_tensors: int
+    num_optimization_profiles: int
+
+    def get_tensor_name(self, index: int) -> str:
+        """Name of an input or output."""
+
+    def get_tensor_dtype(self, name: str) -> Any:
+        """Its type, an enumerator of TensorRT with a `name`."""
+
+    def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[tuple[int, ...]]:
+        """Least, best and largest shape."""
+
+    def create_execution_context(self) -> Context:
+        """A context; None where the GPU's memory does not suffice."""
+
+
+@dataclass(frozen=True)
+class _Ready:
+    context: Context
+    graph: int
+
+
+class TensorRtCore:
+    """One engine with the buffers for its largest shape.
+
+    Args:
+        name: of the engine's file, for errors.
+        engine: the engine.
+        profiles: largest shape (rows, tokens) of each of its profiles, in its order.
+        device: the GPU.
+
+    Raises:
+        PredictorError: the engine has other tensors or profiles than these.
+    """
+
+    survives_fork = False  # a CUDA context cannot be used in a forked child
+
+    def __init__(
+        self, name: str, engine: Engine, profiles: list[tuple[int, int]], device: Device
+    ) -> None:
+        self._name = name
+        self._engine = engine
+        self._profiles = profiles
+        self._device = device
+        self._check()
+        self._stream = device.stream()
+        rows = max(each[0] for each in profiles)
+        ids = max(each[0] * each[1] for each in profiles) * np.dtype(np.int64).itemsize
+        self._sizes = dict.fromkeys(INPUTS, ids) | {OUTPUT: rows * 4}
+        self._host = {each: device.pinned(size) for each, size in self._sizes.items()}
+        self._memory = {each: device.memory(size) for each, size in self._sizes.items()}
+        self._contexts = [self._context(index) for index in range(len(profiles))]
+        self._graphs: dict[tuple[int, int], _Ready] = {}
+        self._seen: Counter[tuple[int, int]] = Counter()
+
+    def _check(self) -> None:
+        names = [
+            self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)
+        ]
+        types = {name: self._engine.get_tensor_dtype(name).name for name in names}
+        wanted = dict.fromkeys(INPUTS, "INT64") | {OUTPUT: "FLOAT"}
+        if types != wanted:
+            raise PredictorError(
+                f"{self._name}: the engine's tensors are {types}; expected {wanted}."
+            )
+        found = [
+            tuple(self._engine.get_tensor_profile_shape(INPUTS[0], index)[2])
+            for index in range(self._engine.num_optimization_profiles)
+        ]
+        if found != self._profiles:
+            raise PredictorError(
+                f"{self._name}: the engine's profiles end at {found}, and the manifest says "
+                f"{self._profiles}; export the engine again."
+            )
+
+    def _context(self, profile: int) -> Context:
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise PredictorError(
+                f"{self._name}: TensorRT gives no execution context; is the GPU's memory taken?"
+            )
+        self._demand(
+            context.set_optimization_profile_async(profile, self._stream), "choosing a profile"
+        )
+        for name, address in self._memory.items():
+            self._demand(context.set_tensor_address(name, address), f"placing {name}")
+        self._device.wait(self._stream)
+        return context
+
+    def __call__(
+        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Scores (n,) of ids (n, t).
+
+        Raises:
+            PredictorError: a shape beyond every profile, or a call that fails.
+        """
+        shape = (int(input_ids.shape[0]), int(input_ids.shape[1]))
+        profile = self._profile(shape)
+        for name, values in zip(INPUTS, (input_ids, attention_mask), strict=True):
+            self._part(name, values.size * 8).view(np.int64)[:] = values.ravel()
+        ready = self._graphs.get(shape)
+        if ready is not None:
+            self._device.launch(ready.graph, self._stream)
+        else:
+            self._run(self._contexts[profile], shape)
+        self._device.wait(self._stream)
+        scores: NDArray[np.float32] = self._part(OUTPUT, shape[0] * 4).view(np.float32).copy()
+        self._seen[shape] += 1
+        if ready is None and self._seen[shape] == _COMMON and len(self._graphs) < _GRAPHS:
+            self._capture(profile, shape)
+        return scores
+
+    def _profile(self, shape: tuple[int, int]) -> int:
+        for index, (rows, tokens) in enumerate(self._profiles):
+            if shape[0] <= rows and shape[1] <= tokens:
+                return index
+        raise PredictorError(
+            f"{self._name}: a batch of {shape} ids is beyond its largest profile "
+            f"{self._profiles[-1]}; export the engine again with longer prompts."
+        )
+
+    def _part(self, name: str, size: int) -> NDArray[np.uint8]:
+        return self._host[name][:size]
+
+    def _run(self, context: Context, shape: tuple[int, int]) -> None:
+        """Ask the stream for copies in, the engine and the copy out."""
+        size = shape[0] * shape[1] * 8
+        for name in INPUTS:
+            self._demand(context.set_input_shape(name, shape), f"the shape {shape} of {name}")
+            self._device.upload(self._memory[name], self._part(name, size), self._stream)
+        self._demand(context.execute_async_v3(self._stream), f"a batch of {shape} ids")
+        self._device.download(self._part(OUTPUT, shape[0] * 4), self._memory[OUTPUT], self._stream)
+
+    def _capture(self, profile: int, shape: tuple[int, int]) -> None:
+        """Record the calls for a common shape: from then on it costs one launch.
+
+        A graph holds the shape that its context had, so it gets a context of its own; and TensorRT
+        wants one run outside the recording after a shape was set.
+        """
+        context = self._context(profile)
+        self._run(context, shape)
+        self._device.wait(self._stream)
+        self._device.begin_capture(self._stream)
+        try:
+            self._run(context, shape)
+        finally:
+            graph = self._device.end_capture(self._stream)
+        self._graphs[shape] = _Ready(context, graph)
+
+    def _demand(self, worked: bool, what: str) -> None:
+        if not worked:
+            raise PredictorError(f"{self._name}: TensorRT failed at {what}.")
+
+
+def check_fits(where: str, engine: Mapping[str, object], version: str, capability: str) -> None:
+    """Whether an engine can run on this version of its library and on this GPU.
+
+    Raises:
+        PredictorError: naming what the engine was built for and what is here.
+    """
+    built, compatible = str(engine.get("version")), engine.get("version_compatible") is True
+    same = built.split(".")[0] == version.split(".")[0] if compatible else built == version
+    if not same:
+        raise PredictorError(
+            f"{where}: built with {engine.get('library')} {built}, and {version} is installed; "
+            "export the engine again, or install the version that it was built with."
+        )
+    built_for = engine.get("capabilities")
+    capabilities = [str(each) for each in built_for] if isinstance(built_for, list) else []
+    newer = float(capability) >= 8.0 and all(float(each) >= 8.0 for each in capabilities)
+    if capability in capabilities or (engine.get("hardware") == "ampere_plus" and newer):
+        return
+    raise PredictorError(
+        f"{where}: built for GPUs of compute capability {', '.join(capabilities)}, and this one "
+        f"has {capability}; export the engine on this machine."
+    )
+
+
+def profiles_of(where: str, engine: Mapping[str, object]) -> list[tuple[int, int]]:
+    """Largest shape of each profile, as the manifest says.
+
+    Raises:
+        PredictorError: it says nothing of that form.
+    """
+    try:
+        found = [tuple(map(int, each["max"])) for each in engine["profiles"]]  # type: ignore[attr-defined]
+        profiles = [(rows, tokens) for rows, tokens in found]
+    except (KeyError, TypeError, ValueError) as error:
+        raise PredictorError(
+            f"{where}: its manifest tells no profiles; export the engine again."
+        ) from error
+    if not profiles:
+        raise PredictorError(f"{where}: its manifest tells no profiles; export the engine again.")
+    return profiles
+
+
+def load(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
+    """The scorer of a TensorRT engine."""
+    del threads
+    return _load("tensorrt", folder, manifest)
+
+
+def load_rtx(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
+    """The scorer of a TensorRT-RTX engine."""
+    del threads
+    return _load("tensorrt-rtx", folder, manifest)
+
+
+def _load(name: str, folder: Path, manifest: Manifest) -> EncodedScorer:
+    described = manifest.engines[name]
+    path = folder / str(described["file"])
+    profiles = profiles_of(str(path), described)
+    library = name.replace("-", "_")
+    trt = import_library(library)
+    device = Cuda()
+    check_fits(str(path), described, str(trt.__version__), device.capability())
+    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    if engine is None:
+        raise PredictorError(
+            f"{path}: {library} {trt.__version__} cannot load it on this GPU; export it again here."
+        )
+    core = TensorRtCore(str(path), engine, profiles, device)
+    return EncodedScorer(load_tokenizer(folder, manifest), core)

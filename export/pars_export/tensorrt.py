@@ -1,0 +1,216 @@
+"""A TensorRT engine from an ONNX file, with `tensorrt` or with `tensorrt_rtx`.
+
+Both have one interface. `tensorrt` tries kernels on the GPU that it builds for, so it needs that
+GPU; `tensorrt_rtx` builds ahead of time for the compute capabilities it is given, on any machine.
+Precision lives in the graph (strongly typed networks are all that both still know), so a half or
+int8 engine is a half or int8 ONNX file, built the same way.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pars_export.batches import BatchPlan
+from pars_export.errors import ConfigError, PredictorError
+
+INPUTS = ("input_ids", "attention_mask")
+OUTPUT = "scores"
+PRECISIONS = ("fp16", "fp32", "int8")
+_STEP = 16  # tokens; a profile ends at a multiple of this
+_QUANTILES = (0.5, 0.9)
+_RTX_CAPABILITIES = ("8.6", "8.9", "12.0")  # GeForce and workstation GPUs since Ampere
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Shapes (rows, tokens) that one optimisation profile is for."""
+
+    opt: tuple[int, int]
+    """The shape that kernels are chosen by."""
+    max: tuple[int, int]
+    """The largest one; the smallest is (1, 1)."""
+
+    def to_json(self) -> dict[str, list[int]]:
+        """As it stands in the manifest."""
+        return {"opt": list(self.opt), "max": list(self.max)}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """What may differ from one engine to another."""
+
+    precision: str = "fp16"
+    """`fp16`, `fp32` or `int8`."""
+    version_compatible: bool = False
+    """Whether later versions of TensorRT may run it, at some cost in speed."""
+    hardware: str = "none"
+    """`none`: the GPU that builds it; `ampere_plus` or `same_compute_capability`: others too."""
+    capabilities: tuple[str, ...] = ()
+    """tensorrt_rtx only: compute capabilities to build for, such as "8.9"."""
+    timing_cache: Path | None = None
+    """tensorrt only: file of kernel timings, read and written, so that the next build is short."""
+
+    def __post_init__(self) -> None:
+        if self.precision not in PRECISIONS:
+            raise ConfigError(
+                f"precision is {self.precision!r}; choose one of {', '.join(PRECISIONS)}."
+            )
+        if self.hardware not in ("none", "ampere_plus", "same_compute_capability"):
+            raise ConfigError(
+                f"hardware is {self.hardware!r}; choose none, ampere_plus or "
+                "same_compute_capability."
+            )
+
+
+def profiles_for(
+    lengths: Sequence[int], max_length: int, plan: BatchPlan | None = None
+) -> list[Profile]:
+    """Profiles of a distribution of text lengths in tokens: short, usual and longest texts.
+
+    Each is at its best for a full micro-batch of its longest texts.
+    """
+    plan = plan or BatchPlan()
+    ends = [int(np.quantile(lengths, each)) for each in _QUANTILES] if len(lengths) else []
+    edges = {min(max_length, -(-end // _STEP) * _STEP) for end in ends} | {max_length}
+    return [
+        Profile(opt=(max(1, min(plan.rows, plan.tokens // edge)), edge), max=(plan.rows, edge))
+        for edge in sorted(edges)
+    ]
+
+
+def build_engine(
+    library: str,
+    graph: Path,
+    target: Path,
+    profiles: Sequence[Profile],
+    options: BuildOptions | None = None,
+) -> Mapping[str, object]:
+    """Build ``graph`` with ``library`` (`tensorrt` or `tensorrt_rtx`) into the file ``target``.
+
+    Returns:
+        What the manifest says of the engine: what it was built with and what it can run.
+
+    Raises:
+        PredictorError: the library is missing or cannot start, or refuses the graph; in its words.
+    """
+    options = options or BuildOptions()
+    trt = import_library(library)
+    logger = _logger(trt)
+    try:
+        builder = trt.Builder(logger)
+    except (TypeError, RuntimeError) as error:
+        raise PredictorError(
+            f"{library} {trt.__version__} cannot start here ({logger.first or error}); it builds "
+            "on a machine with an NVIDIA GPU."
+        ) from error
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse_from_file(str(graph)):
+        reason = parser.get_error(0).desc() if parser.num_errors else logger.first
+        raise PredictorError(f"{graph}: {library} {trt.__version__} refuses it ({_line(reason)}).")
+    config = builder.create_builder_config()
+    for profile in profiles:
+        shapes = builder.create_optimization_profile()
+        for name in INPUTS:
+            shapes.set_shape(name, (1, 1), profile.opt, profile.max)
+        config.add_optimization_profile(shapes)
+    _apply(trt, config, options)
+    capabilities = _target(trt, library, config, options)
+    cache = _timing_cache(config, options.timing_cache)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise PredictorError(
+            f"{graph}: {library} {trt.__version__} cannot build it ({_line(logger.first)})."
+        )
+    target.write_bytes(bytes(plan))
+    if cache is not None and options.timing_cache is not None:
+        options.timing_cache.write_bytes(bytes(cache.serialize()))
+    return {
+        "library": library,
+        "version": str(trt.__version__),
+        "precision": options.precision,
+        "capabilities": capabilities,
+        "hardware": options.hardware,
+        "version_compatible": options.version_compatible,
+        "profiles": [profile.to_json() for profile in profiles],
+    }
+
+
+def import_library(library: str) -> Any:
+    """`tensorrt` or `tensorrt_rtx`.
+
+    Raises:
+        PredictorError: it is not installed, or its own libraries are missing.
+    """
+    try:
+        return importlib.import_module(library)
+    except (ImportError, OSError) as error:
+        raise PredictorError(
+            f"The package {library} cannot be imported ({_line(str(error))}); install it for "
+            "this engine."
+        ) from error
+
+
+def _apply(trt: Any, config: Any, options: BuildOptions) -> None:
+    if options.precision == "fp32":
+        config.clear_flag(trt.BuilderFlag.TF32)  # its products keep ten bits only
+    if options.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+        # Otherwise the engine carries a runtime of its own, which a loader would have to execute.
+        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
+    level = getattr(trt.HardwareCompatibilityLevel, options.hardware.upper())
+    if options.hardware != "none":
+        config.hardware_compatibility_level = level
+
+
+def _target(trt: Any, library: str, config: Any, options: BuildOptions) -> list[str]:
+    """Set the compute capabilities to build for; return them."""
+    if library != "tensorrt_rtx":
+        from pars_export.runtimes.cuda import Cuda
+
+        return [Cuda().capability()]
+    wanted = options.capabilities or _RTX_CAPABILITIES
+    known = trt.ComputeCapability.__members__
+    config.num_compute_capabilities = len(wanted)
+    for index, capability in enumerate(wanted):
+        name = f"SM{capability.replace('.', '')}"
+        if name not in known:
+            raise ConfigError(
+                f"tensorrt_rtx {trt.__version__} does not build for compute capability "
+                f"{capability}; it knows {', '.join(sorted(known))}."
+            )
+        config.set_compute_capability(known[name], index)
+    return list(wanted)
+
+
+def _timing_cache(config: Any, path: Path | None) -> Any:
+    if path is None:
+        return None
+    cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
+    config.set_timing_cache(cache, ignore_mismatch=False)
+    return cache
+
+
+def _logger(trt: Any) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]  # the library has no types
+        """Keeps the first error."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.first = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR and not self.first:
+                self.first = message
+
+    return Logger()
+
+
+def _line(text: str) -> str:
+    return (text.splitlines() or ["no reason given"])[0][:300]
