@@ -33,7 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--format", choices=("auto", "lines", "jsonl"), default="auto", help="form of the prompts"
     )
-    parser.add_argument("--runtime", default="auto", help="auto, onnx, torch (default: auto)")
+    parser.add_argument("--runtime", default="auto", help="auto, or an engine of DIR (auto)")
     parser.add_argument("--threads", type=int, default=1, help="cores to use (default: 1)")
     parser.add_argument("--sha256", metavar="HEX", help="what the predictor must be, as pinned")
 

@@ -207,3 +207,23 @@ def test_rounding_for_real_inputs_changes_products_less_than_rounding_to_nearest
         float(np.square(inputs @ (each * scales - weight)).sum()) for each in (whole, nearest)
     ]
     assert errors[0] < 0.5 * errors[1]
+
+
+def test_an_int8_model_that_is_truncated_swapped_or_gone_is_refused(
+    engines: Path, exported: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "predictor"
+    shutil.copytree(engines, folder)
+    model = folder / "model-int8.onnx"
+    whole = model.read_bytes()
+    for content, sentence in (
+        (whole[:-1], "bytes instead of"),
+        (whole[:-1] + bytes([whole[-1] ^ 1]), "content has changed"),
+        ((exported / "model.onnx").read_bytes(), "bytes instead of"),
+    ):
+        model.write_bytes(content)
+        with pytest.raises(PredictorError, match=rf"model-int8\.onnx: .*{sentence}"):
+            Predictor.load(folder)
+    model.unlink()
+    with pytest.raises(PredictorError, match=r"model-int8\.onnx: .* is missing"):
+        Predictor.load(folder)

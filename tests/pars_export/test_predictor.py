@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -251,3 +251,25 @@ def test_a_copied_folder_scores_the_same(exported: Path, tmp_path: Path) -> None
     assert_array_equal(
         Predictor.load(tmp_path / "copy").score(TEXTS), Predictor.load(exported).score(TEXTS)
     )
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
+def test_scoring_stays_on_the_cpus_it_is_given(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mine = os.sched_getaffinity(0)
+    cpu = min(mine)
+    predictor = Predictor.load(exported, cpus=[cpu])
+    scorer = predictor._ready()
+    seen: list[set[int]] = []
+
+    def score(texts: Sequence[str]) -> NDArray[np.float32]:
+        seen.append(os.sched_getaffinity(0))
+        return np.zeros(len(texts), np.float32)
+
+    monkeypatch.setattr(scorer, "score", score)
+    predictor.score(["what"])
+    assert seen == [{cpu}]
+    assert os.sched_getaffinity(0) == mine, "the caller's own CPUs are given back"
+    with pytest.raises(ConfigError, match="cannot be bound to them"):
+        Predictor.load(exported, cpus=[4095])
