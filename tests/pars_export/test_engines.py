@@ -160,7 +160,7 @@ def test_the_command_adds_engines_in_place(
     command = ["export", str(folder), "--to", "onnx-bf16", "--texts", str(lines)]
     assert main(command) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].startswith("onnx-bf16 against torch: {")
+    assert printed[1].startswith("onnx-bf16 against torch (parity): {")
     assert printed[-1] == str(folder)
     assert folder_sha256(folder) in printed[-2]
     assert main([*command, "--out", str(tmp_path / "other")]) == 2
