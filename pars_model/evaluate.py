@@ -119,7 +119,7 @@ def evaluate(
 
     table = read_lengths(data)
     require_pairs(table, data)
-    trained = _training_data(scorer)
+    trained = training_data(scorer)
     split = split or ("test" if table.has_split or trained else "all")
     notes = list(table.notes)
     if trained.get("trained_on_all"):
@@ -154,8 +154,8 @@ def evaluate(
     }
 
 
-def _training_data(scorer: Scorer) -> Mapping[str, Any]:
-    """What a fit noted of its table; empty for what was never trained."""
+def training_data(scorer: Scorer) -> Mapping[str, Any]:
+    """What a fit noted of its table, `val_fraction` and the like; empty for what never trained."""
     from pars_export import Predictor
 
     if isinstance(scorer, Predictor):

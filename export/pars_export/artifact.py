@@ -24,7 +24,7 @@ from pars_export.inputs import TEXT_VERSION, InputSpec
 FORMAT = "pars-predictor"
 FORMAT_VERSION = 1
 MANIFEST = "predictor.json"
-KINDS = ("encoder", "table", "length")
+KINDS = ("encoder", "student", "table", "length")
 
 _REQUIRED = {"format", "format_version", "kind", "input", "engines", "files"}
 _OPTIONAL = {"calibration", "training", "metrics"}
@@ -47,7 +47,8 @@ class Manifest:
     """Content of `predictor.json`."""
 
     kind: str
-    """`encoder` (a trained ranker), `table` (known lengths) or `length` (prompt length)."""
+    """`encoder` (a trained ranker), `student` (distilled from one), `table` (known lengths) or
+    `length` (prompt length)."""
     input: InputSpec = field(default_factory=InputSpec)
     engines: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     """Name of an engine to its `file` and whatever else is known of it (opset, parity)."""

@@ -68,6 +68,7 @@ RUNTIMES: dict[str, Runtime] = {
     "tensorrt-rtx": Runtime(
         _TRT, "tensorrt_rtx", "encoder", function="load_rtx", auto=False, native=True
     ),
+    "student": Runtime("pars_export.runtimes.student", None, "student"),
     "table": Runtime("pars_export.runtimes.table", None, "table"),
     "length": Runtime("pars_export.runtimes.length", None, "length"),
 }

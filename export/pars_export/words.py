@@ -1,0 +1,169 @@
+"""Text to subword ids and surface features in microseconds: what a student reads.
+
+A text is cut into words by one regular expression; each distinct word goes through the trained
+WordPiece tokenizer once and is remembered. Both ends of a long text are read, its middle is only
+measured, so the cost is bounded whatever a client sends.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from string import ascii_uppercase, digits
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+from pars_export.errors import InputError, PredictorError
+from pars_export.inputs import InputSpec, clean
+
+FEATURES = (
+    "log characters",
+    "log words read",
+    "log line breaks",
+    "share of capitals",
+    "share of digits",
+    "question mark at the end",
+    "cut",
+)
+"""What stands beside the tokens, in this order."""
+
+PAD, UNKNOWN = "[PAD]", "[UNK]"
+# Letters, digits or one other sign. Long runs are broken up: the tokenizer gives up on them.
+_WORD = re.compile(r"[^\W\d_]{1,24}|\d{1,4}|[^\w\s]|_")
+_CAPITALS, _DIGITS = ascii_uppercase.encode(), digits.encode()
+_CHARACTERS_PER_TOKEN = 4
+_REMEMBERED = 50_000
+"""Words kept, some 10 MB; then all are forgotten, for ordinary ones return at once."""
+_LONG = 32
+"""Longest run of signs without white space that is remembered as a whole."""
+
+
+def split_words(text: str) -> list[str]:
+    """The lower-case words, numbers and signs of a text, in order."""
+    return _WORD.findall(text.lower())
+
+
+class WordTokenizer:
+    """Texts to ids and features, cut as an `InputSpec` says.
+
+    Texts of up to ``8 * max_length`` characters are read whole, of longer ones that many in
+    all, half of them at either end (at the head alone with truncation `head`).
+    """
+
+    def __init__(self, tokenizer_json: str, spec: InputSpec) -> None:
+        """Build from the content of a `tokenizer.json` that `train_tokenizer` wrote.
+
+        Raises:
+            PredictorError: it is no tokenizer, or one without padding.
+        """
+        try:
+            self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        except Exception as error:  # the library raises plain Exception
+            raise PredictorError(f"not a tokenizer that can be read ({error})") from error
+        self.spec = spec
+        self.vocab_size: int = self._tokenizer.get_vocab_size()
+        if self._tokenizer.token_to_id(PAD) != 0:
+            raise PredictorError(f"not a student's tokenizer: its first token is not {PAD}")
+        self._ids = _Known(self._tokenizer)
+        self._tail = spec.max_length // 2 if spec.truncation == "head_tail" else 0
+        self._keep = _CHARACTERS_PER_TOKEN * spec.max_length
+
+    def read(self, text: str) -> tuple[list[int], list[float]]:
+        """Ids (at least one, at most ``spec.max_length``) and `FEATURES` of one text."""
+        whole, keep = len(text), self._keep
+        if whole > 2 * keep:
+            text = f"{text[:keep]}\n{text[-keep:]}" if self._tail else text[: 2 * keep]
+        text = clean(text)
+        chunks = text.lower().split()
+        ids: list[int] = []
+        known = self._ids
+        for chunk in chunks:
+            ids += known[chunk]
+        room = self.spec.max_length
+        cut = whole > 2 * keep or len(ids) > room
+        if len(ids) > room:
+            ids = ids[: room - self._tail] + ids[len(ids) - self._tail :]
+        signs = text.encode()
+        size = max(len(signs), 1)
+        return ids or [0], [
+            math.log1p(whole),
+            math.log1p(len(chunks)),
+            math.log1p(text.count("\n")),
+            (len(signs) - len(signs.translate(None, _CAPITALS))) / size,
+            (len(signs) - len(signs.translate(None, _DIGITS))) / size,
+            float(text.rstrip()[-1:] == "?"),
+            float(cut),
+        ]
+
+    def read_all(self, texts: Sequence[str]) -> tuple[list[list[int]], NDArray[np.float32]]:
+        """Ids of each text, and their features (n, len(FEATURES)).
+
+        Raises:
+            InputError: one of the texts is not a string.
+        """
+        ids, features = [], np.empty((len(texts), len(FEATURES)), dtype=np.float32)
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise InputError(f"Text {index} must be a string, found {type(text).__name__}.")
+            found, features[index] = self.read(text)
+            ids.append(found)
+        return ids, features
+
+
+class _Known(dict[str, list[int]]):
+    """Ids of what stands between white space; found when first asked for, then remembered."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+        self._words: dict[str, list[int]] = {}
+
+    def __missing__(self, chunk: str) -> list[int]:
+        ids: list[int] = []
+        for word in split_words(chunk):
+            found = self._words.get(word)
+            if found is None:
+                _bound(self._words)
+                found = self._words[word] = self._tokenizer.encode(word).ids
+            ids += found
+        if len(chunk) <= _LONG:
+            _bound(self)
+            self[chunk] = ids
+        return ids
+
+
+def _bound(known: dict[str, list[int]]) -> None:
+    if len(known) >= _REMEMBERED:
+        known.clear()
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
+    """Content of the `tokenizer.json` of a WordPiece vocabulary for the words of these texts."""
+    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocabulary,
+        min_frequency=2,
+        special_tokens=[PAD, UNKNOWN],
+        limit_alphabet=1000,
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((" ".join(split_words(text)) for text in texts), trainer)
+    content: str = tokenizer.to_str()
+    return content
+
+
+def read_tokenizer(path: Path, spec: InputSpec) -> WordTokenizer:
+    """The tokenizer of a student's folder.
+
+    Raises:
+        PredictorError: naming the file.
+    """
+    try:
+        return WordTokenizer(path.read_text(encoding="utf-8"), spec)
+    except (PredictorError, UnicodeDecodeError) as error:
+        raise PredictorError(f"{path}: {error}; distil the student again.") from error

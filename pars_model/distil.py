@@ -1,0 +1,167 @@
+"""Distil a trained ranker into a student that scores a prompt in tens of microseconds.
+
+The student learns the teacher's scores of the table's training prompts, and of the prompts of
+--texts where given (their lengths need not be known: only the teacher reads them), and beside them
+the lengths themselves. Prompts that the split keeps for validation or test are never learned from,
+wherever they appear. DIR is a predictor folder that needs numpy and tokenizers alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pars_export.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pars_export.artifact import Manifest
+    from pars_model.evaluate import Scorer
+    from pars_model.lengths import LengthTable
+    from pars_model.student_fit import Recipe
+
+_SHARE = 0.1
+"""Of prompts for validation, and for the test, where neither table nor teacher says."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``pars distil``."""
+    parser.add_argument("teacher", type=Path, help="checkpoint of a fit, or predictor folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="TABLE", help="length table")
+    parser.add_argument(
+        "--texts",
+        type=Path,
+        metavar="FILE",
+        help="more prompts for the teacher to score, one a line or JSONL",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="predictor folder")
+    parser.add_argument(
+        "--scores",
+        type=Path,
+        metavar="FILE",
+        help="keep the teacher's scores in this file (.npz), and go on from those in it",
+    )
+    parser.add_argument("--epochs", type=int, default=12, help="of the student (default 12)")
+    parser.add_argument("--max-length", type=int, default=128, help="tokens read (default 128)")
+    parser.add_argument("--vocabulary", type=int, default=12_000, help="subwords (default 12000)")
+    parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
+    parser.add_argument("--threads", type=int, default=1, help="cores to use (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Entry of ``pars distil``."""
+    for name in ("epochs", "threads"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}: expected 1 or more.")
+    if args.vocabulary < 100:
+        raise InputError(f"--vocabulary is {args.vocabulary}: expected 100 or more.")
+    import torch
+
+    from pars_export.artifact import folder_sha256
+    from pars_export.inputs import InputSpec
+    from pars_export.prompts import read_texts
+    from pars_model.course import Course
+    from pars_model.evaluate import load_scorer
+    from pars_model.student import StudentShape
+    from pars_model.student_fit import Recipe
+
+    torch.set_num_threads(args.threads)
+    recipe = Recipe(
+        spec=InputSpec(max_length=args.max_length, truncation="head_tail"),
+        shape=StudentShape(vocabulary=args.vocabulary),
+        course=Course(epochs=args.epochs, lr=3e-3, seed=args.seed),
+    )
+    more = [] if args.texts is None else read_texts(args.texts)
+    teacher = load_scorer(args.teacher, args.threads)
+    manifest = distil(teacher, args.data, args.out, recipe, more, args.scores)
+    print(f"validation tau: {manifest.metrics['tau']:.3f}, ", end="")
+    print(f"the teacher's: {manifest.metrics['teacher_tau']:.3f}")
+    print(f"sha256 to pin: {folder_sha256(args.out)}")
+    print(args.out)
+    return 0
+
+
+def distil(
+    teacher: Scorer,
+    data: Path,
+    out: Path,
+    recipe: Recipe,
+    more: Sequence[str] = (),
+    scores_file: Path | None = None,
+) -> Manifest:
+    """Train a student of ``teacher`` and write its predictor folder, whole or not at all.
+
+    Args:
+        teacher: a ranker or predictor.
+        data: length table; split as it says itself, otherwise by a hash of the text.
+        out: where; an older predictor there is replaced.
+        recipe: how the student looks and learns.
+        more: texts without lengths.
+        scores_file: where the teacher's scores are kept between runs.
+
+    Raises:
+        InputError: the table cannot be used, or the teacher does not know its prompts.
+        PredictorError: ``out`` holds something else than a predictor.
+    """
+    import numpy as np
+
+    from pars_model.evaluate import training_data
+    from pars_model.kept import in_steps
+    from pars_model.lengths import read_lengths, require_pairs, split_prompts, text_fraction
+    from pars_model.student_fit import fit_student
+    from pars_model.student_folder import write_student
+
+    table = read_lengths(data)
+    require_pairs(table, data)
+    # By the shares of the teacher's fit: what it was trained on, it knows too well to be judged on.
+    learned = training_data(teacher)
+    val, test = (float(learned.get(f"{name}_fraction", _SHARE)) for name in ("val", "test"))
+    split = split_prompts(table, val, test)
+    for name in ("train", "val"):
+        require_pairs(table.select((split == name)[table.prompt]), f"{data} (split {name})")
+    known = set(table.prompts)
+    unlabelled = [
+        text
+        for text in dict.fromkeys(more)
+        if text not in known and (table.has_split or text_fraction(text) >= val + test)
+    ]
+    texts = [*table.prompts, *unlabelled]
+    part = np.concatenate([split, np.full(len(unlabelled), "train")])
+    wanted = np.flatnonzero(part != "test")
+    scores = np.full(len(texts), np.nan)
+    scores[wanted] = in_steps(teacher.score, [texts[i] for i in wanted], "teacher", scores_file)
+    if np.isnan(scores[wanted]).any():
+        raise InputError("The teacher does not know some of the prompts; give another teacher.")
+    student = fit_student(table, texts, part, scores, recipe)
+    summary = {**_summary(table, data, split), "val_fraction": val, "test_fraction": test}
+    training = {"data": {**summary, "unlabelled": len(unlabelled)}, "teacher": _named(teacher)}
+    return write_student(out, table, part, scores, student, recipe, training)
+
+
+def _summary(table: LengthTable, data: Path, split: NDArray[np.str_]) -> dict[str, object]:
+    """What the student was trained on; `pars evaluate` finds the unseen prompts by it."""
+    from pars_export.files import sha256_file
+
+    names = [str(group) for group in table.groups]
+    return {
+        "table": data.name,
+        "table_sha256": sha256_file(data),
+        "prompts": {name: int((split == name).sum()) for name in ("train", "val", "test")},
+        "llms": names[:20],
+        "llm_count": len(names),
+        "datasets": list(table.datasets)[:20],
+    }
+
+
+def _named(teacher: Scorer) -> dict[str, object]:
+    """Which predictor taught; a checkpoint by what it was trained on."""
+    from pars_export import Predictor
+
+    if isinstance(teacher, Predictor):
+        return {"predictor_sha256": teacher.sha256}
+    return {"training": getattr(teacher, "training_summary", {})}

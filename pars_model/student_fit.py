@@ -1,0 +1,107 @@
+"""Training of a student: the teacher's scores as targets, the lengths' own order beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pars_export.inputs import InputSpec
+from pars_export.words import WordTokenizer, train_tokenizer
+from pars_model.batches import Batch
+from pars_model.course import Course, Lesson, take
+from pars_model.lengths import LengthTable
+from pars_model.losses import logistic_loss
+from pars_model.student import StudentModule, StudentShape
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a student looks and learns."""
+
+    spec: InputSpec = field(default_factory=lambda: InputSpec(128, "head_tail"))
+    """What of a text is read."""
+    shape: StudentShape = field(default_factory=StudentShape)
+    """Sizes of the network."""
+    course: Course = field(default_factory=lambda: Course(epochs=12, lr=3e-3))
+    """How long and how fast."""
+    dropout: float = 0.2
+    """Share of tokens, and of the text's vector, left out in training."""
+    label_weight: float = 0.3
+    """Of the pairwise loss on lengths beside the squared error of the teacher's scores."""
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained student."""
+
+    network: StudentModule
+    tokenizer_json: str
+    taus: tuple[float, ...]
+    """Validation tau after each epoch, the mean over LLMs."""
+
+
+def fit_student(
+    table: LengthTable,
+    texts: Sequence[str],
+    part: NDArray[np.str_],
+    scores: NDArray[np.float64],
+    recipe: Recipe,
+) -> Student:
+    """Train a student.
+
+    Args:
+        table: lengths of the first ``len(table.prompts)`` texts.
+        texts: all texts, those without lengths after the table's.
+        part: train, val or test of each text; test texts are not touched.
+        scores: the teacher's, per text; NaN where it did not score.
+        recipe: how.
+
+    Returns:
+        The student with the weights of its best epoch.
+    """
+    torch.manual_seed(recipe.course.seed)
+    train = np.flatnonzero(part == "train")
+    tokenizer_json = train_tokenizer((texts[i] for i in train), recipe.shape.vocabulary)
+    tokenizer = WordTokenizer(tokenizer_json, recipe.spec)
+    tokens, features = tokenizer.read_all(texts)
+    known = torch.from_numpy(features)
+    network = StudentModule(recipe.shape, tokenizer.vocab_size, features[train], recipe.dropout)
+    taught = scores[train]
+    target = torch.from_numpy(((scores - taught.mean()) / max(taught.std(), 1e-9)).astype("f4"))
+
+    def loss(batch: Batch) -> Tensor:
+        found = network(batch.input_ids, batch.attention_mask, known[batch.prompt])
+        distance = (found - target[batch.prompt]).square().mean()
+        pairs = batch.row[batch.longer], batch.row[batch.shorter]
+        # Targets have deviation 1, which as log-odds is timid.
+        return distance + recipe.label_weight * logistic_loss(2 * found, *pairs)
+
+    def scores_of(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
+        return predict(network, [tokens[i] for i in numbers], features[numbers])
+
+    lesson = Lesson(table, part, tokens)
+    taus = take(recipe.course, lesson, network, loss, scores_of, "student")
+    return Student(network, tokenizer_json, taus)
+
+
+def predict(
+    network: StudentModule, tokens: Sequence[Sequence[int]], features: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Scores (n,) of tokenised texts by the torch network in evaluation mode."""
+    order = np.argsort([len(each) for each in tokens], kind="stable")
+    scores = np.empty(len(tokens), dtype=np.float32)
+    for start in range(0, len(order), 256):
+        chosen = order[start : start + 256]
+        ids = torch.nn.utils.rnn.pad_sequence(
+            [torch.tensor(tokens[i]) for i in chosen], batch_first=True
+        )
+        sizes = torch.tensor([len(tokens[i]) for i in chosen])
+        mask = (torch.arange(ids.shape[1]) < sizes[:, None]).long()
+        with torch.inference_mode():
+            scores[chosen] = network(ids, mask, torch.from_numpy(features[chosen])).numpy()
+    return scores

@@ -1,0 +1,104 @@
+"""A trained student becomes a predictor folder, its numpy form checked against torch."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.artifact import Manifest, write_predictor
+from pars_export.calibration import Calibration
+from pars_export.errors import PredictorError
+from pars_export.parity import builtin_texts, tau_b
+from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork, StudentScorer
+from pars_export.words import WordTokenizer
+from pars_model.calibration import fit_calibration
+from pars_model.course import Lesson
+from pars_model.lengths import LengthTable
+from pars_model.student_fit import Recipe, Student, predict
+
+_BOUND = 0.1
+"""What int8 rows may change, in standard deviations of the scores."""
+
+
+def write_student(
+    out: Path,
+    table: LengthTable,
+    part: NDArray[np.str_],
+    scores: NDArray[np.float64],
+    student: Student,
+    recipe: Recipe,
+    training: Mapping[str, object],
+) -> Manifest:
+    """Write the folder, whole or not at all.
+
+    Args:
+        out: where; an older predictor there is replaced.
+        table: length table that holds the validation prompts.
+        part: train, val or test, per prompt of the table (and whatever follows).
+        scores: the teacher's, per prompt.
+        student: what was trained.
+        recipe: how.
+        training: what goes into the manifest beside the recipe.
+
+    Raises:
+        PredictorError: int8 rows change the scores too much, or ``out`` holds something else.
+    """
+    tokenizer = WordTokenizer(student.tokenizer_json, recipe.spec)
+    arrays = student.network.arrays()
+    scorer = StudentScorer(tokenizer, StudentNetwork(arrays))
+    val = np.flatnonzero(part[: len(table.prompts)] == "val")
+    texts = [table.prompts[i] for i in val]
+    own = np.full(len(table.prompts), np.nan)
+    own[val] = scorer.score(texts)
+    items = table.select((part[: len(table.prompts)] == "val")[table.prompt])
+    lesson = Lesson(table, part, ())
+    metrics = {
+        "tau": lesson.tau(own),
+        "teacher_tau": lesson.tau(scores),
+        "tau_to_teacher": tau_b(own[val].astype("f4"), scores[val].astype("f4")),
+    }
+    calibration = fit_calibration(own[items.prompt], items.length, items.censored)
+    manifest = Manifest(
+        kind="student",
+        input=recipe.spec,
+        engines={
+            "student": {"file": WEIGHTS, "parity": _parity(student, tokenizer, scorer, texts)}
+        },
+        calibration=Calibration.from_json(calibration),
+        training={**training, "student": _plain(recipe), "epoch_taus": list(student.taus)},
+        metrics=metrics,
+    )
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the stub wants no names
+    files: dict[str, Path | str | bytes] = {
+        TOKENIZER: student.tokenizer_json,
+        WEIGHTS: buffer.getvalue(),
+    }
+    return write_predictor(out, manifest, files)
+
+
+def _parity(
+    student: Student, tokenizer: WordTokenizer, scorer: StudentScorer, texts: list[str]
+) -> dict[str, float | int]:
+    texts = [*builtin_texts(), *texts]
+    wanted = predict(student.network, *tokenizer.read_all(texts))
+    found = scorer.score(texts)
+    worst = float(np.abs(wanted - found).max())
+    bound = _BOUND * float(wanted.std())
+    if not worst <= bound:  # NaN must fail too
+        raise PredictorError(
+            f"The student in numpy with int8 rows scores up to {worst:.3g} off what it was trained "
+            f"to, more than the {bound:.3g} allowed; nothing was written."
+        )
+    sample = slice(0, 2000)  # tau counts all pairs
+    tau = tau_b(wanted[sample], found[sample])
+    return {"max_abs_diff": worst, "bound": bound, "tau": tau, "prompts": len(texts)}
+
+
+def _plain(recipe: Recipe) -> dict[str, object]:
+    return asdict(recipe)

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.testing import assert_allclose
+from numpy.typing import NDArray
+
+from pars_export import Predictor, PredictorError
+from pars_export.artifact import Manifest, write_predictor
+from pars_export.calibration import Calibration
+from pars_export.inputs import InputSpec
+from pars_export.parity import builtin_texts
+from pars_export.runtimes.student import TOKENIZER, WEIGHTS, pair_hash
+from pars_export.words import WordTokenizer, train_tokenizer
+from pars_model.student import StudentModule, StudentShape
+from pars_model.student_fit import predict
+
+TEXTS = builtin_texts()
+CONTENT = train_tokenizer(TEXTS, 300)  # once: among equally frequent pieces its choice is free
+SPEC = InputSpec(32, "head_tail")
+Arrays = dict[str, NDArray[np.generic]]
+Write = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> WordTokenizer:
+    return WordTokenizer(CONTENT, SPEC)
+
+
+@pytest.fixture(scope="module")
+def network(tokenizer: WordTokenizer) -> StudentModule:
+    torch.manual_seed(0)
+    shape = StudentShape(vocabulary=300, buckets=500, width=8, channels=12, neurons=10)
+    _, features = tokenizer.read_all(TEXTS)
+    module = StudentModule(shape, tokenizer.vocab_size, features)
+    with torch.no_grad():  # large enough that every part matters
+        for weight in module.parameters():
+            weight.copy_(torch.randn_like(weight))
+        # The runtime has int8 rows: give torch the same ones.
+        arrays = module.arrays()
+        for name in ("token", "pair"):
+            rows = arrays[name].astype("f4") * arrays[f"{name}_scale"]
+            getattr(module, name).weight.copy_(torch.from_numpy(rows))
+    module.eval()
+    return module
+
+
+@pytest.fixture
+def write(tmp_path: Path, network: StudentModule) -> Write:
+    def write(content: bytes | None = None, **changes: NDArray[np.generic] | None) -> Path:
+        arrays = {**network.arrays(), **changes}
+        buffer = io.BytesIO()
+        kept = {name: each for name, each in arrays.items() if each is not None}
+        np.savez(buffer, **kept)  # type: ignore[arg-type]
+        manifest = Manifest(
+            kind="student",
+            input=SPEC,
+            engines={"student": {"file": WEIGHTS}},
+            calibration=Calibration((-1.0, 1.0), (1.0, 100.0)),
+        )
+        files: dict[str, Path | str | bytes] = {
+            TOKENIZER: CONTENT,
+            WEIGHTS: content or buffer.getvalue(),
+        }
+        write_predictor(tmp_path / "student", manifest, files)
+        return tmp_path / "student"
+
+    return write
+
+
+def assert_same(found: NDArray[np.float32], wanted: NDArray[np.float32]) -> None:
+    assert_allclose(found, wanted, rtol=1e-4, atol=1e-4 * float(wanted.std()))
+
+
+def test_numpy_scores_as_torch_does(
+    write: Write, network: StudentModule, tokenizer: WordTokenizer
+) -> None:
+    predictor = Predictor.load(write())
+    assert predictor.runtime == "student"
+    found = predictor.score(TEXTS)
+    assert found.dtype == np.float32
+    wanted = predict(network, *tokenizer.read_all(TEXTS))
+    assert wanted.std() > 1
+    assert_same(found, wanted)
+
+
+def test_a_prompt_alone_and_in_any_batch_has_one_score(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.load(write())
+    together = predictor.score(TEXTS)
+    assert_same(np.concatenate([predictor.score([each]) for each in TEXTS]), together)
+    assert_same(predictor.score(TEXTS[::-1])[::-1], together)
+    monkeypatch.setattr("pars_export.runtimes.student._TOKENS", 40)
+    assert_same(predictor.score(TEXTS), together)
+
+
+def test_pairs_are_hashed_alike_in_numpy_and_torch_and_into_all_buckets() -> None:
+    first, second = np.meshgrid(np.arange(200), np.arange(200))
+    numpy = pair_hash(first.ravel(), second.ravel(), 1000)
+    one, two = (torch.from_numpy(each.ravel()) for each in (first, second))
+    assert (pair_hash(one, two, 1000).numpy() == numpy).all()
+    counts = np.bincount(numpy, minlength=1000)
+    assert counts.min() > 0
+    assert counts.max() < 4 * counts.mean()
+    assert pair_hash(np.array([7]), np.array([11]), 32_768).tolist() == [2643]
+
+
+def test_odd_texts(write: Write) -> None:
+    predictor = Predictor.load(write())
+    scores = predictor.score(["", "\ud800 lone", "\0", "a " * 1_000_000, "日本語" * 1000])
+    assert np.isfinite(scores).all()
+    assert predictor.score([]).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "sentence"),
+    [
+        ("gate", None, "the array 'gate' is missing"),
+        ("gate", np.zeros(3, "f4"), "the array 'gate' has 3 channels, and 12 were expected"),
+        ("conv", np.zeros((3, 8), "f4"), r"the array 'conv' is float32 of shape \(3, 8\)"),
+        (
+            "token",
+            np.zeros((300, 8), "f4"),
+            "the array 'token' is float32 .* expected whole numbers",
+        ),
+        ("out_bias", np.full(1, np.nan, "f4"), "the array 'out_bias' holds NaN"),
+        ("hidden", np.zeros((5, 10), "f4"), "the array 'hidden' has 5 inputs"),
+        ("gate", np.array([{}] * 12, dtype=object), "no arrays that can be read"),
+    ],
+)
+def test_arrays_that_are_no_student(
+    write: Write, name: str, change: NDArray[np.generic] | None, sentence: str
+) -> None:
+    folder = write(**{name: change})
+    with pytest.raises(PredictorError, match=rf"student\.npz: {sentence}"):
+        Predictor.load(folder)
+
+
+@pytest.mark.parametrize("content", [b"not a zip", b"\x93NUMPY", b"PK\x03\x04"])
+def test_a_file_of_another_form(write: Write, content: bytes) -> None:
+    with pytest.raises(PredictorError, match=r"student\.npz: no arrays that can be read"):
+        Predictor.load(write(content))
+
+
+def test_tokenizer_and_weights_of_two_students(write: Write, network: StudentModule) -> None:
+    arrays = network.arrays()
+    shorter = {name: arrays[name][:-1] for name in ("token", "token_scale")}
+    with pytest.raises(PredictorError, match="they are not of one student"):
+        Predictor.load(write(**shorter))
+
+
+def test_serving_needs_numpy_and_tokenizers_alone(write: Write) -> None:
+    code = """
+import sys
+from pars_export import Predictor
+assert Predictor.load(sys.argv[1]).expected_tokens(["write a story"]).shape == (1,)
+heavy = {"torch", "onnxruntime", "transformers", "scipy", "lightning"} & set(sys.modules)
+assert not heavy, heavy
+"""
+    subprocess.run([sys.executable, "-c", code, str(write())], check=True)

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from pars_export import InputError, Predictor, PredictorError
+from pars_export.artifact import read_manifest
+from pars_export.inputs import InputSpec
+from pars_export.table import write_table_predictor
+from pars_model.__main__ import main
+from pars_model.course import Course
+from pars_model.distil import distil
+from pars_model.evaluate import evaluate
+from pars_model.lengths import read_lengths, split_prompts
+from pars_model.student import StudentShape, int8_rows
+from pars_model.student_fit import Recipe
+
+KINDS = {"word": 1.0, "list": 2.0, "story": 3.0}
+SMALL = Recipe(
+    spec=InputSpec(16, "head_tail"),
+    shape=StudentShape(vocabulary=200, buckets=256, width=16, channels=16, neurons=16),
+    course=Course(epochs=8, lr=0.02, batch_size=32),
+    dropout=0.05,
+)
+Table = Callable[..., Path]
+Rows = Callable[..., list[dict[str, object]]]
+
+
+class Teacher:
+    """Knows the kind of answer that a prompt names."""
+
+    def __init__(self) -> None:
+        self.asked: set[str] = set()
+
+    def score(self, texts: Sequence[str], /) -> NDArray[np.float32]:
+        self.asked |= set(texts)
+        found = [next((v for k, v in KINDS.items() if k in text), 0.0) for text in texts]
+        return np.array(found, dtype=np.float32)
+
+
+@pytest.fixture
+def lengths(make_table: Table, make_rows: Rows) -> Path:
+    return make_table(make_rows(400))
+
+
+def test_a_student_learns_what_its_teacher_knows(lengths: Path, tmp_path: Path) -> None:
+    teacher, out = Teacher(), tmp_path / "student"
+    manifest = distil(teacher, lengths, out, SMALL)
+    metrics = manifest.metrics
+    assert float(str(metrics["teacher_tau"])) > 0.7
+    assert float(str(metrics["tau"])) > 0.6, "the teacher's own has ties, which tau-b rewards"
+    predictor = Predictor.load(out)
+    texts = [f"write a {kind} of ten" for kind in KINDS]
+    assert (np.diff(predictor.score(texts)) > 0).all()
+    assert (np.diff(predictor.expected_tokens(texts)) > 0).all()
+    judged = evaluate(predictor, lengths, resamples=10)
+    assert judged["split"] == "test"
+    assert float(str(judged["tau"])) > 0.6
+
+
+def test_test_prompts_are_never_read(lengths: Path, tmp_path: Path) -> None:
+    table = read_lengths(lengths)
+    held = {t for t, s in zip(table.prompts, split_prompts(table), strict=True) if s == "test"}
+    more = [f"a story {number}" for number in range(50)]
+    teacher = Teacher()
+    manifest = distil(teacher, lengths, tmp_path / "student", SMALL, [*more, *held, *more])
+    assert held
+    assert not teacher.asked & held
+    extra = teacher.asked - set(table.prompts)
+    assert 25 < len(extra) < 50, "more texts are split by their hash too"
+    data = manifest.training["data"]
+    assert isinstance(data, dict)
+    assert data["unlabelled"] == len(extra)
+
+
+def test_the_command_and_what_it_keeps(
+    lengths: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = read_lengths(lengths)
+    scores = dict(zip(table.prompts, Teacher().score(table.prompts).tolist(), strict=True))
+    write_table_predictor(tmp_path / "teacher", scores)
+    (tmp_path / "more.jsonl").write_text(json.dumps({"prompt": table.prompts[0]}) + "\n")
+    out, kept = tmp_path / "student", tmp_path / "kept.npz"
+    command = ["distil", str(tmp_path / "teacher"), "--data", str(lengths), "--out", str(out)]
+    options = ["--epochs", "1", "--vocabulary", "150", "--scores", str(kept)]
+    assert main([*command, *options, "--texts", str(tmp_path / "more.jsonl")]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("validation tau: ")
+    assert lines[-1] == str(out)
+    assert kept.is_file()
+    manifest = read_manifest(out)
+    assert manifest.kind == "student"
+    assert set(manifest.files) == {"student.npz", "tokenizer.json"}
+
+
+def test_a_teacher_that_does_not_know_the_prompts(lengths: Path, tmp_path: Path) -> None:
+    write_table_predictor(tmp_path / "teacher", {"another": 3.0})
+    with pytest.raises(InputError, match="The teacher does not know"):
+        distil(Predictor.load(tmp_path / "teacher"), lengths, tmp_path / "student", SMALL)
+    assert not (tmp_path / "student").exists()
+
+
+def test_a_folder_of_something_else_is_left_alone(lengths: Path, tmp_path: Path) -> None:
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / "mine.txt").write_text("mine")
+    with pytest.raises(PredictorError, match=r"mine\.txt"):
+        distil(Teacher(), lengths, tmp_path / "student", SMALL)
+
+
+def test_a_table_without_validation_prompts(
+    make_table: Table, make_rows: Rows, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=r"\(split val\)"):
+        distil(Teacher(), make_table(make_rows(4)), tmp_path / "student", SMALL)
+
+
+@pytest.mark.parametrize(
+    ("option", "sentence"),
+    [("--epochs=0", "--epochs is 0"), ("--vocabulary=3", "--vocabulary is 3")],
+)
+def test_options_out_of_range(
+    lengths: Path, option: str, sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["distil", "t", "--data", str(lengths), "--out", "o", option]) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_int8_rows_are_off_by_half_a_step_at_most() -> None:
+    table = np.random.default_rng(0).normal(size=(50, 8)).astype("f4")
+    table[0] = 0
+    rows, scale = int8_rows(table)
+    assert rows.dtype == np.int8
+    assert (np.abs(rows * scale - table) <= scale / 2 + 1e-7).all()
