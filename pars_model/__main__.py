@@ -13,7 +13,7 @@ from pars_export.errors import ParsError
 # name -> (module with add_arguments and run, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "collect": ("pars_model.collect", "measure response lengths of an LLM"),
-    "distil": ("pars_model.distil", "teach a student that scores in tens of microseconds"),
+    "distil": ("pars_model.distil", "teach a ranker's order to a small student"),
     "evaluate": ("pars_model.evaluate", "tau and pair accuracy of a predictor, with intervals"),
     "export": ("pars_export.export", "turn a checkpoint into a predictor folder"),
     "score": ("pars_export.score", "score prompts with a predictor folder"),

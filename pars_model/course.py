@@ -46,7 +46,7 @@ class Lesson:
     Attributes:
         table: lengths of the first ``len(table.prompts)`` texts.
         part: train, val or test, per text; there may be more texts than the table has prompts.
-        tokens: ids of each text; a text without any may stand for itself by its number.
+        tokens: ids of each text.
     """
 
     table: LengthTable

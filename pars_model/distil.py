@@ -1,4 +1,4 @@
-"""Distil a trained ranker into a student that scores a prompt in tens of microseconds.
+"""Distil a trained ranker into a student that scores a prompt in well under a millisecond.
 
 The student learns the teacher's scores of the table's training prompts, and of the prompts of
 --texts where given (their lengths need not be known: only the teacher reads them), and beside them
@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the teacher's scores in this file (.npz), and go on from those in it",
     )
     parser.add_argument("--epochs", type=int, default=12, help="of the student (default 12)")
-    parser.add_argument("--max-length", type=int, default=128, help="tokens read (default 128)")
+    parser.add_argument("--max-length", type=int, default=64, help="tokens read (default 64)")
     parser.add_argument("--vocabulary", type=int, default=12_000, help="subwords (default 12000)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
     parser.add_argument("--threads", type=int, default=1, help="cores to use (default 1)")

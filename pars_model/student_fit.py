@@ -23,7 +23,7 @@ from pars_model.student import StudentModule, StudentShape
 class Recipe:
     """How a student looks and learns."""
 
-    spec: InputSpec = field(default_factory=lambda: InputSpec(128, "head_tail"))
+    spec: InputSpec = field(default_factory=lambda: InputSpec(64, "head_tail"))
     """What of a text is read."""
     shape: StudentShape = field(default_factory=StudentShape)
     """Sizes of the network."""

@@ -54,8 +54,10 @@ class StudentNetwork:
         """
         _check(weights)
         self.vocab_size = len(weights["token"])
-        self._token, self._token_scale = weights["token"], weights["token_scale"]
-        self._pair, self._pair_scale = weights["pair"], weights["pair_scale"]
+        # Small on disk, and ready for use in memory.
+        self._token, self._pair = (
+            _floats(weights, name) * _floats(weights, f"{name}_scale") for name in ("token", "pair")
+        )
         self._head, self._tail = _floats(weights, "head"), _floats(weights, "tail")
         width = self._token.shape[1]
         self._conv = np.ascontiguousarray(_floats(weights, "conv").reshape(3 * width, -1))
@@ -82,9 +84,9 @@ class StudentNetwork:
         lengths = [len(each) for each in ids]
         row = np.array([0, *chain.from_iterable((*each, 0) for each in ids)])
         gaps = np.cumsum([0, *(length + 1 for length in lengths)])
-        x = self._token[row] * self._token_scale[row]
+        x = self._token.take(row, axis=0)
         pair = pair_hash(row[:-1], row[1:], len(self._pair))
-        x[:-1] += self._pair[pair] * self._pair_scale[pair]
+        x[:-1] += self._pair.take(pair, axis=0)
         x[1:] += np.concatenate([self._place(length) for length in lengths])
         x[gaps] = 0.0
         windows = np.concatenate([x[:-2], x[1:-1], x[2:]], axis=1)
