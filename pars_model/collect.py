@@ -16,6 +16,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -277,8 +278,13 @@ class _Partial:
             self.append({"fingerprint": fingerprint})
 
     def append(self, row: dict[str, object]) -> None:
-        self._file.write(json.dumps(row) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(row) + "\n")
+            self._file.flush()
+        except OSError as error:  # a full disk is told without the file
+            with suppress(OSError):
+                self._file.close()  # tries once more
+            raise OSError(error.errno, error.strerror, self._file.name) from error
 
     def __enter__(self) -> _Partial:
         return self

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import resource
 import threading
 from collections.abc import Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -94,6 +95,20 @@ def test_interrupted_run_goes_on_where_it_stopped(
     whole = tmp_path / "whole.jsonl"
     collect(read_prompts(prompts), CONFIG, whole, StandInGenerator())
     assert out.read_text() == whole.read_text()
+
+
+def test_a_full_disk_names_the_file(
+    prompts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], endpoint: str
+) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))  # a write fails as on a full disk
+    try:
+        options = ["--base-url", endpoint, "--max-tokens", "64", "--out", str(tmp_path / "t.csv")]
+        assert main(["collect", "--prompts", str(prompts), *options]) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == f"pars: error: {tmp_path}/t.csv.partial.jsonl: File too large"
 
 
 def test_resuming_with_other_settings_is_refused(prompts: Path, tmp_path: Path) -> None:
