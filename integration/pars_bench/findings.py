@@ -233,7 +233,7 @@ def _doubts_of_runs(report: Report) -> list[str]:
             + (
                 "here every answer was the same text in every order, which is not promised."
                 if same == 1
-                else f"down to {100 * same:.0f} % of an order's answers were the same text as in "
+                else f"down to {100 * same:.1f} % of an order's answers were the same text as in "
                 "arrival order. The oracle and the deciles use arrival order's lengths."
             )
         )

@@ -45,7 +45,8 @@ WORDS = {
     "slowdown": "TTLT over the time that the response tokens alone take at arrival order's median "
     "pace",
     "burst": "all requests arrive at once and the queue only drains",
-    "Poisson": "requests arrive at random, slightly faster than arrival order can serve them",
+    "Poisson": "requests arrive at random, at load times the rate at which arrival order can serve "
+    "them (load: among the settings; above 1 a queue grows)",
     "arrival order": "the same scheduler class with its ranking off",
     "oracle": "the same class reading the true lengths, measured in arrival order",
     "prompt length": "the same class taking a longer prompt for a longer answer",
