@@ -4,7 +4,8 @@ For each data set and LLM, and for each LLM over all its data sets (the traffic 
 mixes). Beside each tau stands its ceiling where the table has several samples per prompt: how
 well another run of the same LLM orders the same prompts. Intervals are bootstraps over prompts.
 
-Without --split, a table with a column split is judged on its test prompts, any other on all.
+Without --split, a table with a column split is judged on its test prompts. Any other is judged,
+where the predictor was trained, on the prompts whose hash keeps them out of a fit, else on all.
 """
 
 from __future__ import annotations
@@ -105,10 +106,12 @@ def evaluate(
         Plain values: ``data``, ``split``, ``split_from`` (table, hash or none), ``prompts``,
         ``unknown`` (prompts that the predictor does not know, left out), ``cells`` (one per data
         set, LLM and config) and ``mixed`` (one per LLM and config); on top ``tau``, ``interval``,
-        ``ceiling`` and ``of`` (which LLM and config), copied from the mixed cell with most
-        prompts. A cell has ``prompts``, ``cut_off``, ``tau``, ``pair_accuracy``,
-        ``ceiling_rerun`` (one run against another) and ``ceiling_median`` (one run against the
-        median of the others), each None or ``{"value", "low", "high"}``.
+        ``of`` (which LLM and config) of the mixed cell with most prompts, and the same LLM's
+        ``ceiling``, ``ceiling_interval`` and ``ceiling_config``: its own config's, or another's
+        where its own has no repeated samples, as greedy answers have none. A cell has
+        ``prompts``, ``cut_off``, ``tau``, ``pair_accuracy``, ``ceiling_rerun`` (one run against
+        another) and ``ceiling_median`` (one run against the median of the others), each None or
+        ``{"value", "low", "high"}``.
 
     Raises:
         InputError: the table cannot be used, or the split has nothing to compare.
@@ -218,12 +221,17 @@ def _headline(mixed: list[dict[str, object]]) -> dict[str, object]:
     tau = best["tau"]
     # Greedy answers have one sample: their LLM's reruns are in the rows of another config.
     same_llm = [best, *(cell for cell in mixed if cell["llm"] == best["llm"])]
-    ceilings = [cell["ceiling_rerun"] for cell in same_llm if cell["ceiling_rerun"]]
+    rerun = next((cell for cell in same_llm if cell["ceiling_rerun"]), None)
+    ceiling = rerun["ceiling_rerun"] if rerun else None
     return {
         "of": {"llm": best["llm"], "config": best["config"]},
         "tau": tau["value"] if isinstance(tau, dict) else None,
         "interval": [tau["low"], tau["high"]] if isinstance(tau, dict) else None,
-        "ceiling": ceilings[0]["value"] if ceilings and isinstance(ceilings[0], dict) else None,
+        "ceiling": ceiling["value"] if isinstance(ceiling, dict) else None,
+        "ceiling_interval": (
+            [ceiling["low"], ceiling["high"]] if isinstance(ceiling, dict) else None
+        ),
+        "ceiling_config": rerun["config"] if rerun else None,
     }
 
 

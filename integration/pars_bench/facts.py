@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
+# In the order in which they are shown.
 _PREDICTOR_NAMES = {
     "tau": "tau of score and length",
     "interval": "95 % interval of tau",
+    "prompts": "prompts that tau is of",
+    "tau_config": "responses that tau is of",
     "ceiling": "ceiling (another run of the LLM)",
+    "ceiling_interval": "95 % interval of the ceiling",
+    "ceiling_config": "responses that the ceiling is of",
     "milliseconds": "milliseconds per prompt",
     "served_tau": "tau on the served prompts",
     "served_interval": "95 % interval of that",
@@ -18,9 +23,12 @@ _PREDICTOR_NAMES = {
 
 def predictor_pairs(facts: Mapping[str, object]) -> list[tuple[str, str]]:
     """(name, value) of each fact about the predictor, in words."""
+    names = [
+        *(n for n in _PREDICTOR_NAMES if n in facts),
+        *(n for n in facts if n not in _PREDICTOR_NAMES),
+    ]
     return [
-        (_PREDICTOR_NAMES.get(name, name.replace("_", " ")), _plain(value))
-        for name, value in facts.items()
+        (_PREDICTOR_NAMES.get(name, name.replace("_", " ")), _plain(facts[name])) for name in names
     ]
 
 

@@ -15,6 +15,7 @@ import pytest
 from synthetic_runs import SLOTS, synthetic_runs
 
 from pars_bench import report as report_module
+from pars_bench.facts import predictor_pairs
 from pars_bench.findings import doubts, headline, losses, percent, seconds
 from pars_bench.report import terminal_table, write_report
 from pars_bench.results import write_results
@@ -140,6 +141,32 @@ def test_a_difference_in_throughput_is_not_blamed_on_the_machine_alone(folder: P
     said = [line for line in doubts(report) if line.startswith("Burst: throughput lay between")]
     assert len(said) == 1
     assert "beside idle slots, and that alone can cost throughput" in said[0]
+
+
+def test_one_answer_that_differs_is_not_rounded_away(folder: Path) -> None:
+    report = read_report(folder / "report.json")
+    for run in report["runs"]:
+        if run["policy"] == "pars":
+            run["same_text_as_fcfs"] = 239 / 240
+    (said,) = [line for line in doubts(report) if "the same text" in line]
+    assert "down to 99.6 % of an order's answers" in said
+
+
+def test_the_load_of_the_poisson_arrivals_is_not_called_slight(folder: Path) -> None:
+    assert "slightly" not in report_module.WORDS["Poisson"]
+    assert "load times the rate" in report_module.WORDS["Poisson"]
+
+
+def test_tau_and_its_ceiling_stand_together_and_say_what_they_are_of() -> None:
+    facts = {"tau": 0.4, "sha256": "ab", "ceiling": 0.5, "tau_config": "temperature=0"}
+    pairs = predictor_pairs({**facts, "ceiling_config": "temperature=0.7"})
+    assert pairs == [
+        ("tau of score and length", "0.4"),
+        ("responses that tau is of", "temperature=0"),
+        ("ceiling (another run of the LLM)", "0.5"),
+        ("responses that the ceiling is of", "temperature=0.7"),
+        ("sha256", "ab"),
+    ]
 
 
 def said_of_pars(report: Report, counters: dict[str, int] | None) -> list[str]:

@@ -116,7 +116,10 @@ def test_the_ceiling_of_greedy_answers_is_taken_from_the_samples(
     result: dict[str, Any] = evaluate(Constant(number_of), make_table(rows), resamples=5)
     assert result["of"]["config"] == "greedy"
     assert result["mixed"][0]["ceiling_rerun"] is None
-    assert result["ceiling"] == result["mixed"][1]["ceiling_rerun"]["value"] > 0.7
+    rerun = result["mixed"][1]["ceiling_rerun"]
+    assert result["ceiling"] == rerun["value"] > 0.7
+    assert result["ceiling_interval"] == [rerun["low"], rerun["high"]]
+    assert result["ceiling_config"] == "warm"  # not the config that tau is of: it is said
 
 
 def test_unknown_prompts_are_left_out_and_counted(

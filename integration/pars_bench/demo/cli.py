@@ -110,6 +110,7 @@ def run(args: argparse.Namespace) -> int:
 def _run_stages(args: argparse.Namespace) -> int:
     from pars_bench.demo.smollm2 import SERVED_NAME, convert, gguf_file
     from pars_bench.orders import Order
+    from pars_bench.provenance import sources_digest
     from pars_bench.report import terminal_table
     from pars_bench.serving import ServingConfig, run_serving
 
@@ -150,7 +151,7 @@ def _run_stages(args: argparse.Namespace) -> int:
     )
     ledger.run(
         "evaluate on held-out prompts",
-        [paths.predictor / "predictor.json", lengths, version("pars-vllm")],
+        [paths.predictor / "predictor.json", lengths, sources_digest("pars_model")],
         [paths.evaluation],
         lambda: _pars(
             *("evaluate", paths.predictor, "--data", lengths, "--split", "test"),
@@ -220,7 +221,11 @@ def _collect(paths: Paths, model_name: str) -> None:
 def _judgement(evaluation: Path) -> dict[str, object]:
     """What the report repeats of an evaluation: tau on all held-out prompts, beside its ceiling."""
     found = json.loads(evaluation.read_text())
-    return {key: found[key] for key in ("tau", "interval", "ceiling", "prompts")}
+    ceiling = ("ceiling", "ceiling_interval", "ceiling_config")
+    return {
+        **{key: found[key] for key in ("tau", "interval", "prompts", *ceiling)},
+        "tau_config": found["of"]["config"],
+    }
 
 
 def _write_test_prompts(path: Path) -> None:
