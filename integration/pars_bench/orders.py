@@ -93,8 +93,8 @@ def identity(order: Order, lengths: Mapping[str, int]) -> str:
     return order.policy
 
 
-def scheduler_arguments(folder: Path | None) -> tuple[str, ...]:
-    """Arguments of ``vllm serve`` for an order.
+def scheduler_arguments(policy: str, folder: Path | None) -> tuple[str, ...]:
+    """Arguments of ``vllm serve`` for an order; ``folder`` is its predictor (None for ``fcfs``).
 
     Arrival order goes through the very same class with its ranking off: a subclass alone can
     change the speed of an engine, and that must not be counted as a gain or loss of the order.
@@ -104,6 +104,9 @@ def scheduler_arguments(folder: Path | None) -> tuple[str, ...]:
         # Without a score cache: the second arrival pattern sends the first one's prompts again,
         # and real traffic would not have had them scored beforehand.
         settings = {"predictor": str(folder.resolve()), "cache_entries": 0}
+        if policy != "pars":
+            # What PARS is compared with keeps its order, however badly it predicts lengths.
+            settings["min_concordance"] = 0
     return (
         *("--scheduler-cls", SCHEDULER),
         *("--additional-config", json.dumps({"pars": settings})),

@@ -198,7 +198,7 @@ def _server(config: ServingConfig, policy: str, folder: Path | None) -> ServerCo
     command = (
         *(vllm_program(), "serve", config.model),
         *("--host", "127.0.0.1", "--port", str(port)),
-        *scheduler_arguments(folder),
+        *scheduler_arguments(policy, folder),
         *_server_options(config),
     )
     return ServerConfig(command=command, port=port, log=config.out / "logs" / f"{policy}.log")
@@ -220,7 +220,9 @@ def _digest(
         "model": _model_identity(config.model),
         "prompts": [[p.prompt_id, p.kind, p.messages] for p in prompts],
         # The folder's content is told by the identity; where it lies makes no difference.
-        "scheduler": scheduler_arguments(None if order.policy == "fcfs" else Path("/")),
+        "scheduler": scheduler_arguments(
+            order.policy, None if order.policy == "fcfs" else Path("/")
+        ),
         "options": _server_options(config),
         "max_tokens": config.max_tokens,
         "load": config.load,

@@ -257,7 +257,7 @@ def test_other_scheduler_settings_make_old_runs_void(
 
     before = digest()
     assert before == digest()
-    monkeypatch.setattr(serving, "scheduler_arguments", lambda _: ("--additional-config", "{}"))
+    monkeypatch.setattr(serving, "scheduler_arguments", lambda *_: ("--additional-config", "{}"))
     assert digest() != before
 
 
@@ -394,12 +394,18 @@ def test_orders_by_name() -> None:
 
 
 def test_arrival_order_goes_through_the_same_class() -> None:
-    off, on = scheduler_arguments(None), scheduler_arguments(Path("/x"))
+    off, on = scheduler_arguments("fcfs", None), scheduler_arguments("pars", Path("/x"))
     assert (
         off[:3] == on[:3] == ("--scheduler-cls", "pars_vllm.ParsScheduler", "--additional-config")
     )
     assert json.loads(off[3]) == {"pars": {"ranking": "off"}}
     assert json.loads(on[3]) == {"pars": {"predictor": "/x", "cache_entries": 0}}
+
+
+def test_an_order_to_compare_with_never_falls_back_to_arrival_order() -> None:
+    for policy in ("oracle", "prompt_length"):
+        settings = json.loads(scheduler_arguments(policy, Path("/x"))[3])["pars"]
+        assert settings["min_concordance"] == 0
 
 
 def test_a_folder_is_served_under_its_own_name(tmp_path: Path) -> None:
