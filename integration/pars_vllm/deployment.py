@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import copy
+import multiprocessing
+import multiprocessing.util
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from pars_export.artifact import folder_sha256, read_manifest
-from pars_export.errors import ConfigError
+from pars_export.errors import ConfigError, ParsError
 from pars_export.runtimes import choose
 from pars_vllm.scorer_worker import WorkerOptions
 from pars_vllm.settings import Settings
@@ -19,6 +25,35 @@ from pars_vllm.tokenizer import TokenizerSource, read_chat_template
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
+
+logger = init_logger("vllm.pars")
+
+_AFTER_THE_CHILDREN = -100
+"""Exit priority: multiprocessing ends child processes before it calls what is below 0."""
+_WORKERS_END_S = 1.0
+"""Within which vLLM's watcher of its workers has logged their end."""
+
+
+@contextmanager
+def refusal_comes_last() -> Iterator[None]:
+    """Say a refusal again as the last thing that an engine core process logs.
+
+    vLLM logs it with its traceback, but where workers run in processes of their own it then logs
+    as an error that these have ended, and an operator reads the last ERROR line.
+    """
+    try:
+        yield
+    except ParsError as error:
+        if multiprocessing.parent_process() is not None:
+            multiprocessing.util.Finalize(
+                None, _say_again, args=(str(error),), exitpriority=_AFTER_THE_CHILDREN
+            )
+        raise
+
+
+def _say_again(sentence: str) -> None:
+    time.sleep(_WORKERS_END_S)
+    logger.error("PARS: %s", sentence)
 
 
 def stock_class(vllm_config: VllmConfig) -> type:
@@ -41,7 +76,8 @@ def stock_class(vllm_config: VllmConfig) -> type:
 
 def check_trust(settings: Settings, policy: SchedulingPolicy) -> None:
     """Refuse a vLLM that preempts by priorities which PARS does not order by; ConfigError."""
-    if policy == SchedulingPolicy.PRIORITY and not settings.trust_priority:
+    ordered = settings.ranking == "on" and not settings.trust_priority
+    if ordered and policy == SchedulingPolicy.PRIORITY:
         raise ConfigError(
             "--scheduling-policy priority preempts by the clients' priority, which PARS "
             "ignores: set additional_config['pars']['trust_priority'] to true, or use the "

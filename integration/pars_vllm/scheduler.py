@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING
 import vllm
 from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from pars_export.errors import ConfigError
 from pars_vllm.compat import replace_waiting
-from pars_vllm.deployment import check_trust, stock_class, worker_options
+from pars_vllm.deployment import check_trust, refusal_comes_last, stock_class, worker_options
 from pars_vllm.kv import PassOver, RemainingWork, preempt_longest
 from pars_vllm.metrics import Counters
 from pars_vllm.policy import Policy
@@ -51,14 +52,15 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
 
     def __new__(cls, vllm_config: VllmConfig, *_args: object, **_kwargs: object) -> ParsScheduler:
         """Choose the class whose base is the one that stock vLLM would use."""
-        base = stock_class(vllm_config)
-        if base is AsyncScheduler and not issubclass(cls, AsyncScheduler):
-            if cls is not ParsScheduler:
-                raise ConfigError(
-                    f"{cls.__name__} must also derive from AsyncScheduler, because this deployment "
-                    f"uses async scheduling."
-                )
-            cls = _AsyncParsScheduler
+        with refusal_comes_last():
+            base = stock_class(vllm_config)
+            if base is AsyncScheduler and not issubclass(cls, AsyncScheduler):
+                if cls is not ParsScheduler:
+                    raise ConfigError(
+                        f"{cls.__name__} must also derive from AsyncScheduler, because this "
+                        f"deployment uses async scheduling."
+                    )
+                cls = _AsyncParsScheduler
         instance: ParsScheduler = object.__new__(cls)
         return instance
 
@@ -70,11 +72,12 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         **kwargs: object,
     ) -> None:
         # ``scores``: given by a replay, whose scores come in virtual time; no process is started.
-        self.pars_settings = Settings.parse(vllm_config.additional_config)
-        settings = self.pars_settings
-        check_version(vllm.__version__, settings.allow_unsupported_vllm)
-        scored = settings.ranking != "off" and scores is None
-        options = worker_options(settings, vllm_config) if scored else None
+        with refusal_comes_last():
+            self.pars_settings = settings = Settings.parse(vllm_config.additional_config)
+            check_version(vllm.__version__, settings.allow_unsupported_vllm)
+            check_trust(settings, SchedulingPolicy(vllm_config.scheduler_config.policy))
+            scored = settings.ranking != "off" and scores is None
+            options = worker_options(settings, vllm_config) if scored else None
         super().__init__(vllm_config, *args, **kwargs)
         self.pars_counters = Counters()
         self.pars_scorer: Scorer | None = None
@@ -88,7 +91,6 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         )
         self._pars_remaining = RemainingWork(self._pars_policy, self.pars_record)
         if settings.ranking == "on":
-            check_trust(settings, self.policy)
             self.pars_queue = queue = ParsRequestQueue(self._pars_policy)
             replace_waiting(self, queue)
             if settings.pass_over:

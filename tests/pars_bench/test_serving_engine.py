@@ -9,8 +9,17 @@ from pathlib import Path
 import pytest
 import tiny
 
-from pars_bench.orders import Order
+from pars_bench.orders import Order, scheduler_arguments
+from pars_bench.server import (
+    ServerConfig,
+    ServingError,
+    free_port,
+    last_error,
+    running_server,
+    vllm_program,
+)
 from pars_bench.serving import ServingConfig, run_serving
+from pars_export.table import write_table_predictor
 
 
 def engine_processes() -> list[str]:
@@ -64,3 +73,26 @@ def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.Monke
     rest = sizes[4:]
     assert sum(a <= b for a, b in pairwise(rest)) >= len(rest) - 2
     assert len(engine_processes()) <= before
+
+
+@pytest.mark.engine
+def test_what_refuses_to_start_is_the_last_error_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    model = tiny.make_tiny_model(tmp_path / "tiny")
+    folder = tmp_path / "predictor"
+    write_table_predictor(folder, {"text": 7.0})
+    table = folder / "table.json"
+    table.write_bytes(table.read_bytes().replace(b"7", b"8"))
+    port = free_port()
+    command = (
+        *(vllm_program(), "serve", str(model), "--host", "127.0.0.1", "--port", str(port)),
+        *("--max-model-len", "512", "--enforce-eager"),
+        *scheduler_arguments("pars", folder),
+    )
+    server = ServerConfig(command=command, port=port, log=tmp_path / "server.log")
+    sentence = r"table\.json: its content has changed"
+    with pytest.raises(ServingError, match=sentence), running_server(server):
+        pass
+    assert "its content has changed" in last_error(server.log)
