@@ -215,7 +215,10 @@ def tau_and_accuracy(
 def noise_ceiling(
     table: LengthTable, resamples: int = 200, draws: int = 20, seed: int = 0
 ) -> tuple[Estimate, Estimate | None] | None:
-    """How well another run of the same LLM orders the prompts: no predictor can do much better.
+    """How well another run of the same LLM orders the prompts: what rerun noise leaves to predict.
+
+    A predictor of medians can pass the first of the two, for it has no noise of its own; the
+    second allows for that.
 
     Args:
         table: items of one group, several samples each; items with one sample are left out.

@@ -205,8 +205,9 @@ def _simpler_is_better(report: Report, run: RunFacts, pattern: str, where: str) 
 def doubts(report: Report) -> list[str]:
     """What a reader must know before trusting the numbers, each from the data itself."""
     lines = [
-        "Each order was measured once. The intervals come from drawing requests again; they do "
-        "not know how much a second run on this machine would differ."
+        "Each order was measured once. The intervals come from drawing requests again, as if they "
+        "were independent. Neighbours in a queue are not, so the true intervals are wider, and "
+        "they do not know how much a second run on this machine would differ."
     ]
     for pattern in patterns_of(report):
         runs = [run for run in report["runs"] if run["arrivals"] == pattern]

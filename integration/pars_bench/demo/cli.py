@@ -45,8 +45,8 @@ class Paths:
 
     @property
     def llm(self) -> Path:
-        """The converted LLM."""
-        return self.out / "llm"
+        """The converted LLM; the server and the report name it by its folder."""
+        return self.out / "SmolLM2-135M-Instruct"
 
     @property
     def lengths(self) -> Path:
