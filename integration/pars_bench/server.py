@@ -127,8 +127,11 @@ def is_cpu_build() -> bool:
 
 
 def child_environment(base: Mapping[str, str], cpu: bool) -> dict[str, str]:
-    """The server's environment: ``base``, with the CPU settings where the user has not set them."""
-    return {**(CPU_ENVIRONMENT if cpu else {}), **base}
+    """The server's environment: ``base``, with the CPU settings where the user has not set them.
+
+    The level of vLLM's log is ours: that the scorer is ready, and its counters, are read off it.
+    """
+    return {**(CPU_ENVIRONMENT if cpu else {}), **base, "VLLM_LOGGING_LEVEL": "INFO"}
 
 
 @dataclass(frozen=True)

@@ -222,7 +222,12 @@ def test_cpu_settings_yield_to_the_users() -> None:
     found = child_environment(base, cpu=True)
     assert found["OMP_NUM_THREADS"] == "7"
     assert found["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
-    assert child_environment(base, cpu=False) == base
+    assert child_environment(base, cpu=False) == {**base, "VLLM_LOGGING_LEVEL": "INFO"}
+
+
+def test_a_quiet_shell_does_not_hide_the_lines_that_are_read_off_the_log() -> None:
+    found = child_environment({"VLLM_LOGGING_LEVEL": "ERROR"}, cpu=False)
+    assert found["VLLM_LOGGING_LEVEL"] == "INFO"
 
 
 def test_a_missing_vllm_is_a_clear_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
