@@ -211,19 +211,24 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             self.pars_queue.order.rescore(request.request_id, self._work(request, tokens))
 
     def _work(self, request: Request, tokens: float) -> float:
+        """Expected work: what is left of a waiting request, the whole of one that runs already.
+
+        The latter only feeds the median, at which requests without a score stand.
+        """
+        queue = self.pars_queue
+        waits = queue is not None and request.request_id in queue.order
+        cached = self._cached_tokens(request) if waits else 0
         return self._pars_policy.work(
-            uncached_tokens=request.num_prompt_tokens - self._cached_tokens(request),
+            uncached_tokens=request.num_prompt_tokens - cached,
             expected_tokens=tokens,
             max_tokens=request.max_tokens,
-            done=request.num_output_tokens,
+            done=request.num_output_tokens if waits else 0,
         )
 
     def _cached_tokens(self, request: Request) -> int:
         """Prompt tokens whose KV blocks are in the prefix cache now."""
         if not self.cache_config.enable_prefix_caching or request.num_computed_tokens:
             return 0
-        if self.pars_queue is None or request.request_id not in self.pars_queue.order:
-            return 0  # it runs already: its work only feeds the median
         if self.enable_kv_cache_events:
             return 0  # the lookup may publish events there
         return int(self.kv_cache_manager.get_computed_blocks(request)[1])

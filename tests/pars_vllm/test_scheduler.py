@@ -134,6 +134,26 @@ def test_unknown_prompts_stand_at_the_median(make: MakePars, table: Table) -> No
     assert scheduler.pars_counters.unknown == 1
 
 
+def test_a_late_score_counts_the_whole_request_for_the_median(make: MakePars, table: Table) -> None:
+    lengths = [40, 20, 30]
+    scheduler = make({"predictor": str(table(lengths))}, slots=1)
+    ready(scheduler)
+    assert scheduler.pars_scorer is not None
+    assert scheduler.pars_scorer.pid is not None
+    os.kill(scheduler.pars_scorer.pid, signal.SIGSTOP)
+    driver = Driver(scheduler)
+    jobs = jobs_of(lengths)
+    driver.add(jobs[0])
+    for _ in range(35):
+        driver.step()
+    driver.add(Job("new", prompt("not in the table"), 5))
+    for job in jobs[1:]:
+        driver.add(job)
+    os.kill(scheduler.pars_scorer.pid, signal.SIGCONT)
+    ready(scheduler)
+    assert driver.run().admitted == ["r0", "r1", "new", "r2"]
+
+
 def test_killed_scorer_means_arrival_order_and_then_order_again(
     make: MakePars, table: Table
 ) -> None:
