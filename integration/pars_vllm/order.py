@@ -232,7 +232,9 @@ class WaitingOrder(Generic[T]):
         self.admissions += 1
         self.admitted_urgent += out_of_turn
         if not urgent_in_turn:
-            self._credit.admitted(out_of_turn, out_of_turn or self._urgent.head() is not None)
+            urgent = self._urgent.head()
+            waits = urgent is not None and urgent[0][0] == entry.priority
+            self._credit.admitted(out_of_turn, out_of_turn or waits)
         self._last_urgent_group = entry.group if out_of_turn else None
 
     def __len__(self) -> int:
@@ -286,6 +288,7 @@ class WaitingOrder(Generic[T]):
         self._deadlines.push((deadline, entry.sequence), entry)
 
     def _leave(self, entry: Entry[T]) -> None:
+        del entry.item  # its place may stay in a heap for long; the request must not
         if entry.parent is None:
             return
         known = self._groups[entry.parent]

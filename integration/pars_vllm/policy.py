@@ -19,8 +19,8 @@ provided no lower class value and no preempted request arrives and that it can b
 (its grammar is ready, its adapter fits). Proof: credit starts at 0 or more and never falls below
 it. An admission that takes the earliest urgent request because it is first anyway costs and earns
 nothing; say there are ``j`` of these among ``m``. Every other one earns ``share`` of a credit
-*before* the choice, credit is not cut while an urgent request waits, and the earliest urgent
-request is chosen whenever the credit is at least 1, which costs 1. So at least
+*before* the choice, credit is not cut while an urgent request of its class waits, and the earliest
+urgent request is chosen whenever the credit is at least 1, which costs 1. So at least
 ``j + floor((m - j) * share) >= floor(m * share)`` admissions took the earliest urgent request of
 their time, or none was left. Urgent requests are taken by arrival, so ours is taken no later than
 the ``(k + 1)``-th, that is by ``m = ceil((k + 1) / share)``. Requests that become urgent meanwhile
@@ -110,7 +110,10 @@ class UrgentCredit:
         return self._credit + self._share >= _CREDIT
 
     def admitted(self, out_of_turn: bool, urgent_waits: bool) -> None:
-        """Count one admission; ``urgent_waits``: whether an urgent request was there to choose."""
+        """Count one admission.
+
+        ``urgent_waits``: whether an urgent request of its class was there to choose.
+        """
         cost = _CREDIT if out_of_turn else 0
         self._credit = max(0, self._credit + self._share - cost)
         if not urgent_waits:

@@ -176,6 +176,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         order = self.pars_queue.order if self.pars_queue is not None else None
         if scorer.lost:
             scorer.lost = False
+            self._pars_rank_again.clear()
             if order is not None:
                 order.drop_scores()
         if scorer.recovered:
@@ -187,11 +188,11 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             else:
                 order.drop_scores()
         for _ in range(min(_RANKED_AGAIN_PER_STEP, len(self._pars_rank_again))):
-            request = self.requests.get(self._pars_rank_again.popleft())
+            request = self._unfinished(self._pars_rank_again.popleft())
             if request is not None:
                 self._rank_again(request)
         for request_id, tokens in answers:
-            request = self.requests.get(request_id)
+            request = self._unfinished(request_id)
             if tokens is None:
                 self.pars_counters.unknown += 1
                 continue
@@ -201,6 +202,11 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             tokens = self.pars_record.scored(request_id, tokens)
             if order is not None and self.pars_record.trusted:
                 order.rescore(request_id, self._work(request, tokens))
+
+    def _unfinished(self, request_id: str) -> Request | None:
+        # vLLM keeps one that is over while its KV blocks are still being sent elsewhere.
+        request = self.requests.get(request_id)
+        return None if request is None or request.is_finished() else request
 
     def _rank_again(self, request: Request) -> None:
         """Order a request by what is known of it already; ask where nothing is."""

@@ -38,6 +38,9 @@ class Elsewhere(KVConnectorBase_V1):  # type: ignore[misc]  # vLLM is not type-c
         known = request.request_id == "far" and self.answers
         return self.answers.pop(0) if known else (0, False)
 
+    def request_finished(self, request: Any, block_ids: list[int]) -> tuple[bool, None]:
+        return request.request_id == "sent", None  # its blocks stay until they are sent on
+
     def update_state_after_alloc(self, *_: object) -> None: ...
 
     def build_connector_meta(self, scheduler_output: object) -> KVConnectorMetadata:
@@ -115,3 +118,24 @@ def test_a_failed_load_comes_back_where_stock_vllm_puts_it(
         assert sorted(history.finished) == ["far", "near0", "near1", "near2"]
         admitted.append(history.admitted)
     assert admitted[0] == admitted[1] == ["near0", "near1", "far", "near2"]
+
+
+@pytest.mark.usefixtures("no_orphans")
+def test_a_score_after_the_end_leaves_nothing_behind(
+    schedulers: tuple[Scheduler, ParsScheduler],
+) -> None:
+    """A request whose blocks are still being sent on is over, though vLLM keeps it a while."""
+    scheduler = schedulers[1]
+    driver = Driver(scheduler)
+    request = driver.add(Job("sent", [7] * 40, 1))
+    driver.run()
+    assert request.is_finished()
+    assert scheduler.requests.get("sent") is request
+    assert scheduler.pars_scorer is not None
+    assert scheduler.pars_scorer.wait(60)
+    scheduler.pars_scorer.poll()
+    scheduler.pars_scorer._answers.append(("sent", 12.0))  # as late as it may come
+    scheduler._pars_rank_again.append("sent")
+    scheduler.schedule()
+    assert not scheduler.pars_record._feedback._expected
+    assert not scheduler.pars_scorer.pending

@@ -182,6 +182,28 @@ def test_killed_scorer_means_arrival_order_and_then_order_again(
     assert [request.request_id for request in scheduler.waiting] == ["r4", "r3", "r2", "r1", "r0"]
 
 
+def test_a_scorer_lost_while_requests_are_ranked_again_leaves_arrival_order(
+    make: MakePars, table: Table
+) -> None:
+    """Not a queue of which the first hundreds are ordered and the others are not."""
+    lengths = [200 - index for index in range(150)]  # more than one step ranks again
+    scheduler = make({"predictor": str(table(lengths))}, slots=1)
+    scorer = scheduler.pars_scorer
+    assert scorer is not None
+    for job in jobs_of(lengths):
+        Driver(scheduler).add(job)
+    ready(scheduler)
+    scheduler._take_scores(scorer)
+    scorer.recovered = True  # as after an earlier loss
+    scheduler._take_scores(scorer)
+    scorer._lose("here by our own hand")
+    for _ in range(4):
+        scheduler._take_scores(scorer)
+    assert [request.request_id for request in scheduler.waiting] == [
+        f"r{index}" for index in range(150)
+    ]
+
+
 def steps_of(scheduler: Scheduler, jobs: list[Job]) -> list[Step]:
     return Driver(scheduler, jobs).run().steps
 
