@@ -28,6 +28,7 @@ _MIN_SIGNS = 3
 _PROBES: tuple[tuple[str, ...], ...] = (
     ("user",),
     ("system", "user"),
+    ("user", "assistant"),
     ("user", "assistant", "user"),
     ("system", "user", "assistant", "user"),
     ("user", "assistant", "tool"),
@@ -164,8 +165,6 @@ def _observe(
     generation: bool,
     frames: dict[tuple[str, str], set[str]],
 ) -> None:
-    if generation and roles[-1] not in ("user", "tool"):
-        return
     variants = [_gaps(render, roles, generation, call) for call in _CALLS]
     ends = (*roles, END) if generation else roles
     for pair, gap, other in zip(itertools.pairwise((START, *ends)), *variants, strict=False):

@@ -45,6 +45,10 @@ CONVERSATIONS: dict[str, Messages] = {
         {"role": "assistant", "content": "Four."},
         {"role": "user", "content": "Five?"},
     ],
+    "an answer last": [
+        {"role": "user", "content": "One?"},
+        {"role": "assistant", "content": "Two."},
+    ],
 }
 # Templates that have no system turn of their own refuse one; these conversations do not exist.
 WITHOUT_SYSTEM = {"Mistral", "Gemma"}
