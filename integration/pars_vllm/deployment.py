@@ -5,8 +5,10 @@ from __future__ import annotations
 import copy
 import multiprocessing
 import multiprocessing.util
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -85,9 +87,26 @@ def check_trust(settings: Settings, policy: SchedulingPolicy) -> None:
         )
 
 
+def check_cpus(cpus: Sequence[int]) -> None:
+    """Refuse CPUs on none of which the scorer process could run; ConfigError."""
+    if not cpus or not hasattr(os, "sched_setaffinity"):
+        return
+    # The kernel is asked, in a thread whose own affinity ends with it: engines bind theirs to some
+    # CPUs, so what the engine core itself runs on does not tell.
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            thread.submit(os.sched_setaffinity, 0, cpus).result()
+        except (OSError, ValueError, OverflowError) as error:
+            raise ConfigError(
+                f"additional_config['pars']['cpus'] is {list(cpus)}, but this machine lets a "
+                f"process run on none of them: name CPUs that it has, or leave the key out."
+            ) from error
+
+
 def worker_options(settings: Settings, vllm_config: VllmConfig) -> WorkerOptions:
     """Check the predictor folder and say what the scorer process needs; raise ParsError."""
     assert settings.predictor is not None
+    check_cpus(settings.cpus)
     path = Path(settings.predictor).absolute()
     manifest = read_manifest(path, sha256=settings.predictor_sha256)
     if manifest.calibration is None and manifest.kind != "table":

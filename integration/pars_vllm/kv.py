@@ -97,6 +97,8 @@ class PassOver:
 
     def before(self, step: int) -> None:
         """Set aside the heads of the queue that do not fit now; ``after`` puts them back."""
+        if not self._scheduler.running:
+            return  # nobody will give blocks back: whether the head fits is for vLLM to say
         while self._queue and len(self._aside) < _LOOKED_AT:
             request = self._queue.peek_request()
             if request.num_preemptions or fits(self._scheduler, request):

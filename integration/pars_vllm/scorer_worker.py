@@ -136,11 +136,16 @@ def _score(
     prompts: Sequence[protocol.Prompt],
 ) -> None:
     known: list[tuple[str, bytes]] = []
-    for prompt in prompts:
-        try:
-            known.append((reader.text(prompt), prompt.digest))
-        except Exception as error:  # noqa: BLE001  # reported; its text could quote the prompt
-            _report(connection, [prompt.digest], error)
+    for start in range(0, len(prompts), BATCH):
+        batch = prompts[start : start + BATCH]
+        # Said before they are read: one whose reading kills us must not be sent for ever.
+        connection.send(protocol.encode_digests(protocol.BATCH, [p.digest for p in batch]))
+        for prompt in batch:
+            try:
+                known.append((reader.text(prompt), prompt.digest))
+            # Also a panic of native code, which is no Exception. Its text could quote the prompt.
+            except BaseException as error:  # noqa: BLE001
+                _report(connection, [prompt.digest], error)
     known.sort(key=lambda pair: len(pair[0]))
     for start in range(0, len(known), BATCH):
         _score_batch(connection, predictor, known[start : start + BATCH])
@@ -154,7 +159,7 @@ def _score_batch(
     try:
         scores = predictor.score([text for text, _ in batch])
         tokens = predictor.tokens_of(scores)
-    except Exception as error:  # noqa: BLE001  # reported; its text could quote the prompt
+    except BaseException as error:  # noqa: BLE001  # as above
         if len(batch) == 1:
             _report(connection, digests, error)
         else:  # one bad prompt must not take its neighbours' scores away
@@ -172,7 +177,7 @@ def _score_batch(
     connection.send(protocol.encode_scores(answers))
 
 
-def _report(connection: socket.socket, digests: list[bytes], error: Exception) -> None:
+def _report(connection: socket.socket, digests: list[bytes], error: BaseException) -> None:
     reason = type(error).__name__
     connection.send(protocol.encode_digests(protocol.FAILED, digests, reason))
 

@@ -6,6 +6,7 @@ test_scheduler.py.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,7 +17,7 @@ from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from pars_export.errors import ConfigError
-from pars_vllm.deployment import check_trust, stock_class
+from pars_vllm.deployment import check_cpus, check_trust, stock_class
 from pars_vllm.settings import Settings
 
 
@@ -51,3 +52,14 @@ def test_priorities_of_vllm_want_trust() -> None:
     check_trust(Settings(predictor="p"), SchedulingPolicy.FCFS)
     with pytest.raises(ConfigError, match="trust_priority"):
         check_trust(Settings(predictor="p"), SchedulingPolicy.PRIORITY)
+
+
+def test_cpus_that_are_not_there_are_refused() -> None:
+    """Else every scorer process would die at its start, and be started again for ever."""
+    before = os.sched_getaffinity(0)
+    check_cpus(())
+    check_cpus((min(before),))
+    for cpus in ((9_999,), (10**12,)):
+        with pytest.raises(ConfigError, match=f"is .{cpus[0]}., but this machine"):
+            check_cpus(cpus)
+    assert os.sched_getaffinity(0) == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import random
 from pathlib import Path
 
@@ -10,7 +11,9 @@ from modelless import Driver, Job, make_config, make_scheduler, pars_scheduler, 
 from tiny import byte_ids
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import SlidingWindowSpec
 
+from pars_bench import modelless
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_vllm import ParsScheduler
 from pars_vllm.kv import fits
@@ -119,6 +122,25 @@ def test_those_that_fit_pass_the_giant_that_does_not(
             order if passes else ["holder", "giant", "small", "other"]
         )
         assert found.pars_counters.passed_over == passes
+
+
+def test_a_giant_for_the_estimate_alone_is_not_held_for_ever(
+    tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sliding window needs fewer blocks than the prompt has, and with nothing running no step
+    counts towards patience."""
+    monkeypatch.setattr(
+        modelless,
+        "FullAttentionSpec",
+        functools.partial(SlidingWindowSpec, sliding_window=64),
+    )
+    write_length_predictor(tmp_path / "length")
+    pars: dict[str, object] = {"predictor": str(tmp_path / "length"), "pass_over": True}
+    with pars_scheduler(tiny_model, pars, blocks=60, prefix_caching=False) as scheduler:
+        driver = Driver(scheduler)
+        put(driver, job("giant", 3, size=1500))
+        driver.run(limit=100)
+        assert driver.history.finished == ["giant"]
 
 
 def test_nobody_is_passed_beyond_its_patience(tiny_model: Path, tmp_path: Path) -> None:

@@ -43,6 +43,34 @@ class Quoting:
         raise ValueError(f"cannot score {texts}")
 
 
+class Panic(BaseException):
+    """What a panic of native code is in Python: no Exception."""
+
+
+class Panicking:
+    """A reader that quotes the prompt as it fails."""
+
+    def text(self, prompt: protocol.Prompt) -> str:
+        raise Panic(f"byte index 3 of {SECRET} is not a char boundary")
+
+
+def test_a_panic_of_native_code_costs_no_more_than_its_own_prompt(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tiny.write_tokenizer(tmp_path)
+    digest, frame = protocol.encode_request(ids_of(folder))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        prompts = [protocol.decode_request(frame)]
+        _score(theirs, cast(Predictor, Quoting()), cast(PromptReader, Panicking()), prompts)
+        frames = [ours.recv(protocol.MAX_FRAME) for _ in range(2)]
+    # Named before it is read: if reading it kills the process, it has a strike.
+    assert frames[0] == protocol.encode_digests(protocol.BATCH, [digest])
+    assert frames[1][:1] == protocol.FAILED
+    assert protocol.decode_digests(frames[1]) == ([digest], "Panic")
+    assert_unsaid(repr(frames) + "".join(capfd.readouterr()), ids_of(folder))
+
+
 def test_an_error_that_quotes_the_prompt_is_told_by_its_name(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -52,9 +80,10 @@ def test_an_error_that_quotes_the_prompt_is_told_by_its_name(
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         _score(theirs, cast(Predictor, Quoting()), reader, [protocol.decode_request(frame)])
-        frames = [ours.recv(protocol.MAX_FRAME) for _ in range(2)]
-    assert [frame[:1] for frame in frames] == [protocol.BATCH, protocol.FAILED]
-    assert protocol.decode_digests(frames[1])[1] == "ValueError"
+        frames = [ours.recv(protocol.MAX_FRAME) for _ in range(3)]
+    # Read, then scored.
+    assert [frame[:1] for frame in frames] == [protocol.BATCH, protocol.BATCH, protocol.FAILED]
+    assert protocol.decode_digests(frames[2])[1] == "ValueError"
     assert_unsaid(repr(frames) + "".join(capfd.readouterr()), ids_of(folder))
 
 
