@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -73,7 +74,7 @@ class Settings:
             value = getattr(self, field.name)
             object.__setattr__(self, field.name, _typed(field.name, value, hints[field.name]))
         for name, low, high in _RANGES:
-            value = getattr(self, name)
+            value = _as_float(getattr(self, name))
             if not low <= value <= high:
                 raise ConfigError(
                     f"additional_config['pars'][{name!r}] must be from {low:g} to {high:g}, "
@@ -127,6 +128,13 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 )
 
 
+def _as_float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        return math.inf if value > 0 else -math.inf
+
+
 def _typed(name: str, value: object, hint: object) -> object:
     """``value`` as the field's type, where that loses nothing; raise ConfigError otherwise."""
     where = f"additional_config['pars'][{name!r}]"
@@ -144,7 +152,7 @@ def _typed(name: str, value: object, hint: object) -> object:
             return tuple(value)
         raise ConfigError(f"{where} must be a list of integers, not {value!r}.")
     if hint is float and type(value) is int:
-        return float(value)
+        return _as_float(value)
     if type(value) is hint:
         return value
     expected = {str: "a string", int: "an integer", float: "a number", bool: "true or false"}

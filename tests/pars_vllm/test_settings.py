@@ -36,6 +36,8 @@ def test_off_needs_no_predictor() -> None:
         ({"predictor": "x", "share": 1.5}, "must be from 0 to 1, not 1.5"),
         ({"predictor": "x", "threads": True}, "must be an integer, not True"),
         ({"predictor": "x", "threads": 0}, "must be from 1 to 1024, not 0"),
+        ({"predictor": "x", "threads": 10**400}, "must be from 1 to 1024, not inf"),
+        ({"predictor": "x", "patience": -(10**400)}, "must be from 0 to 1e+09, not -inf"),
         ({"predictor": "x", "trust_priority": 1}, "must be true or false, not 1"),
         ({"predictor": "x", "cpus": [1.5]}, "must be a list of integers"),
         ({"predictor": "x", "cpus": [-1]}, "negative CPU"),
