@@ -10,8 +10,9 @@ urgent once; patience is 0 here, so that this happens at its true rate from the 
 
 All three see the same load: the k-th request that a scheduler admits gets the k-th response length,
 and scores say nothing about lengths, so that in every step as many requests run, end and are
-admitted here as there, whatever the order. KV blocks do not run out. What is timed is the call
-alone, not the made-up model output between two calls.
+admitted here as there, whatever the order; ``min_concordance`` is 0, or such scores would lose the
+order. KV blocks do not run out. What is timed is the call alone, not the made-up model output
+between two calls.
 """
 
 from __future__ import annotations
@@ -187,6 +188,7 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
         "predictor": str(predictor),
         "max_pending": waiting + SLOTS,
         "patience": 0.0,
+        "min_concordance": 0.0,
     }
     configs = {
         OURS: (ParsScheduler, busy_config(model, pars=pars)),

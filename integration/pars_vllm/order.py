@@ -179,7 +179,8 @@ class WaitingOrder(Generic[T]):
 
     def begin(self, now: float) -> None:
         """Start of a scheduling step at step number ``now``: only here do waiting items move."""
-        self.end()
+        if self._popped is not None or self._aside:
+            self.end()
         self._now = now
         self._chosen = None
         self._unscored_work = self._median.value

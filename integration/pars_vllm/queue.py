@@ -23,10 +23,13 @@ def parent_of(request_id: str) -> str | None:
     return found[1] if found else None
 
 
+# A request whose KV blocks are loaded from elsewhere holds them already: leaving this queue is its
+# admission.
+_ADMITTED = (RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS)
+
+
 def _was_admitted(request: Request) -> bool:
-    # A request whose KV blocks are loaded from elsewhere holds them already: leaving this queue is
-    # its admission.
-    return request.status in (RequestStatus.RUNNING, RequestStatus.WAITING_FOR_REMOTE_KVS)
+    return request.status in _ADMITTED
 
 
 class ParsRequestQueue(RequestQueue):  # type: ignore[misc]  # vLLM ships no types we read

@@ -8,8 +8,14 @@ few enormous ratios nor the answers still running bend them.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 
 _QUARTILE = 0.6744897501960817
 """Distance from the median to a quartile of the standard normal."""
@@ -63,12 +69,12 @@ class Ratio:
         return min(max(left, 1.0), max(1.0, float(max_tokens - done)))
 
 
-def fit_ratio(samples: Iterable[tuple[float, bool]]) -> Ratio | None:
-    """The log-normal of ``(ln ratio, ended by itself)`` samples; None if the median is not reached.
+def fit_ratio(logarithms: Floats, ended: Flags) -> Ratio | None:
+    """The log-normal of these ``ln ratio``, each with whether it ended; None without a median.
 
     A sample that did not end by itself says only that its ratio is larger.
     """
-    quarter, median, three_quarters = product_limit_quantiles(samples, (0.25, 0.5, 0.75))
+    quarter, median, three_quarters = product_limit_quantiles(logarithms, ended, (0.25, 0.5, 0.75))
     if quarter is None or median is None:
         return None
     if three_quarters is None:
@@ -79,23 +85,21 @@ def fit_ratio(samples: Iterable[tuple[float, bool]]) -> Ratio | None:
 
 
 def product_limit_quantiles(
-    samples: Iterable[tuple[float, bool]], levels: Sequence[float]
+    values: Floats, ended: Flags, levels: Sequence[float]
 ) -> list[float | None]:
-    """Quantiles of right-censored ``(value, is an end)`` samples; None where none is reached.
+    """Quantiles of right-censored values; None where one is not reached. O(n log n).
 
-    ``levels`` increase. O(n log n).
+    Args:
+        values: Shape ``(n,)``.
+        ended: Shape ``(n,)``; False where the true value is only known to be larger.
+        levels: Between 0 and 1, both excluded.
     """
     # Of equal values the ends come first: what is censored there lasted longer.
-    ordered = sorted(samples, key=lambda sample: (sample[0], not sample[1]))
-    found: list[float | None] = []
-    survival, at_risk = 1.0, len(ordered)
-    for value, is_end in ordered:
-        if is_end:
-            survival *= (at_risk - 1) / at_risk
-        at_risk -= 1
-        while len(found) < len(levels) and survival <= 1 - levels[len(found)] + 1e-12:
-            found.append(value)
-    return found + [None] * (len(levels) - len(found))
+    order = np.lexsort((~ended, values))
+    at_risk = np.arange(len(values), 0, -1)
+    survival = np.cumprod(1 - ended[order] / at_risk)
+    reached = np.searchsorted(-survival, [level - 1 - 1e-12 for level in levels])
+    return [float(values[order[at]]) if at < len(values) else None for at in reached]
 
 
 def _above(z: float) -> float:

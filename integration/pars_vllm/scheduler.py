@@ -41,6 +41,8 @@ logger = init_logger("vllm.pars")
 
 _RANKED_AGAIN_PER_STEP = 64
 """Waiting requests that are ranked, or asked about, anew in one step: it must stay short."""
+_PREFILL_COUNTS = 0.05
+"""The prefix cache is asked only where the prompt is at least this share of the response's work."""
 
 
 class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checked here
@@ -223,9 +225,11 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         """
         queue = self.pars_queue
         waits = queue is not None and request.request_id in queue.order
-        cached = self._cached_tokens(request) if waits else 0
+        prompt = request.num_prompt_tokens
+        counts = self._pars_policy.prefill_weight * prompt >= _PREFILL_COUNTS * tokens
+        cached = self._cached_tokens(request) if waits and counts else 0
         return self._pars_policy.work(
-            uncached_tokens=request.num_prompt_tokens - cached,
+            uncached_tokens=prompt - cached,
             expected_tokens=tokens,
             max_tokens=request.max_tokens,
             done=request.num_output_tokens if waits else 0,

@@ -290,6 +290,8 @@ class Scorer:
                 self._lose("it ended")
                 return
             yield frame
+            if self.ready and not self._in_flight:
+                return  # nothing more to come: one system call less
 
     def _take_in(self) -> None:
         for frame in self._frames():
@@ -330,11 +332,11 @@ class Scorer:
         self._failures = 0
         self._backoff = _FIRST_BACKOFF_S
         self._at_work = []
-        for score in scores:
-            tokens = None if score.tokens != score.tokens else score.tokens  # NaN: not known
-            self._remember(score.digest, tokens)
-            self._strikes.pop(score.digest, None)
-            self._answers += [(name, tokens) for name in self._answered(score.digest)]
+        for digest, _, expected in scores:
+            tokens = None if expected != expected else expected  # NaN: not known
+            self._remember(digest, tokens)
+            self._strikes.pop(digest, None)
+            self._answers += [(name, tokens) for name in self._answered(digest)]
 
     def _answered(self, digest: bytes) -> list[str]:
         """The requests that awaited this prompt; they do no more."""

@@ -117,7 +117,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
     ("share", 0.0, 1.0),
     ("prefill_weight", 0.0, 1e3),
     ("min_concordance", 0.0, 1.0),
-    ("feedback_window", 200, 100_000),
+    ("feedback_window", 200, 10_000),
     ("log_interval_s", 1.0, _DAY),
     ("threads", 1, 1024),
     ("niceness", 0, 19),

@@ -221,8 +221,8 @@ def test_each_step_does_a_bounded_part() -> None:
         server.feedback.step()
         assert len(seen) <= 50
         steps += 1
-    # 1000 are read, met and asked about: 20 + 1 + 2 * (at most 40) steps, at least one sweep's.
-    assert 20 + 40 < steps <= 20 + 1 + 80 + 1
+    # 1000 are read in 20 steps, then every known length is compared with all, 32 in a step.
+    assert 20 + 15 < steps <= 20 + 1 + 32 + 1
 
 
 def test_nothing_piles_up() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pars_vllm.ratio import Ratio, fit_ratio, product_limit_quantiles
+from pars_vllm.ratio import Flags, Floats, Ratio, fit_ratio, product_limit_quantiles
 
 
 def test_mean_beyond_is_the_conditional_mean() -> None:
@@ -62,11 +62,15 @@ def kaplan_meier(samples: list[tuple[float, bool]], level: float) -> float | Non
     return None
 
 
+def arrays(samples: list[tuple[float, bool]]) -> tuple[Floats, Flags]:
+    return np.array([v for v, _ in samples], float), np.array([end for _, end in samples], bool)
+
+
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 8).map(float), st.booleans()), max_size=30))
 def test_quantiles_against_the_definition(samples: list[tuple[float, bool]]) -> None:
     levels = (0.25, 0.5, 0.75)
-    assert product_limit_quantiles(samples, levels) == [
+    assert product_limit_quantiles(*arrays(samples), levels) == [
         kaplan_meier(samples, level) for level in levels
     ]
 
@@ -77,7 +81,7 @@ def test_the_fit_sees_through_censoring() -> None:
     for _ in range(5000):
         value, cut = draw.gauss(0.4, 0.7), draw.gauss(0.8, 1.0)
         samples.append((min(value, cut), value <= cut))
-    fitted = fit_ratio(samples)
+    fitted = fit_ratio(*arrays(samples))
     assert fitted is not None
     assert fitted.location == pytest.approx(0.4, abs=0.06)
     assert fitted.spread == pytest.approx(0.7, abs=0.06)
@@ -86,5 +90,5 @@ def test_the_fit_sees_through_censoring() -> None:
 
 
 def test_no_fit_without_a_median() -> None:
-    assert fit_ratio([]) is None
-    assert fit_ratio([(1.0, True), (2.0, False), (2.0, False)]) is None
+    assert fit_ratio(*arrays([])) is None
+    assert fit_ratio(*arrays([(1.0, True), (2.0, False), (2.0, False)])) is None
