@@ -200,11 +200,12 @@ def concordance_sweep(
 
     At most 32,767 samples. Returns (as the generator's value) None without a comparable pair.
     """
-    ended = np.fromiter((sample.ended for sample in samples), bool, len(samples))
-    tokens = np.fromiter((sample.tokens for sample in samples), np.int64, len(samples))
+    if not samples:
+        return None
+    expectations, tokens, ended = map(np.array, zip(*samples, strict=True))
+    expected = _ranks(expectations)
     # An end comes before those cut off at the same count: these are longer.
     known = _ranks(2 * tokens + ~ended)
-    expected = _ranks(np.fromiter((s.expected for s in samples), float, len(samples)))
     shorter = np.flatnonzero(ended)
     comparable = np.searchsorted(np.sort(known[shorter]), known).astype(np.int64)
     comparable[shorter] += len(samples) - np.searchsorted(np.sort(known), known[shorter], "right")
