@@ -33,7 +33,7 @@ _Z = 2.5758293035489
 """Half width of a 99 % interval in standard errors: it is looked at again and again."""
 _MOST_CORRECTION = 20.0
 _COMPARED = 32_768
-"""Pairs looked at in one step: some 50 microseconds."""
+"""Pairs looked at in one step."""
 
 
 class Sample(NamedTuple):
@@ -231,4 +231,5 @@ def concordance_sweep(
 
 def _ranks(values: npt.NDArray[np.generic]) -> npt.NDArray[np.int16]:
     """Ranks from 0, equal values alike."""
-    return np.unique(values, return_inverse=True)[1].astype(np.int16)
+    _, ranks = np.unique(values, return_inverse=True)
+    return np.asarray(ranks, np.int16)
