@@ -146,7 +146,11 @@ def test_all_is_logged_at_a_bounded_rate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     traffic = Traffic(tmp_path, wrong=0, right=400)
-    pars = {"predictor": str(traffic.table), "log_interval_s": 1000.0}
+    pars: dict[str, object] = {
+        "predictor": str(traffic.table),
+        "log_interval_s": 1000.0,
+        "feedback_window": 256,
+    }
     with pars_scheduler(tiny_model, pars, slots=16) as scheduler:
         heard = listen(monkeypatch)
         now = [0.0]
