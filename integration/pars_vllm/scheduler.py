@@ -141,7 +141,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             if self._pars_pass_over is not None:
                 self._pars_pass_over.after()
             self.pars_queue.order.end()
-            self._count_admissions(self.pars_queue)
+            self.pars_counters.admissions = self.pars_queue.order.admissions
+            self.pars_counters.admitted_urgent = self.pars_queue.order.admitted_urgent
         # A step in which nothing ran is no time in which anybody could have been served.
         self._pars_steps += output.total_num_scheduled_tokens > 0
         if self._pars_scores is not None:
@@ -242,10 +243,6 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         if self.enable_kv_cache_events:
             return 0  # the lookup may publish events there
         return int(self.kv_cache_manager.get_computed_blocks(request)[1])
-
-    def _count_admissions(self, queue: ParsRequestQueue) -> None:
-        self.pars_counters.admissions = queue.order.admissions
-        self.pars_counters.admitted_urgent = queue.order.admitted_urgent
 
 
 class _AsyncParsScheduler(ParsScheduler, AsyncScheduler):  # type: ignore[misc]  # as above
