@@ -17,7 +17,8 @@ from pars_vllm.scorer import Scorer
 class BoundWatch:
     """Fails when an urgent request waits beyond the bound of :mod:`pars_vllm.policy`.
 
-    To be asked between steps; all requests are of one priority class.
+    Stands in for the order's ``begin``, the only place where requests become urgent: one that is
+    admitted in the same step counts too. All requests are of one priority class.
     """
 
     def __init__(self, order: WaitingOrder[Request], share: float) -> None:
@@ -29,8 +30,9 @@ class BoundWatch:
         self._earlier: dict[str, int] = {}
         """Urgent earlier arrivals then, and such that became urgent since."""
 
-    def look(self) -> None:
-        """Check every urgent request that still waits."""
+    def begin(self, now: float) -> None:
+        """The order's own, then check every urgent request that still waits."""
+        WaitingOrder.begin(self._order, now)
         urgent = {
             key: (entry.group, entry.sequence)
             for key, entry in self._order._entries.items()
