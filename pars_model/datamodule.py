@@ -152,6 +152,17 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         )
         return everything.pick(mine)
 
+    def responses(
+        self, prompts: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+        """All responses to these prompts (n,): a place in ``prompts``, length and censoring."""
+        table = self._table()
+        place = np.full(len(table.prompts), -1)
+        place[prompts] = np.arange(len(prompts))
+        prompt, length, censored = table.responses()
+        mine = place[prompt] >= 0
+        return place[prompt[mine]], length[mine], censored[mine]
+
     def summary(self) -> dict[str, Any]:
         """What the ranker was trained on, as plain values."""
         table = self._table()

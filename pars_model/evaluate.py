@@ -2,7 +2,9 @@
 
 For each data set and LLM, and for each LLM over all its data sets (the traffic that one queue
 mixes). Beside each tau stands its ceiling where the table has several samples per prompt: how
-well another run of the same LLM orders the same prompts. Intervals are bootstraps over prompts.
+well another run of the same LLM orders the same prompts. Where the predictor tells tokens, how true
+they are: the error of expected tokens, and the coverage of the intervals forecast for a response.
+Intervals are bootstraps over prompts.
 
 Without --split, a table with a column split is judged on its test prompts. Any other is judged,
 where the predictor was trained, on the prompts whose hash keeps them out of a fit, else on all.
@@ -18,11 +20,13 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
+from pars_model.evaluation_text import render
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from pars_export.calibration import Calibration
     from pars_model.lengths import LengthTable
 
 SPLITS = ("train", "val", "test", "all")
@@ -41,6 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="TABLE", help="length table")
     parser.add_argument("--split", choices=SPLITS, help="prompts to judge on (see above)")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write all numbers to this file")
+    parser.add_argument(
+        "--plots", type=Path, metavar="DIR", help="draw expected tokens and intervals against truth"
+    )
     parser.add_argument("--resamples", type=int, default=500, help="bootstrap draws (default 500)")
     parser.add_argument("--seed", type=int, default=0, help="of the draws (default 0)")
     parser.add_argument("--threads", type=int, default=1, help="cores to score with (default 1)")
@@ -58,6 +65,16 @@ def run(args: argparse.Namespace) -> int:
         with atomic_file(args.json) as path:
             path.write_text(json.dumps(result, indent=2, allow_nan=False), encoding="utf-8")
     print(render(result))
+    if args.plots:
+        from pars_model.evaluation_text import reliabilities
+        from pars_model.reliability import write_plots
+
+        if not (found := reliabilities(result)):
+            raise InputError(
+                f"--plots {args.plots}: {args.predictor} tells no quantiles of tokens, so there is "
+                "nothing to draw; train and export it again."
+            )
+        print(*write_plots(args.plots, found), sep="\n")
     return 0
 
 
@@ -111,7 +128,8 @@ def evaluate(
         where its own has no repeated samples, as greedy answers have none. A cell has
         ``prompts``, ``cut_off``, ``tau``, ``pair_accuracy``, ``ceiling_rerun`` (one run against
         another) and ``ceiling_median`` (one run against the median of the others), each None or
-        ``{"value", "low", "high"}``.
+        ``{"value", "low", "high"}``; a mixed one also ``reliability``, None or what
+        `pars_model.reliability.reliability` found.
 
     Raises:
         InputError: the table cannot be used, or the split has nothing to compare.
@@ -143,7 +161,7 @@ def evaluate(
     if not len(part):
         raise InputError(f"The predictor knows none of the prompts of {data} (split {split}).")
     require_pairs(part, f"{data} (split {split})")
-    cells, mixed = _cells(part, scores, resamples, seed)
+    cells, mixed = _cells(part, scores, calibration_of(scorer), resamples, seed)
     return {
         "data": str(data),
         "split": split,
@@ -166,10 +184,29 @@ def training_data(scorer: Scorer) -> Mapping[str, Any]:
     return cast("Mapping[str, Any]", vars(scorer).get("training_summary", {}).get("data", {}))
 
 
+def calibration_of(scorer: Scorer) -> Calibration | None:
+    """The distribution of lengths that a scorer forecasts; None where it has none."""
+    from pars_export import Predictor
+    from pars_export.calibration import Calibration
+
+    if isinstance(scorer, Predictor):
+        found = scorer.manifest.calibration
+    else:
+        fitted = vars(scorer).get("calibration")
+        found = None if fitted is None else Calibration.from_json(fitted)
+    return found if found is not None and found.spread is not None else None
+
+
 def _cells(
-    part: LengthTable, scores: NDArray[np.float64], resamples: int, seed: int
+    part: LengthTable,
+    scores: NDArray[np.float64],
+    calibration: Calibration | None,
+    resamples: int,
+    seed: int,
 ) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
     import numpy as np
+
+    from pars_model.reliability import reliability
 
     cells, mixed = [], []
     for group in np.unique(part.group):
@@ -181,7 +218,14 @@ def _cells(
             cells.append(cell)
         if len(inside) > 1:
             cell = _cell(part.select(of_group), scores, resamples, seed)
-        mixed.append({**cell, "dataset": [part.datasets[dataset] for dataset in inside]})
+        found = None
+        if calibration is not None:
+            prompt, lengths, censored = part.select(of_group).responses()
+            # Each draw sorts all responses several times, in plain Python.
+            draws = min(resamples, 100)
+            found = reliability(calibration, scores[prompt], lengths, censored, prompt, draws, seed)
+        names = [part.datasets[dataset] for dataset in inside]
+        mixed.append({**cell, "dataset": names, "reliability": found})
     return cells, mixed
 
 
@@ -233,57 +277,3 @@ def _headline(mixed: list[dict[str, object]]) -> dict[str, object]:
         ),
         "ceiling_config": rerun["config"] if rerun else None,
     }
-
-
-def render(result: dict[str, object]) -> str:
-    """The result as a table for the terminal."""
-    heads = ("data set", "LLM", "prompts", "cut", "tau", "pair accuracy", "rerun", "vs median")
-    rows: list[tuple[str, ...]] = [heads]
-    for kind in ("cells", "mixed"):
-        found = result[kind]
-        assert isinstance(found, list)
-        for cell in found:
-            datasets = cell["dataset"]
-            if kind == "mixed" and len(datasets) < 2:
-                continue  # the same numbers stand one line above
-            llm = f"{cell['llm']} ({cell['config']})" if cell["config"] else str(cell["llm"])
-            rows.append(
-                (
-                    datasets if kind == "cells" else f"all {len(datasets)}",
-                    llm,
-                    str(cell["prompts"]),
-                    str(cell["cut_off"]),
-                    *map(_shown, (cell["tau"], cell["pair_accuracy"])),
-                    *map(_shown, (cell["ceiling_rerun"], cell["ceiling_median"])),
-                )
-            )
-    widths = [max(len(row[column]) for row in rows) for column in range(len(heads))]
-    lines = [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
-    source = {"table": "the table's own split", "hash": "split by a hash of the prompt"}
-    where = source.get(str(result["split_from"]), "no split")
-    left_out = f", {result['unknown']} unknown to the predictor" if result["unknown"] else ""
-    notes = result["notes"]
-    assert isinstance(notes, list)
-    return "\n".join(
-        [
-            f"{result['data']}: {result['split']} prompts ({where}), {result['prompts']}{left_out}",
-            *notes,
-            "",
-            *lines,
-            "",
-            "tau-b and pair accuracy with 95 % intervals over prompts; rerun and vs median: tau of "
-            "another run of",
-            "the LLM against one run, and against the median of the others: the noise ceiling.",
-        ]
-    )
-
-
-def _shown(estimate: object) -> str:
-    if not isinstance(estimate, dict):
-        return "-"
-    if estimate["low"] is None:
-        return f"{estimate['value']:.3f}"
-    return f"{estimate['value']:.3f} [{estimate['low']:.3f}, {estimate['high']:.3f}]"

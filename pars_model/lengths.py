@@ -88,6 +88,14 @@ class LengthTable:
         rows = slice(int(self.sample_start[item]), int(self.sample_start[item + 1]))
         return self.sample_length[rows], self.sample_censored[rows]
 
+    def responses(self) -> tuple[Ints, Floats, Bools]:
+        """Prompt, length and censoring of each response, the samples of an item one by one.
+
+        What one response will be is more uncertain than what the median of several was.
+        """
+        counts = np.diff(self.sample_start)
+        return np.repeat(self.prompt, counts), self.sample_length, self.sample_censored
+
     def select(self, items: Bools) -> LengthTable:
         """The table of the chosen items; prompts, groups and data sets keep their numbers."""
         counts = np.diff(self.sample_start)

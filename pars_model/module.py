@@ -51,7 +51,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         tokenizer_json: content of the encoder's tokenizer.json; given by a checkpoint.
 
     Attributes:
-        calibration: knots from score to tokens, fitted on the validation split of each epoch.
+        calibration: from score to response lengths, fitted on the validation split of each epoch.
         metrics: tau-b and pair accuracy of the latest validation.
         training_summary: what the ranker was trained on, plain values.
 
@@ -112,7 +112,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             self._take(pretrained_weights(files), files.source)
         self.encoder.set_attn_implementation("sdpa")  # same scores, faster training
         self.dropout = nn.Dropout(dropout)
-        self.calibration: dict[str, list[float]] | None = None
+        self.calibration: dict[str, object] | None = None
         self.metrics: dict[str, float] = {}
         self.training_summary: dict[str, Any] = {}
         self._seen: list[tuple[np.ndarray, ...]] = []
@@ -194,8 +194,12 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     def on_validation_epoch_end(self) -> None:
         """Tau over the whole split; calibration of the scores of this epoch."""
         if not self.trainer.sanity_checking:
-            scores, lengths, censored, group = self._summarise("val")
+            scores, lengths, censored, group, prompt = self._summarise("val")
             if self.trainer.state.fn == "fit":
+                data = getattr(self.trainer, "datamodule", None)
+                if data is not None:
+                    row, lengths, censored = data.responses(prompt)
+                    scores = scores[row]
                 self.calibration = fit_calibration(scores, lengths, censored)
                 self.training_summary = self._training_summary(len(np.unique(group)))
 
@@ -209,11 +213,13 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             labels = Labels(*(getattr(batch, field) for field in Labels._fields))
             loss, scores = self.objective.loss(outputs, labels), self.objective.score(outputs)
         self.log(f"{stage}/loss", loss, batch_size=len(batch.input_ids))
-        found = (scores, batch.length, batch.censored, batch.group)
+        prompt = batch.prompt[batch.row]
+        found = (scores, batch.length, batch.censored, batch.group, prompt)
         self._seen.append(tuple(each.detach().cpu().numpy() for each in found))
 
     def _summarise(self, stage: str) -> tuple[np.ndarray, ...]:
-        scores, lengths, censored, group = map(np.concatenate, zip(*self._seen, strict=True))
+        seen = map(np.concatenate, zip(*self._seen, strict=True))
+        scores, lengths, censored, group, prompt = seen
         if not np.isfinite(scores).all():
             raise InputError(
                 f"The ranker's scores became NaN or infinite in epoch {self.current_epoch}: lower "
@@ -225,7 +231,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             "pair_accuracy": mean_over_groups(counts, lambda each: each.accuracy),
         }
         self.log_dict({f"{stage}/{k}": v for k, v in self.metrics.items()}, prog_bar=True)
-        return scores, lengths, censored, group
+        return scores, lengths, censored, group, prompt
 
     def _training_summary(self, groups: int) -> dict[str, Any]:
         data = getattr(self.trainer, "datamodule", None)

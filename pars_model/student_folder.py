@@ -62,7 +62,8 @@ def write_student(
         "teacher_tau": lesson.tau(scores),
         "tau_to_teacher": tau_b(own[val].astype("f4"), scores[val].astype("f4")),
     }
-    calibration = fit_calibration(own[items.prompt], items.length, items.censored)
+    prompt, lengths, censored = items.responses()
+    calibration = fit_calibration(own[prompt], lengths, censored)
     manifest = Manifest(
         kind="student",
         input=recipe.spec,

@@ -22,7 +22,8 @@ from pars_export.files import atomic_folder, default_mode, sha256_file
 from pars_export.inputs import TEXT_VERSION, InputSpec
 
 FORMAT = "pars-predictor"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1 had no spread of lengths in its calibration; it is read as ever."""
 MANIFEST = "predictor.json"
 KINDS = ("encoder", "student", "table", "length")
 

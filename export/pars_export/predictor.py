@@ -8,6 +8,7 @@ import weakref
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from pars_export import runtimes
 from pars_export.artifact import Manifest, folder_sha256, read_manifest
 from pars_export.built_here import check_built_here
+from pars_export.calibration import Calibration, KnownLengths
 from pars_export.errors import ConfigError, InputError, PredictorError
 
 
@@ -115,24 +117,57 @@ class Predictor:
             )
         return scores
 
-    def tokens_of(self, scores: ArrayLike) -> NDArray[np.float32]:
-        """Expected response tokens (n,) of scores (n,), at least 1; NaN stays NaN.
+    def expected_tokens(self, prompts: Sequence[str] | ArrayLike) -> NDArray[np.float32]:
+        """Expected response tokens (n,), at least 1; NaN where the score is NaN.
+
+        Args:
+            prompts: texts (n,), or the scores of texts that `score` gave.
 
         Raises:
             PredictorError: the predictor has no calibration.
         """
+        return self._calibration.expected_tokens(self._scores_of(prompts))
+
+    def quantile_tokens(
+        self, prompts: Sequence[str] | ArrayLike, level: float
+    ) -> NDArray[np.float32]:
+        """Tokens (n,) that a share ``level`` of responses does not exceed, at least 1.
+
+        Raises:
+            InputError: ``level`` is not between 0 and 1.
+            PredictorError: the predictor has no calibration, or one without a spread.
+        """
+        return self._calibration.quantile_tokens(self._scores_of(prompts), level)
+
+    def remaining_tokens(
+        self, prompts: Sequence[str] | ArrayLike, done: ArrayLike
+    ) -> NDArray[np.float32]:
+        """Tokens still to come of responses that have ``done`` (n,) tokens, at least 1.
+
+        ``E[L - k | L > k, score]``: see `Calibration.remaining_tokens`.
+
+        Raises:
+            InputError: a number of tokens below 0.
+            PredictorError: the predictor has no calibration, or one without a spread.
+        """
+        return self._calibration.remaining_tokens(self._scores_of(prompts), done)
+
+    @property
+    def _calibration(self) -> Calibration | KnownLengths:
         if self.manifest.calibration is not None:
-            return self.manifest.calibration.tokens_of(scores)
-        if self.manifest.kind == "table":  # its scores are tokens
-            return np.maximum(np.asarray(scores, dtype=np.float32), np.float32(1))
+            return self.manifest.calibration
+        if self.manifest.kind == "table":
+            return KnownLengths()
         raise PredictorError(
             f"{self.path}: it has no calibration, so its scores cannot be told in tokens; train "
             "to the end of an epoch and export it again."
         )
 
-    def expected_tokens(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Expected response tokens (n,) of texts, in their order."""
-        return self.tokens_of(self.score(texts))
+    def _scores_of(self, prompts: Sequence[str] | ArrayLike) -> NDArray[np.float32]:
+        found = np.asarray(prompts)
+        if found.dtype.kind in "iuf":
+            return found.astype(np.float32, copy=False)
+        return self.score(cast("Sequence[str]", prompts))
 
     def __repr__(self) -> str:
         return f"Predictor({str(self.path)!r}, runtime={self.runtime!r}, threads={self.threads})"

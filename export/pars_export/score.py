@@ -76,7 +76,7 @@ def score_stream(predictor: Predictor, prompts: Iterable[Prompt], out: TextIO) -
 
 def _score_block(predictor: Predictor, block: list[Prompt], out: TextIO) -> None:
     scores = predictor.score([prompt.text for prompt in block])
-    tokens = predictor.tokens_of(scores)
+    tokens = predictor.expected_tokens(scores)
     for prompt, score, length in zip(block, scores.tolist(), tokens.tolist(), strict=True):
         known = score == score  # NaN is not itself
         line: dict[str, object] = (

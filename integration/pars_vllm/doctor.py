@@ -136,7 +136,7 @@ def check_predictor(folder: Path) -> Iterator[Finding]:
         return
     try:
         scores = predictor.score(list(_PROMPTS))
-        tokens = predictor.tokens_of(scores)
+        tokens = predictor.expected_tokens(scores)
     except ParsError as error:
         yield Finding("FAIL", str(error))
         return

@@ -8,14 +8,9 @@ few enormous ratios nor the answers still running bend them.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
-
-Floats = npt.NDArray[np.float64]
-Flags = npt.NDArray[np.bool_]
+from pars_export.survival import Flags, Floats, product_limit_quantiles
 
 _QUARTILE = 0.6744897501960817
 """Distance from the median to a quartile of the standard normal."""
@@ -82,24 +77,6 @@ def fit_ratio(logarithms: Floats, ended: Flags) -> Ratio | None:
     else:
         spread = (three_quarters - quarter) / (2 * _QUARTILE)
     return Ratio(median, max(spread, _LEAST_SPREAD))
-
-
-def product_limit_quantiles(
-    values: Floats, ended: Flags, levels: Sequence[float]
-) -> list[float | None]:
-    """Quantiles of right-censored values; None where one is not reached. O(n log n).
-
-    Args:
-        values: Shape ``(n,)``.
-        ended: Shape ``(n,)``; False where the true value is only known to be larger.
-        levels: Between 0 and 1, both excluded.
-    """
-    # Of equal values the ends come first: what is censored there lasted longer.
-    order = np.lexsort((~ended, values))
-    at_risk = np.arange(len(values), 0, -1)
-    survival = np.cumprod(1 - ended[order] / at_risk)
-    reached = np.searchsorted(-survival, [level - 1 - 1e-12 for level in levels])
-    return [float(values[order[at]]) if at < len(values) else None for at in reached]
 
 
 def _above(z: float) -> float:

@@ -158,7 +158,7 @@ def _score_batch(
     connection.send(protocol.encode_digests(protocol.BATCH, digests))
     try:
         scores = predictor.score([text for text, _ in batch])
-        tokens = predictor.tokens_of(scores)
+        tokens = predictor.expected_tokens(scores)
     except BaseException as error:  # noqa: BLE001  # as above
         if len(batch) == 1:
             _report(connection, digests, error)

@@ -106,11 +106,11 @@ def test_damage(folder: Path, damage: Callable[[Path], object], sentence: str) -
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda m: m.update(format_version=2), r"format version 2, .* reads up to 1"),
+        (lambda m: m.update(format_version=3), r"format version 3, .* reads up to 2"),
         (lambda m: m.update(format_version="1"), "format_version is '1'"),
         (lambda m: m.update(format_version=True), "format_version is True"),
         (lambda m: m.update(format="gguf"), "it is no predictor"),
-        (lambda m: m.update(extra=1), "'extra' is unknown in format version 1"),
+        (lambda m: m.update(extra=1), "'extra' is unknown in format version 2"),
         (lambda m: m.pop("files"), "'files' is missing"),
         (lambda m: m.update(kind="pickle"), "kind is 'pickle'"),
         (lambda m: m.update(kind=3), "kind must be text"),

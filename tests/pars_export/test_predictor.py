@@ -90,9 +90,9 @@ def _cached(folder: Path) -> Predictor:
 def test_expected_tokens_follow_the_calibration(predictor: Predictor) -> None:
     scores = predictor.score(TEXTS)
     expected = predictor.expected_tokens(TEXTS)
-    assert_array_equal(expected, predictor.tokens_of(scores))
+    assert_array_equal(expected, predictor.expected_tokens(scores))  # of texts or of their scores
     assert_array_equal(np.argsort(scores, kind="stable"), np.argsort(expected, kind="stable"))
-    assert_allclose(predictor.tokens_of([0.0, 0.5, -50.0]), [100, 550, 1])
+    assert_allclose(predictor.expected_tokens([0.0, 0.5, -50.0]), [100, 550, 1])
 
 
 def test_many_threads_at_once(predictor: Predictor) -> None:

@@ -16,7 +16,9 @@ from numpy.typing import NDArray
 from pars_export.errors import InputError, ParsError
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_model import evaluate as module
-from pars_model.evaluate import evaluate, load_scorer, render
+from pars_model.calibration import fit_calibration
+from pars_model.evaluate import evaluate, load_scorer
+from pars_model.evaluation_text import render
 
 if TYPE_CHECKING:
     from tests.pars_model.conftest import MakeRows, MakeTable
@@ -186,6 +188,40 @@ def test_the_command_prints_a_table_and_writes_json(
     result = json.loads(out.read_text())
     assert result["predictor"] == str(tmp_path / "length")
     assert -1 <= result["tau"] <= 1
+
+
+class Calibrated(Constant):
+    """With the calibration that a fit would have given its scores."""
+
+    def __init__(self, of: Callable[[str], float], lengths: Sequence[float]) -> None:
+        super().__init__(of)
+        scores = [math.log(length) for length in lengths]
+        self.calibration = fit_calibration(scores, lengths)
+
+
+def test_tokens_are_held_against_what_came(
+    tmp_path: Path, make_table: MakeTable, rows: list[dict[str, Any]]
+) -> None:
+    # Fitted to lengths without noise, the intervals are far too narrow for these.
+    scorer = Calibrated(lambda text: math.log(10 * number_of(text)), range(10, 401))
+    result: dict[str, Any] = evaluate(scorer, make_table(rows), resamples=20)
+    found = result["mixed"][0]["reliability"]
+    assert found["tokens_ratio"]["low"] < found["tokens_ratio"]["value"] < 1.05
+    assert found["coverage"]["90%"]["high"] < 0.6
+    assert "of the intervals 50% holds" in render(result)
+    assert "reliability" not in result["cells"][0]
+    json.dumps(result, allow_nan=False)
+    from pars_model.evaluation_text import reliabilities
+    from pars_model.reliability import write_plots
+
+    for path in write_plots(tmp_path / "plots", reliabilities(result)):
+        assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_no_quantiles_no_plots(tmp_path: Path, make_table: MakeTable, make_rows: MakeRows) -> None:
+    write_length_predictor(tmp_path / "length")
+    with pytest.raises(InputError, match="tells no quantiles of tokens"):
+        run(tmp_path / "length", "--data", make_table(make_rows(30)), "--plots", tmp_path)
 
 
 @pytest.mark.parametrize("predictor", ["none", "text.ckpt", "folder"])

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pars_vllm.ratio import Flags, Floats, Ratio, fit_ratio, product_limit_quantiles
+from pars_export.survival import Flags, Floats, product_limit_quantiles
+from pars_vllm.ratio import Ratio, fit_ratio
 
 
 def test_mean_beyond_is_the_conditional_mean() -> None:
