@@ -15,6 +15,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "collect": ("pars_model.collect", "measure response lengths of an LLM"),
     "distil": ("pars_model.distil", "teach a ranker's order to a small student"),
     "evaluate": ("pars_model.evaluate", "tau and pair accuracy of a predictor, with intervals"),
+    "experiment": ("pars_model.experiments.cli", "rerun a table of docs/results/ranking.md"),
     "export": ("pars_export.export", "turn a checkpoint into a predictor folder"),
     "score": ("pars_export.score", "score prompts with a predictor folder"),
     "replay": (

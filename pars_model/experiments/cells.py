@@ -1,0 +1,97 @@
+"""Cells of the real response lengths: one LLM on one data set, as a length table."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pars_export.errors import InputError
+from pars_export.files import atomic_file
+
+FILES = ("prompts.parquet", "lengths.parquet")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One LLM on one data set.
+
+    Attributes:
+        dataset: name of the data set, as in ``lengths.parquet``.
+        llm: name of the LLM, as there.
+        title: how a table calls the cell.
+        reasoning: whether the LLM thinks before it answers.
+        prompts: most prompts, the first by a hash of the text; 0 for all.
+    """
+
+    dataset: str
+    llm: str
+    title: str
+    reasoning: bool = False
+    prompts: int = 0
+
+    @property
+    def slug(self) -> str:
+        """A name for files."""
+        name = f"{self.dataset}-{self.llm}" + (f"-{self.prompts}" if self.prompts else "")
+        return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
+
+
+def write_table(cell: Cell, root: Path, folder: Path) -> Path:
+    """Write a cell's length table into ``folder`` unless it is there; return its path.
+
+    All lengths of a prompt are samples of one item, whatever the decoding. A response is cut off
+    where the source says so, or where it reached the cap that the source names.
+
+    Raises:
+        InputError: a file is missing, or has no such data set or LLM.
+    """
+    path = folder / f"{cell.slug}.parquet"
+    if path.is_file():
+        return path
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    from pars_model.lengths import text_fraction
+
+    for name in FILES:
+        if not (root / name).is_file():
+            raise InputError(
+                f"{root / name} does not exist: give the folder of {' and '.join(FILES)} by "
+                "--data-root."
+            )
+    wanted = [("dataset", "==", cell.dataset)]
+    lengths = pq.read_table(root / FILES[1], filters=wanted).to_pylist()
+    texts = {
+        row["prompt_id"]: row["prompt"]
+        for row in pq.read_table(root / FILES[0], filters=wanted).to_pylist()
+    }
+    rows = [row for row in lengths if row["model"] == cell.llm and row["prompt_id"] in texts]
+    if not rows:
+        known = sorted({str(row["model"]) for row in lengths})[:5]
+        found = f"has LLMs {', '.join(known)}, ..." if known else "is not there"
+        raise InputError(
+            f"{root / FILES[1]} has no lengths of {cell.llm} on {cell.dataset}, which {found}."
+        )
+    if cell.prompts:
+        order = sorted(
+            set(map(texts.__getitem__, (row["prompt_id"] for row in rows))), key=text_fraction
+        )
+        few = set(order[: cell.prompts])
+        rows = [row for row in rows if texts[row["prompt_id"]] in few]
+    columns: dict[str, list[Any]] = {
+        "prompt": [texts[row["prompt_id"]] for row in rows],
+        "response_tokens": [row["length"] for row in rows],
+        "model": [cell.llm] * len(rows),
+        "dataset": [cell.dataset] * len(rows),
+        "sample": [row["sample"] for row in rows],
+        "finish_reason": ["length" if _cut_off(row) else None for row in rows],
+    }
+    with atomic_file(path) as temporary:
+        pq.write_table(pa.table(columns), temporary)
+    return path
+
+
+def _cut_off(row: dict[str, Any]) -> bool:
+    cap = row["max_new_tokens"]
+    return row["finish"] == "length" or (cap is not None and 0 < cap <= row["length"])

@@ -1,0 +1,63 @@
+"""Rerun one table of docs/results/ranking.md on real response lengths.
+
+`pars experiment list` names them. Whatever was computed is kept under --out by code, settings and
+data, so a run that was interrupted goes on where it stopped. --markdown writes the experiment's
+section of that page and its pictures beside it; other sections stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from pathlib import Path
+
+from pars_export.errors import InputError
+from pars_model.experiments.registry import EXPERIMENTS
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``pars experiment``."""
+    parser.add_argument("name", choices=["list", *EXPERIMENTS], help="experiment, or list")
+    parser.add_argument(
+        "--data-root",
+        type=Path,
+        default=Path("../shared/data"),
+        metavar="DIR",
+        help="folder of prompts.parquet and lengths.parquet (default ../shared/data)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("runs/experiments"),
+        metavar="DIR",
+        help="what was computed is kept here (default runs/experiments)",
+    )
+    parser.add_argument("--markdown", type=Path, metavar="PAGE", help="write the section here")
+    parser.add_argument("--seeds", type=int, default=3, help="repetitions (default 3)")
+    parser.add_argument("--threads", type=int, default=1, help="cores to use (default 1)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Entry of ``pars experiment``."""
+    if args.name == "list":
+        width = max(map(len, EXPERIMENTS))
+        for name, (_, summary) in EXPERIMENTS.items():
+            print(f"{name:{width}}  {summary}")
+        return 0
+    for name in ("seeds", "threads"):
+        if getattr(args, name) < 1:
+            raise InputError(f"--{name} is {getattr(args, name)}: expected 1 or more.")
+    import torch
+
+    from pars_model.experiments.page import write_section
+    from pars_model.experiments.workbench import Workbench
+
+    torch.set_num_threads(args.threads)
+    bench = Workbench(args.name, args.data_root, args.out, args.seeds, args.threads)
+    section = importlib.import_module(EXPERIMENTS[args.name][0]).run(bench)
+    text = section.markdown(bench.minutes)
+    print(text)
+    if args.markdown is not None:
+        write_section(args.markdown, args.name, section, bench.minutes)
+        print(args.markdown)
+    return 0

@@ -1,0 +1,19 @@
+"""Which experiments there are. A module of one has ``run(bench) -> Section`` and no other duty."""
+
+from __future__ import annotations
+
+# name -> (module with run, one line of help); the page has them in this order
+EXPERIMENTS: dict[str, tuple[str, str]] = {
+    "objectives": (
+        "pars_model.experiments.objectives",
+        "margin, logistic, ListMLE, pointwise and buckets on the same encoder, data and budget",
+    ),
+    "filter": (
+        "pars_model.experiments.filters",
+        "which pairs teach: fixed delta, rerun noise, noise model, soft weight and margin",
+    ),
+    "recipe": (
+        "pars_model.experiments.recipe",
+        "the default recipe fine-tuned in full, and the ceilings beside it",
+    ),
+}

@@ -1,0 +1,102 @@
+"""What every experiment works with: data by name, results that are kept, the time they took."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import inspect
+import json
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pars_export.errors import InputError
+from pars_export.files import atomic_file
+from pars_model.experiments.cells import Cell, write_table
+
+Result = dict[str, Any]
+
+
+@dataclass
+class Workbench:
+    """The place of one experiment.
+
+    Attributes:
+        experiment: its name.
+        data_root: folder of ``prompts.parquet`` and ``lengths.parquet``.
+        out: folder of everything that is kept.
+        seeds: number of repetitions.
+        threads: cores to use.
+        minutes: what the results took to compute, earlier runs included.
+    """
+
+    experiment: str
+    data_root: Path
+    out: Path
+    seeds: int = 3
+    threads: int = 1
+    minutes: float = field(default=0.0, init=False)
+
+    def table(self, cell: Cell) -> Path:
+        """The cell's length table, a file as any other command takes; written once.
+
+        Raises:
+            InputError: there is no such data.
+        """
+        return write_table(cell, self.data_root, self.out / "tables")
+
+    def kept(
+        self,
+        label: str,
+        settings: Mapping[str, object],
+        compute: Callable[[], Result],
+        code: Sequence[str] = (),
+        data: str = "",
+    ) -> Result:
+        """The result of ``compute``, from an earlier run where nothing it depends on has changed.
+
+        Args:
+            label: shown while it runs; no part of the key.
+            settings: what was asked for, plain values.
+            compute: makes the result, plain values.
+            code: names of the modules whose source the result depends on; the experiment's own
+                settings belong into ``settings``.
+            data: digest of the data.
+        """
+        asked = {"settings": settings, "code": source_digest(code), "data": data}
+        key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+        path = self.out / "results" / self.experiment / f"{key}.json"
+        found = _read(path)
+        if found is None:
+            print(f"{self.experiment}: {label}", file=sys.stderr, flush=True)
+            start = time.monotonic()
+            result = compute()
+            found = {**asked, "result": result, "seconds": time.monotonic() - start}
+            with atomic_file(path) as temporary:
+                temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
+        self.minutes += found["seconds"] / 60
+        kept: Result = found["result"]
+        return kept
+
+
+def source_digest(modules: Sequence[str]) -> str:
+    """Digest of the source of modules, by name."""
+    digest = hashlib.sha256()
+    for name in sorted(modules):
+        digest.update(inspect.getsource(importlib.import_module(name)).encode())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> Result | None:
+    if not path.is_file():
+        return None
+    try:
+        found: Result = json.loads(path.read_text(encoding="utf-8"))
+        if {"result", "seconds"} <= found.keys():
+            return found
+    except (ValueError, AttributeError):
+        pass
+    raise InputError(f"{path} is no result of an experiment: remove it, and it is computed again.")

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pars_export.errors import InputError
+from pars_model.__main__ import main
+from pars_model.experiments.cells import Cell, write_table
+from pars_model.experiments.page import HEAD, Section, marks, table, write_section
+from pars_model.experiments.registry import EXPERIMENTS
+from pars_model.experiments.workbench import Workbench
+from pars_model.lengths import read_lengths
+
+CELL = Cell("chat", "llm-1", "chat")
+
+
+@pytest.fixture
+def data_root(tmp_path: Path) -> Path:
+    root = tmp_path / "data"
+    root.mkdir()
+    prompts = [f"question number {number}" for number in range(6)]
+    pq.write_table(
+        pa.table({"dataset": ["chat"] * 6, "prompt_id": list("abcdef"), "prompt": prompts}),
+        root / "prompts.parquet",
+    )
+    rows = [
+        {
+            "dataset": "chat",
+            "prompt_id": name,
+            "model": f"llm-{llm}",
+            "sample": sample,
+            "length": 10 * (place + 1) + sample,
+            "max_new_tokens": 60 if place == 5 else -1,
+            "finish": "length" if place == 4 else None,
+        }
+        for place, name in enumerate("abcdef")
+        for llm in (1, 2)
+        for sample in (0, 1)
+    ]
+    pq.write_table(pa.Table.from_pylist(rows), root / "lengths.parquet")
+    return root
+
+
+def test_a_cell_is_a_length_table_with_samples_and_cut_off_responses(
+    data_root: Path, tmp_path: Path
+) -> None:
+    found = read_lengths(write_table(CELL, data_root, tmp_path / "tables"))
+    assert [group.model for group in found.groups] == ["llm-1"]
+    assert found.length.tolist() == [10.5, 20.5, 30.5, 40.5, 50.5, 60.5]
+    assert found.censored.tolist() == [False, False, False, False, True, True]
+    few = write_table(Cell("chat", "llm-2", "chat", prompts=2), data_root, tmp_path / "tables")
+    assert len(read_lengths(few)) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "sentence"),
+    [
+        (Cell("chat", "llm-3", ""), "no lengths of llm-3 on chat, which has LLMs llm-1, llm-2"),
+        (Cell("code", "llm-1", ""), "no lengths of llm-1 on code, which is not there"),
+    ],
+)
+def test_a_cell_that_is_not_in_the_data_is_refused(
+    cell: Cell, sentence: str, data_root: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match=sentence):
+        write_table(cell, data_root, tmp_path / "tables")
+
+
+def test_a_result_is_kept_until_settings_data_or_code_change(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def compute() -> dict[str, object]:
+        calls.append(1)
+        return {"tau": len(calls)}
+
+    def ask(**changed: object) -> object:
+        bench = Workbench("objectives", tmp_path, tmp_path / "out")
+        settings = {"lr": changed.get("lr", 1.0)}
+        code = ("pars_model.losses",) if changed.get("code") else ()
+        return bench.kept("a fit", settings, compute, code, str(changed.get("data", "")))["tau"]
+
+    assert [ask(), ask(), ask(lr=2.0), ask(data="other"), ask(code=True), ask()] == [
+        1,
+        1,
+        2,
+        3,
+        4,
+        1,
+    ]
+
+
+def test_an_interrupted_result_is_computed_again_and_a_damaged_one_is_named(tmp_path: Path) -> None:
+    bench = Workbench("objectives", tmp_path, tmp_path / "out")
+
+    def interrupted() -> dict[str, object]:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        bench.kept("a fit", {}, interrupted)
+    assert bench.kept("a fit", {}, lambda: {"tau": 1}) == {"tau": 1}
+    (file,) = (tmp_path / "out").rglob("*.json")
+    assert json.loads(file.read_text())["seconds"] >= 0
+    file.write_text("{}")
+    with pytest.raises(InputError, match=f"{file.name} is no result"):
+        bench.kept("a fit", {}, lambda: {"tau": 1})
+
+
+def test_a_section_is_written_in_its_place_and_leaves_the_others(tmp_path: Path) -> None:
+    page = tmp_path / "ranking.md"
+    first, second = list(EXPERIMENTS)[:2]
+    picture = {"tau.svg": lambda path: path.write_text("<svg/>") and None}
+    write_section(page, second, Section("Second", ["two"]), 3.0)
+    page.write_text(page.read_text() + "\nBy hand.\n")
+    write_section(page, first, Section("First", ["one"], picture, {"tau.svg": "tau"}), 2.0)
+    write_section(page, second, Section("Second", ["two again"]), 4.0)
+    text = page.read_text()
+    assert text.startswith(HEAD)
+    assert text.index(marks(first)[1]) < text.index(marks(second)[0])
+    assert "two again" in text
+    assert "\ntwo\n" not in text
+    assert "By hand." in text
+    assert f"`pars experiment {first} --markdown docs/results/ranking.md`; 2 minutes" in text
+    assert "![tau](ranking/tau.svg)" in text
+    assert (tmp_path / "ranking" / "tau.svg").is_file()
+    page.write_text(text.replace(marks(first)[1], ""))
+    with pytest.raises(InputError, match="once each"):
+        write_section(page, first, Section("First", []), 1.0)
+
+
+def test_a_table_aligns_numbers_to_the_right() -> None:
+    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+
+
+def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment", "list"]) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in EXPERIMENTS)
