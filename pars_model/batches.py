@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from pars_model.evidence import survival
 from pars_model.pairs import Pairs, all_pairs
 
 Ints = NDArray[np.int64]
@@ -34,6 +35,7 @@ class Batch(NamedTuple):
         quantile: place in the group's training lengths, per item, in [0, 1).
         longer: item that is longer, per pair, (m,).
         shorter: item that is shorter, per pair, (m,).
+        evidence: how sure that order is, per pair, in [0, 1], (m,).
     """
 
     input_ids: Tensor
@@ -47,11 +49,16 @@ class Batch(NamedTuple):
     quantile: Tensor
     longer: Tensor
     shorter: Tensor
+    evidence: Tensor
 
 
 @dataclass(frozen=True)
 class Items:
-    """The items of one split, as arrays of one length."""
+    """The items of one split, as arrays of one length.
+
+    ``noise`` is the standard deviation of the log of each length between reruns; without it the
+    order of every pair is taken as sure.
+    """
 
     prompt: Ints
     length: Floats
@@ -59,24 +66,25 @@ class Items:
     group: Ints
     target: Floats
     quantile: Floats
+    noise: Floats | None = None
 
     def __len__(self) -> int:
         return len(self.prompt)
 
     def pick(self, chosen: Ints) -> Items:
         """The chosen items."""
-        return Items(*(getattr(self, name)[chosen] for name in self.__dataclass_fields__))
+        columns = (getattr(self, name) for name in self.__dataclass_fields__)
+        return Items(*(None if column is None else column[chosen] for column in columns))
 
 
 def pad(texts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
     """Token ids (n, t) of the longest text's width, and their mask."""
-    width = max(map(len, texts))
-    ids = torch.full((len(texts), width), pad_id, dtype=torch.int64)
-    mask = torch.zeros((len(texts), width), dtype=torch.int64)
+    sizes = np.array([len(text) for text in texts])
+    ids = np.full((len(texts), sizes.max()), pad_id, dtype=np.int64)
     for line, text in enumerate(texts):
-        ids[line, : len(text)] = torch.tensor(text, dtype=torch.int64)
-        mask[line, : len(text)] = 1
-    return ids, mask
+        ids[line, : len(text)] = text
+    mask = np.arange(ids.shape[1]) < sizes[:, None]
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
 
 
 class Collator:
@@ -90,15 +98,21 @@ class Collator:
         pad_id: token id of padding.
         items: the items of the split.
         delta: smallest relative difference of a pair.
+        survive: smallest probability that a rerun keeps a pair's order.
     """
 
     def __init__(
-        self, tokens: Sequence[Sequence[int]], pad_id: int, items: Items, delta: float
+        self,
+        tokens: Sequence[Sequence[int]],
+        pad_id: int,
+        items: Items,
+        delta: float,
+        survive: float = 0.5,
     ) -> None:
         self.tokens = tokens
         self.pad_id = pad_id
         self.items = items
-        self.delta = delta
+        self.delta, self.survive = delta, survive
         order = np.argsort(items.prompt, kind="stable")
         bounds = np.searchsorted(items.prompt[order], np.arange(len(tokens) + 1))
         self._order, self._bounds = order, bounds
@@ -113,15 +127,27 @@ class Collator:
         row = np.repeat(np.arange(len(prompts)), [len(each) for each in chosen])
         items = self.items.pick(np.concatenate(chosen))
         pairs = all_pairs(items.length, items.censored, items.group, items.prompt, self.delta)
-        return self._batch(prompts, row, items, pairs)
+        return self._batch(prompts, row, items, *self._believed(items, pairs))
 
     def _of_pairs(self, pairs: Ints) -> Batch:
         items = self.items.pick(pairs.T.reshape(-1))
         rows = np.arange(len(items))
         half = len(pairs)
-        return self._batch(items.prompt, rows, items, Pairs(rows[:half], rows[half:]))
+        found = Pairs(rows[:half], rows[half:])
+        return self._batch(items.prompt, rows, items, *self._believed(items, found))
 
-    def _batch(self, prompts: Ints, row: Ints, items: Items, pairs: Pairs) -> Batch:
+    def _believed(self, items: Items, pairs: Pairs) -> tuple[Pairs, Floats]:
+        """The pairs whose order would survive a rerun, and how sure each is."""
+        if items.noise is None:
+            return pairs, np.ones(len(pairs.longer))
+        noise, (longer, shorter) = items.noise, pairs
+        kept = survival(items.length[longer], items.length[shorter], noise[longer], noise[shorter])
+        enough = kept >= self.survive
+        return Pairs(longer[enough], shorter[enough]), 2 * kept[enough] - 1
+
+    def _batch(
+        self, prompts: Ints, row: Ints, items: Items, pairs: Pairs, evidence: Floats
+    ) -> Batch:
         texts = [self.tokens[prompt] for prompt in prompts]
         ids, mask = pad(texts, self.pad_id)
         return Batch(
@@ -136,6 +162,7 @@ class Collator:
             quantile=torch.from_numpy(items.quantile.astype(np.float32)),
             longer=torch.from_numpy(pairs.longer),
             shorter=torch.from_numpy(pairs.shorter),
+            evidence=torch.from_numpy(evidence.astype(np.float32)),
         )
 
 

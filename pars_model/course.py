@@ -35,6 +35,8 @@ class Course:
     """Of AdamW."""
     delta: float = 0.05
     """Smallest relative difference of lengths that makes a pair."""
+    survive: float = 0.5
+    """Smallest probability that a rerun keeps a pair's order; needs a lesson with noise."""
     seed: int = 0
     """Of the batches; weights and dropout take torch's own."""
 
@@ -47,11 +49,13 @@ class Lesson:
         table: lengths of the first ``len(table.prompts)`` texts.
         part: train, val or test, per text; there may be more texts than the table has prompts.
         tokens: ids of each text.
+        noise: standard deviation of the log of each item's length; none where not asked for.
     """
 
     table: LengthTable
     part: NDArray[np.str_]
     tokens: Sequence[Sequence[int]]
+    noise: NDArray[np.float64] | None = None
 
     def items(self, name: str) -> Items:
         """The items of one part."""
@@ -65,6 +69,7 @@ class Lesson:
             table.group[mine],
             target=none,
             quantile=none,
+            noise=None if self.noise is None else self.noise[mine],
         )
 
     def tau(self, scores: NDArray[np.floating], name: str = "val") -> float:
@@ -91,13 +96,13 @@ def take(
         network: whose weights learn.
         loss: of a batch, in training mode.
         predict: scores of the texts of these numbers, in evaluation mode.
-        name: stands before the progress bar.
+        name: stands before the progress bar; without one there is none.
 
     Returns:
         Validation tau after each epoch.
     """
     train, val = (np.flatnonzero(lesson.part == part) for part in ("train", "val"))
-    collate = Collator(lesson.tokens, 0, lesson.items("train"), course.delta)
+    collate = Collator(lesson.tokens, 0, lesson.items("train"), course.delta, course.survive)
     sizes = np.array([len(each) for each in lesson.tokens])
 
     def batches(epoch: int) -> list[list[object]]:
@@ -111,7 +116,7 @@ def take(
     scores = np.full(len(lesson.part), np.nan, dtype=np.float32)
     taus: list[float] = []
     best: dict[str, Tensor] = {}
-    with trange(course.epochs, desc=name, unit="epoch") as progress:
+    with trange(course.epochs, desc=name, unit="epoch", disable=not name) as progress:
         for epoch in progress:
             network.train()
             for keys in batches(epoch):

@@ -22,6 +22,7 @@ from pars_model.batches import (
     bucketed_batches,
     home_clusters,
 )
+from pars_model.evidence import NOISES, label_noise, survival
 from pars_model.lengths import LengthTable, read_lengths, require_pairs, split_prompts
 from pars_model.pairs import count_comparable, random_pairs
 
@@ -42,6 +43,12 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         pairing: in_batch (each prompt encoded once, all its pairs in the batch) or random (the
             paper: each pair encoded for itself).
         delta: smallest relative difference of lengths that makes a pair, 0 for any.
+        survive: smallest probability that a rerun of the LLM keeps a pair's order, 0.5 for any;
+            the adaptive filter, whose differences grow with the noise of the lengths.
+        noise: what is known of that noise: one spread for each LLM and config (group), or one
+            that also falls with the length (length).
+        spread: standard deviation of a prompt's log lengths between reruns, for tables without
+            repeated samples; 0.4 is usual at temperatures of 0.3 to 0.7.
         partners: random partners per prompt, where ``pairing`` is random.
         eval_batch_size: prompts per batch of validation, test and prediction.
         pool: batches drawn together and sorted by token count; 1 for purely random batches.
@@ -60,6 +67,9 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         batch_size: int = 64,
         pairing: str = "in_batch",
         delta: float = 0.2,
+        survive: float = 0.5,
+        noise: str = "group",
+        spread: float = 0.4,
         partners: int = 10,
         eval_batch_size: int = 64,
         pool: int = 16,
@@ -82,12 +92,22 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
                 raise ConfigError(f"data.{name} is {value}; expected at least {least}.")
         if not 0 <= delta < 1:
             raise ConfigError(f"data.delta is {delta}; expected 0 or more and less than 1.")
+        if not 0.5 <= survive < 1:
+            raise ConfigError(
+                f"data.survive is {survive}; expected a probability from 0.5 (any pair) to 1, and "
+                "less than 1."
+            )
+        if noise not in NOISES:
+            raise ConfigError(f"data.noise is {noise!r}; expected one of {', '.join(NOISES)}.")
+        if not spread > 0:
+            raise ConfigError(f"data.spread is {spread}; expected a number above 0.")
         if min(val_fraction, test_fraction) < 0 or val_fraction + test_fraction >= 1:
             raise ConfigError(
                 f"data.val_fraction is {val_fraction} and data.test_fraction {test_fraction}; "
                 "expected shares whose sum is below 1."
             )
         self.path, self.batch_size, self.pairing, self.delta = path, batch_size, pairing, delta
+        self.survive, self.noise, self.spread = survive, noise, spread
         self.partners, self.pool, self.num_workers = partners, pool, num_workers
         self.eval_batch_size, self.seed = eval_batch_size, seed
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
@@ -125,6 +145,12 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
                 f"{self.path}: no two training lengths of one LLM and config differ by data.delta "
                 f"= {self.delta} of the longer: lower data.delta."
             )
+        surest = surest_order(self.items("train"))
+        if surest < self.survive:
+            raise InputError(
+                f"{self.path}: no order of two training lengths survives a rerun with data.survive "
+                f"= {self.survive} (the surest {surest:.2f}): lower data.survive."
+            )
         if not self._comparable("val"):
             log.warning(
                 "%s has no validation prompts to compare: validating on the training prompts, so "
@@ -147,8 +173,9 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         in_train = self.split[table.prompt] == "train"
         target, quantile = group_targets(table, in_train)
         mine = np.flatnonzero(self.split[table.prompt] == split)
+        noise = label_noise(table, in_train, self.noise, self.spread)
         everything = Items(
-            table.prompt, table.length, table.censored, table.group, target, quantile
+            table.prompt, table.length, table.censored, table.group, target, quantile, noise
         )
         return everything.pick(mine)
 
@@ -179,6 +206,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             "datasets": list(table.datasets)[:20],
             "pairing": self.pairing,
             "delta": self.delta,
+            "survive": self.survive,
             "val_fraction": self.val_fraction,
             "test_fraction": self.test_fraction,
             "trained_on_all": bool((self.split == "train").all()),
@@ -238,7 +266,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         )
 
     def _collator(self, items: Items) -> Collator:
-        return Collator(self._tokens, self._pad_id, items, self.delta)
+        return Collator(self._tokens, self._pad_id, items, self.delta, self.survive)
 
     def _prompt_batches(self, items: Items) -> Any:
         prompts = np.unique(items.prompt)
@@ -284,6 +312,20 @@ def widest_difference(items: Items) -> float:
         if finished.size and longest > finished.min():
             widest = max(widest, float((longest - finished.min()) / longest))
     return widest
+
+
+def surest_order(items: Items) -> float:
+    """Largest probability that a rerun keeps the order of two lengths of a group."""
+    surest = 0.0
+    for group in np.unique(items.group):
+        mine = items.pick(np.flatnonzero(items.group == group))
+        finished = np.flatnonzero(~mine.censored)
+        if not finished.size or mine.noise is None:
+            continue
+        ends = (np.array([mine.length.argmax()]), finished[[mine.length[finished].argmin()]])
+        kept = survival(*(mine.length[end] for end in ends), *(mine.noise[end] for end in ends))
+        surest = max(surest, float(kept[0]))
+    return surest
 
 
 def group_targets(

@@ -30,6 +30,7 @@ class Labels(NamedTuple):
         censored: which are lower bounds, (n,).
         longer: the longer item of each pair, (m,).
         shorter: its shorter item, (m,).
+        evidence: how sure the order of each pair is, in [0, 1], (m,).
     """
 
     target: Tensor
@@ -37,6 +38,7 @@ class Labels(NamedTuple):
     censored: Tensor
     longer: Tensor
     shorter: Tensor
+    evidence: Tensor
 
 
 class Objective(Protocol):
@@ -53,7 +55,13 @@ class Objective(Protocol):
         """Mean loss, a scalar that is zero (with a gradient of zero) where nothing teaches."""
 
 
-def margin_loss(scores: Tensor, longer: Tensor, shorter: Tensor, margin: float = 1.0) -> Tensor:
+def margin_loss(
+    scores: Tensor,
+    longer: Tensor,
+    shorter: Tensor,
+    margin: float | Tensor = 1.0,
+    weight: Tensor | None = None,
+) -> Tensor:
     """Margin ranking loss, mean over pairs of max(0, margin - (s_longer - s_shorter)).
 
     PARS, arXiv 2510.03243, with y = 1 for the longer one first.
@@ -62,36 +70,51 @@ def margin_loss(scores: Tensor, longer: Tensor, shorter: Tensor, margin: float =
         scores: (n,).
         longer: indices (m,).
         shorter: indices (m,).
-        margin: wanted distance of scores.
+        margin: wanted distance of scores; one for all pairs, or one each, (m,).
+        weight: how much each pair counts in the mean, (m,); all alike by default.
     """
     if not len(longer):
         return scores.sum() * 0.0
-    return F.relu(margin - (scores[longer] - scores[shorter])).mean()
+    return _mean(F.relu(margin - (scores[longer] - scores[shorter])), weight)
 
 
-def logistic_loss(scores: Tensor, longer: Tensor, shorter: Tensor) -> Tensor:
+def logistic_loss(
+    scores: Tensor, longer: Tensor, shorter: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """Logistic pairwise loss (RankNet), mean of log(1 + exp(-(s_longer - s_shorter))).
 
     The same arguments as :func:`margin_loss`.
     """
     if not len(longer):
         return scores.sum() * 0.0
-    return F.softplus(scores[shorter] - scores[longer]).mean()
+    return _mean(F.softplus(scores[shorter] - scores[longer]), weight)
 
 
-def listmle_loss(scores: Tensor, longer: Tensor, shorter: Tensor) -> Tensor:
+def _mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    if weight is None:
+        return losses.mean()
+    return (losses * weight).sum() / weight.sum().clamp(min=1e-6)
+
+
+def listmle_loss(
+    scores: Tensor, longer: Tensor, shorter: Tensor, weight: Tensor | None = None
+) -> Tensor:
     """ListMLE over what is known: mean of log(sum of exp(s) of i and all shorter) - s_i.
 
     With a complete order this is the likelihood of the permutation from longest to shortest
     (Xia et al. 2008, as in vllm-ltr) divided by the number of items that have a shorter one;
     with ties, cut-off lengths or a filter each item competes only with those known to be
-    shorter. The same arguments as :func:`margin_loss`.
+    shorter. The same arguments as :func:`margin_loss`; a weight is the share of a rival's mass
+    that competes.
     """
     if not len(longer):
         return scores.sum() * 0.0
     rivals = scores[shorter]
     top = scores.detach().scatter_reduce(0, longer, rivals.detach(), "amax", include_self=True)
-    mass = torch.exp(scores - top).index_add(0, longer, torch.exp(rivals - top[longer]))
+    masses = torch.exp(rivals - top[longer])
+    mass = torch.exp(scores - top).index_add(
+        0, longer, masses if weight is None else weight * masses
+    )
     leads = torch.unique(longer)
     return (top + torch.log(mass) - scores)[leads].mean()
 
@@ -125,9 +148,9 @@ def bucket_loss(logits: Tensor, bucket: Tensor, censored: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class PairObjective:
-    """An objective over pairs of scores: ``pair_loss(scores, longer, shorter)``."""
+    """An objective over pairs of scores: ``pair_loss(scores, longer, shorter, evidence)``."""
 
-    pair_loss: Callable[[Tensor, Tensor, Tensor], Tensor]
+    pair_loss: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
     outputs: int = 1
 
     def score(self, outputs: Tensor) -> Tensor:
@@ -136,7 +159,7 @@ class PairObjective:
 
     def loss(self, outputs: Tensor, labels: Labels) -> Tensor:
         """The pair loss of the scores."""
-        return self.pair_loss(self.score(outputs), labels.longer, labels.shorter)
+        return self.pair_loss(self.score(outputs), labels.longer, labels.shorter, labels.evidence)
 
 
 @dataclass(frozen=True)
@@ -173,30 +196,55 @@ class Bucket:
 
 
 OBJECTIVES = ("margin", "logistic", "listmle", "pointwise", "bucket")
+EVIDENCES = ("none", "weight", "margin")
 
 
-def build_objective(name: str, margin: float = 1.0, buckets: int = 10) -> Objective:
+def build_objective(
+    name: str, margin: float = 1.0, buckets: int = 10, evidence: str = "none"
+) -> Objective:
     """The objective of that name.
 
     Args:
         name: one of :data:`OBJECTIVES`.
         margin: wanted distance of scores, for ``margin``.
         buckets: number of length buckets, for ``bucket``.
+        evidence: what a pair's evidence does: ``none``, it is its ``weight``, or the ``margin``
+            grows with it (for the margin objective).
 
     Raises:
-        ConfigError: unknown name, margin not positive, fewer than two buckets.
+        ConfigError: unknown name, margin not positive, fewer than two buckets, evidence that the
+            objective has no use for.
     """
     if margin <= 0:
         raise ConfigError(f"model.margin is {margin}; expected a number above 0 (the paper: 1.0).")
     if buckets < 2:
         raise ConfigError(f"model.buckets is {buckets}; expected at least 2.")
+    weighted, growing = evidence == "weight", evidence == "margin"
+
+    def margin_pairs(scores: Tensor, longer: Tensor, shorter: Tensor, sure: Tensor) -> Tensor:
+        wanted = margin * sure if growing else margin
+        return margin_loss(scores, longer, shorter, wanted, sure if weighted else None)
+
+    def logistic_pairs(scores: Tensor, longer: Tensor, shorter: Tensor, sure: Tensor) -> Tensor:
+        return logistic_loss(scores, longer, shorter, sure if weighted else None)
+
+    def listmle_pairs(scores: Tensor, longer: Tensor, shorter: Tensor, sure: Tensor) -> Tensor:
+        return listmle_loss(scores, longer, shorter, sure if weighted else None)
+
     objectives: dict[str, Objective] = {
-        "margin": PairObjective(lambda s, a, b: margin_loss(s, a, b, margin)),
-        "logistic": PairObjective(logistic_loss),
-        "listmle": PairObjective(listmle_loss),
+        "margin": PairObjective(margin_pairs),
+        "logistic": PairObjective(logistic_pairs),
+        "listmle": PairObjective(listmle_pairs),
         "pointwise": Pointwise(),
         "bucket": Bucket(buckets),
     }
     if name not in objectives:
         raise ConfigError(f"model.objective is {name!r}; expected one of {', '.join(OBJECTIVES)}.")
+    usable = EVIDENCES if name == "margin" else ("none", "weight")
+    allowed = usable if isinstance(objectives[name], PairObjective) else ("none",)
+    if evidence not in allowed:
+        raise ConfigError(
+            f"model.evidence is {evidence!r}; with the objective {name} expected "
+            f"{' or '.join(allowed)}."
+        )
     return objectives[name]

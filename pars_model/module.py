@@ -39,6 +39,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         objective: margin (the paper's), logistic, listmle, pointwise or bucket.
         margin: wanted distance of scores, for the margin objective.
         buckets: number of length buckets, for the bucket objective.
+        evidence: what a pair's evidence, the sureness of its order under a rerun, does: none,
+            weight (of the pair) or margin (which grows with it).
         lr: learning rate of the encoder's last layer.
         head_lr: learning rate of the head.
         layer_decay: factor on the learning rate from each layer to the one below it.
@@ -69,6 +71,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         objective: str = "margin",
         margin: float = 1.0,
         buckets: int = 10,
+        evidence: str = "none",
         lr: float = 1e-4,
         head_lr: float = 1e-3,
         layer_decay: float = 1.0,
@@ -90,7 +93,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             warmup=warmup,
         )
         self.input_spec = InputSpec(max_length=max_length, truncation=truncation)
-        self.objective = build_objective(objective, margin=margin, buckets=buckets)
+        self.objective = build_objective(objective, margin, buckets, evidence)
         files = None
         if encoder_config is None or tokenizer_json is None:
             files = find_encoder(encoder)

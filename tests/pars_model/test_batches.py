@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -176,6 +178,10 @@ def test_lengths_that_never_vary_have_targets_too(make_table: MakeTable) -> None
         ({"batch_size": 1}, "batch_size"),
         ({"delta": 1.0}, "delta"),
         ({"delta": -0.1}, "delta"),
+        ({"survive": 1.0}, "survive"),
+        ({"survive": 0.4}, "survive"),
+        ({"noise": "loud"}, "noise"),
+        ({"spread": 0.0}, "spread"),
         ({"partners": 0}, "partners"),
         ({"val_fraction": 0.6, "test_fraction": 0.4}, "val_fraction"),
     ],
@@ -246,6 +252,42 @@ def test_a_filter_that_leaves_no_pair_is_refused(data_of: DataOf) -> None:
     rows = [{"prompt": f"p{n}", "response_tokens": 100 + n} for n in range(20)]
     with pytest.raises(InputError, match=r"data.delta = 0.2 .* lower data.delta"):
         data_of(rows)
+
+
+@pytest.mark.parametrize("pairing", ["in_batch", "random"])
+def test_only_orders_that_survive_a_rerun_teach(
+    data_of: DataOf, make_rows: MakeRows, pairing: str
+) -> None:
+    arguments: dict[str, Any] = {"pairing": pairing, "delta": 0.0, "batch_size": 16}
+    rows, spread, wanted = make_rows(60), 0.3, 0.9
+
+    def kept(length: float, other: float) -> float:
+        return NormalDist(0, 2 * spread).cdf(math.log1p(length) - math.log1p(other))
+
+    data = data_of(rows, survive=wanted, spread=spread, **arguments)
+    found, evidence = set(), []
+    for batch in data.train_dataloader():
+        longer = batch.length[batch.longer].tolist()
+        shorter = batch.length[batch.shorter].tolist()
+        found |= set(zip(longer, shorter, strict=True))
+        evidence += batch.evidence.tolist()
+        sure = [2 * kept(*pair) - 1 for pair in zip(longer, shorter, strict=True)]
+        assert batch.evidence.tolist() == pytest.approx(sure, abs=1e-6)
+    assert min(evidence) >= 2 * wanted - 1 - 1e-6
+    unfiltered = {
+        pair
+        for batch in data_of(rows, spread=spread, **arguments).train_dataloader()
+        for pair in zip(
+            batch.length[batch.longer].tolist(), batch.length[batch.shorter].tolist(), strict=True
+        )
+    }
+    assert found == {pair for pair in unfiltered if kept(*pair) >= wanted} < unfiltered
+
+
+def test_a_rerun_that_keeps_no_order_is_refused(data_of: DataOf) -> None:
+    rows = [{"prompt": f"p{n}", "response_tokens": 100 + n} for n in range(20)]
+    with pytest.raises(InputError, match=r"data.survive = 0.9 .* lower data.survive"):
+        data_of(rows, delta=0.0, survive=0.9)
 
 
 def test_a_training_split_without_pairs_is_refused(data_of: DataOf) -> None:

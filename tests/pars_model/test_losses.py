@@ -54,6 +54,38 @@ def test_pair_losses(scores: list[float], margin: float, data: st.DataObject) ->
     assert float(logistic_loss(*arguments)) == pytest.approx(sum(logistic) / count)
 
 
+@given(SCORES, st.floats(0.1, 3), st.data())
+def test_evidence_weighs_pairs_or_sets_their_margin(
+    scores: list[float], margin: float, data: st.DataObject
+) -> None:
+    pairs = pairs_of([data.draw(st.integers(0, 4)) for _ in scores])
+    sure = [data.draw(st.floats(0.1, 1)) for _ in pairs]
+    values, longer, shorter = tensors(scores, pairs)
+    none = torch.zeros(len(scores))
+    labels = Labels(
+        none, none, none.bool(), longer, shorter, torch.tensor(sure, dtype=torch.float64)
+    )
+    gaps = [scores[i] - scores[j] for i, j in pairs]
+    total = sum(sure) or 1.0
+    hinge = sum(w * max(0.0, margin - gap) for w, gap in zip(sure, gaps, strict=True)) / total
+    logistic = sum(w * math.log1p(math.exp(-gap)) for w, gap in zip(sure, gaps, strict=True))
+    grown = [max(0.0, margin * w - gap) for w, gap in zip(sure, gaps, strict=True)]
+    lists = []
+    for i in sorted({i for i, _ in pairs}):
+        rivals = sum(
+            w * math.exp(scores[j]) for w, (k, j) in zip(sure, pairs, strict=True) if k == i
+        )
+        lists.append(math.log(math.exp(scores[i]) + rivals) - scores[i])
+    for name, evidence, wanted in (
+        ("margin", "weight", hinge),
+        ("logistic", "weight", logistic / total),
+        ("margin", "margin", sum(grown) / max(len(pairs), 1)),
+        ("listmle", "weight", sum(lists) / max(len(lists), 1)),
+    ):
+        objective = build_objective(name, margin=margin, evidence=evidence)
+        assert float(objective.loss(values[:, None], labels)) == pytest.approx(wanted)
+
+
 @given(SCORES)
 def test_listmle_is_the_likelihood_of_the_order(scores: list[float]) -> None:
     lengths = range(len(scores), 0, -1)  # the first item is the longest
@@ -123,6 +155,7 @@ def test_bucket_scores_are_expected_buckets() -> None:
         torch.tensor([0.0, 0.34, 0.67, 0.999]),
         torch.zeros(4, dtype=torch.bool),
         *(torch.zeros(0, dtype=torch.int64),) * 2,
+        torch.zeros(0),
     )
     sure = torch.eye(3)[torch.tensor([0, 1, 2, 2])] * 50
     assert float(objective.loss(sure, labels)) < 1e-6
@@ -137,7 +170,8 @@ def test_every_objective_learns_an_order(name: str) -> None:
     outputs = torch.zeros(12, objective.outputs, requires_grad=True)
     longer, shorter = torch.nonzero(lengths[:, None] > lengths[None, :]).T
     target = (lengths - lengths.mean()) / lengths.std()
-    labels = Labels(target, lengths / 12, torch.zeros(12, dtype=torch.bool), longer, shorter)
+    sure = torch.ones(len(longer))
+    labels = Labels(target, lengths / 12, torch.zeros(12, dtype=torch.bool), longer, shorter, sure)
     optimizer = torch.optim.Adam([outputs], lr=0.1)
     first = objective.loss(outputs, labels).detach()
     for _ in range(150):
@@ -155,7 +189,8 @@ def test_every_objective_learns_an_order(name: str) -> None:
 def test_a_batch_without_pairs_teaches_nothing(name: str) -> None:
     outputs = torch.ones(3, 1, requires_grad=True)
     nothing = torch.zeros(0, dtype=torch.int64)
-    labels = Labels(torch.zeros(3), torch.zeros(3), torch.zeros(3).bool(), nothing, nothing)
+    zeros = torch.zeros(3)
+    labels = Labels(zeros, zeros, zeros.bool(), nothing, nothing, torch.zeros(0))
     loss = build_objective(name).loss(outputs, labels)
     loss.backward()
     assert loss.item() == 0
@@ -164,7 +199,14 @@ def test_a_batch_without_pairs_teaches_nothing(name: str) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "key"),
-    [({"name": "best"}, "objective"), ({"margin": 0.0}, "margin"), ({"buckets": 1}, "buckets")],
+    [
+        ({"name": "best"}, "objective"),
+        ({"margin": 0.0}, "margin"),
+        ({"buckets": 1}, "buckets"),
+        ({"evidence": "much"}, "evidence"),
+        ({"name": "logistic", "evidence": "margin"}, "evidence"),
+        ({"name": "pointwise", "evidence": "weight"}, "evidence"),
+    ],
 )
 def test_settings_out_of_range_are_refused(arguments: dict[str, Any], key: str) -> None:
     with pytest.raises(ConfigError, match=f"model.{key}"):
