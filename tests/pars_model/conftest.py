@@ -15,6 +15,7 @@ from transformers import BertConfig, BertModel
 
 MakeRows = Callable[..., list[dict[str, Any]]]
 """Number of prompts (and seed, more columns) to rows of a length table."""
+MakeDataRoot = Callable[[Path, Sequence[Mapping[str, object]]], Path]
 MakeTable = Callable[..., Path]
 """Rows (and file name) to a length table on disk."""
 
@@ -91,3 +92,35 @@ def make_rows() -> MakeRows:
 def table(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """120 prompts of one LLM; the encoder learns them in a few epochs."""
     return write_jsonl(tmp_path_factory.mktemp("table") / "lengths.jsonl", rows_of(120))
+
+
+@pytest.fixture
+def make_data_root() -> MakeDataRoot:
+    return write_data_root
+
+
+def write_data_root(folder: Path, rows: Sequence[Mapping[str, object]]) -> Path:
+    """Rows as prompts.parquet and lengths.parquet; rows of one prompt are its samples."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = {str(row["prompt"]): str(number) for number, row in enumerate(rows)}
+    lengths = [
+        {
+            "dataset": "kinds",
+            "prompt_id": names[str(row["prompt"])],
+            "model": row["model"],
+            "sample": number,
+            "length": row["response_tokens"],
+            "max_new_tokens": -1,
+            "finish": None,
+        }
+        for number, row in enumerate(rows)
+    ]
+    prompts = [
+        {"dataset": "kinds", "prompt_id": name, "prompt": text} for text, name in names.items()
+    ]
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(prompts), folder / "prompts.parquet")
+    pq.write_table(pa.Table.from_pylist(lengths), folder / "lengths.parquet")
+    return folder

@@ -139,3 +139,10 @@ def test_the_list_names_every_experiment(capsys: pytest.CaptureFixture[str]) -> 
     assert main(["experiment", "list"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown for name in EXPERIMENTS)
+
+
+def test_a_missing_data_root_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = tmp_path / "nowhere"
+    arguments = ["experiment", "objectives", "--data-root", str(root), "--out", str(tmp_path)]
+    assert main(arguments) == 2
+    assert f"{root / 'prompts.parquet'} does not exist" in capsys.readouterr().err

@@ -1,0 +1,167 @@
+"""Variants of a head in several cells: each with a learning rate of its own, beside baselines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+
+import numpy as np
+
+from pars_model.experiments.cells import Cell
+from pars_model.experiments.frozen import FrozenCell, frozen_cell, one_sample
+from pars_model.experiments.heads import CODE, HeadSettings, fit_head
+from pars_model.experiments.judging import Judged, Standing, judge
+from pars_model.experiments.workbench import Result, Workbench
+from pars_model.lengths import LengthTable
+from pars_model.metrics import Estimate, noise_ceiling
+from pars_model.ngrams import NgramRidge, rank_targets
+
+RATES = (1e-3, 4e-3)
+"""Learning rates tried for each variant in each cell; tau on the first seed's val chooses."""
+RIDGE, LENGTH = "n-gram ridge", "prompt length"
+BASELINES = (RIDGE, LENGTH)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A cell and the labels that are learned from in it.
+
+    Attributes:
+        cell: which LLM on which data.
+        sample: learn from this sample alone; the median of all by default. Judged is always by
+            the median.
+    """
+
+    cell: Cell
+    sample: int | None = None
+
+    @property
+    def title(self) -> str:
+        """How a table calls it."""
+        return self.cell.title + (" (learned from one sample)" if self.sample is not None else "")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All variants and baselines in one cell.
+
+    Attributes:
+        setting: where.
+        labels: the lengths that were learned from.
+        prompts: prompts of the cell, and judged ones per seed.
+        standings: by variant or baseline.
+        rates: learning rate that each variant chose.
+        ceiling: tau of one run of the LLM against another, and against the median of the others.
+    """
+
+    setting: Setting
+    labels: LengthTable
+    prompts: tuple[int, int]
+    standings: Mapping[str, Standing]
+    rates: Mapping[str, float]
+    ceiling: tuple[Estimate, Estimate | None] | None
+
+
+def compare(
+    bench: Workbench, setting: Setting, variants: Mapping[str, HeadSettings], reference: str
+) -> Comparison:
+    """Choose each variant's learning rate, train it with every seed, and judge it."""
+    frozen = frozen_cell(bench, setting.cell)
+    truth = frozen.table
+    labels = truth if setting.sample is None else one_sample(truth, setting.sample)
+    scores: dict[int, dict[str, list[float]]] = {seed: {} for seed in range(bench.seeds)}
+    rates: dict[str, float] = {}
+    for name, head in variants.items():
+        tried = {
+            rate: _fit(bench, setting, frozen, labels, replace(head, lr=rate), 0, name)["val"]
+            for rate in RATES
+        }
+        rates[name] = max(tried, key=tried.__getitem__)
+        chosen = replace(head, lr=rates[name])
+        for seed in range(bench.seeds):
+            found = _fit(bench, setting, frozen, labels, chosen, seed, name)
+            scores[seed][name] = found["scores"]
+    runs = []
+    for seed in range(bench.seeds):
+        judged = np.flatnonzero(frozen.part(seed) == "judge")
+        scores[seed][RIDGE] = _ridge(bench, setting, frozen, labels, seed)
+        scores[seed][LENGTH] = [float(len(truth.prompts[number])) for number in judged]
+        runs.append(Judged(judged, {k: np.array(v) for k, v in scores[seed].items()}))
+    return Comparison(
+        setting,
+        labels,
+        (len(truth.prompts), len(runs[0].prompts)),
+        judge(truth, runs, reference),
+        rates,
+        noise_ceiling(truth),
+    )
+
+
+def _fit(
+    bench: Workbench,
+    setting: Setting,
+    frozen: FrozenCell,
+    labels: LengthTable,
+    head: HeadSettings,
+    seed: int,
+    name: str,
+) -> Result:
+    part = frozen.part(seed)
+
+    def compute() -> Result:
+        tau, scores = fit_head(labels, frozen.features, part, head, seed)
+        return {"val": tau, "scores": scores[part == "judge"].tolist()}
+
+    settings = {**asdict(head), "seed": seed, "sample": setting.sample}
+    label = f"{setting.title}, {name}, learning rate {head.lr:g}, seed {seed}"
+    return bench.kept(label, settings, compute, CODE, frozen.sha256)
+
+
+def _ridge(
+    bench: Workbench, setting: Setting, frozen: FrozenCell, labels: LengthTable, seed: int
+) -> list[float]:
+    part = frozen.part(seed)
+
+    def compute() -> Result:
+        # It chooses its penalty inside: what the heads have for training and tuning is its own.
+        target, _ = rank_targets(labels, (part != "judge")[labels.prompt])
+        texts = np.array(labels.prompts, dtype=object)
+        learned = part != "judge"
+        ridge = NgramRidge(list(texts[learned]), target[learned])
+        return {"scores": ridge.score(list(texts[~learned])).tolist()}
+
+    settings = {"ridge": True, "seed": seed, "sample": setting.sample}
+    label = f"{setting.title}, {RIDGE}, seed {seed}"
+    found: list[float] = bench.kept(
+        label, settings, compute, ("pars_model.ngrams",), frozen.sha256
+    )["scores"]
+    return found
+
+
+def shown(estimate: Estimate | None, signed: bool = False) -> str:
+    """A value with its interval, for a table."""
+    if estimate is None:
+        return "-"
+    number = (lambda x: f"{x:+.3f}") if signed else (lambda x: f"{x:.3f}")
+    if estimate.low is None or estimate.high is None:
+        return number(estimate.value)
+    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+
+
+def rows_of(comparison: Comparison, names: Sequence[str], reference: str) -> list[list[str]]:
+    """Table rows: method, learning rate, tau, spread over seeds, difference to the reference."""
+    rows = []
+    for name in names:
+        standing = comparison.standings[name]
+        rate = comparison.rates.get(name)
+        gain = "reference" if name == reference else shown(standing.gain, signed=True)
+        rows.append(
+            [
+                name,
+                "-" if rate is None else f"{rate:g}",
+                shown(standing.tau),
+                f"{standing.spread:.3f}",
+                gain,
+            ]
+        )
+    return rows

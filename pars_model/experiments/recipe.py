@@ -1,0 +1,183 @@
+"""The default recipe in full: what it reaches, what it costs, and the ceilings that remain."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from pars_export.errors import InputError
+from pars_export.files import atomic_file, sha256_file
+from pars_model.experiments.cells import Cell
+from pars_model.experiments.matrix import RIDGE, shown
+from pars_model.experiments.objectives import CELLS
+from pars_model.experiments.page import Section, table
+from pars_model.experiments.workbench import Result, Workbench
+from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
+from pars_model.metrics import Estimate, noise_ceiling, tau_and_accuracy
+from pars_model.ngrams import NgramRidge, rank_targets
+
+CONFIG = Path("configs/default.yaml")
+TARGET = 0.70
+CODE = tuple(
+    f"pars_model.{name}"
+    for name in ("batches", "datamodule", "evidence", "losses", "module", "optim", "pairs")
+)
+"""Modules that a fine-tuning's scores depend on."""
+FITS = ((CELLS[0], 0), (CELLS[0], 6_000), (CELLS[0], 3_000))
+"""Cells and numbers of training prompts, 0 for all."""
+CURVE = CELLS[0]
+HEAD = (
+    "cell",
+    "prompts learned from",
+    "training, minutes",
+    "tau [95 %]",
+    RIDGE,
+    "gain",
+    "prompt length",
+)
+INTRODUCTION = """\
+`pars fit --config configs/default.yaml` on tables of real lengths, one seed. A tenth of the
+prompts, by a hash of the text, chooses the epoch (the ridge learns from it too) and another tenth
+is judged on. *Training* is the time of `pars fit`, validation included."""
+
+
+def run(bench: Workbench) -> Section:
+    """Fine-tune in full, on fewer and on all prompts."""
+    if not CONFIG.is_file():
+        raise InputError(f"{CONFIG} does not exist: run this from the root of the repository.")
+    rows, ceilings, points = [], [], []
+    for cell, prompts in FITS:
+        path = _part_of(bench, cell, prompts)
+        found = _fit(bench, cell, prompts, path)
+        tau, ridge, length = (Estimate(*found[name]) for name in ("tau", "ridge", "length"))
+        row = [cell.title, f"{found['train']:,}", f"{found['minutes']:.1f}"]
+        gain = f"{tau.value - ridge.value:+.3f}"
+        rows.append([*row, shown(tau), shown(ridge), gain, shown(length)])
+        if cell == CURVE:
+            points.append((found["train"], tau.value))
+        if not prompts:
+            ceilings.append(_ceiling(cell, read_lengths(path)))
+    made = table(HEAD, rows)
+    return Section("The default recipe", [INTRODUCTION, made, *ceilings, _curve(points)])
+
+
+def _part_of(bench: Workbench, cell: Cell, prompts: int) -> Path:
+    """The cell's table; with fewer prompts to learn from, the same ones for val and test."""
+    whole = bench.table(cell)
+    if not prompts:
+        return whole
+    path = whole.with_name(f"{whole.stem}-train{prompts}.parquet")
+    if path.is_file():
+        return path
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    lengths = pq.read_table(whole)
+    texts = lengths["prompt"].to_pylist()
+    split = {text: _split(text) for text in texts}
+    train = [text for text, part in split.items() if part == "train"]
+    order = np.random.default_rng(0).permutation(len(train))
+    dropped = {train[number] for number in order[prompts:]}
+    rows = lengths.append_column("split", pa.array([split[text] for text in texts]))
+    with atomic_file(path) as temporary:
+        pq.write_table(rows.filter(pa.array([text not in dropped for text in texts])), temporary)
+    return path
+
+
+def _split(text: str) -> str:
+    """The part that `pars fit` gives a text by its hash."""
+    fraction = text_fraction(text)
+    return "test" if fraction < 0.1 else "val" if fraction < 0.2 else "train"
+
+
+def _fit(bench: Workbench, cell: Cell, prompts: int, path: Path) -> Result:
+    root = bench.out / "recipe" / path.stem
+
+    def compute() -> Result:
+        minutes = _train(root, path)
+        return {"minutes": minutes, **_judged(root, path)}
+
+    settings = {"config": yaml.safe_load(CONFIG.read_text(encoding="utf-8")), "prompts": prompts}
+    label = f"fine-tune on {cell.title}, {prompts or 'all'} prompts"
+    return bench.kept(label, settings, compute, CODE, sha256_file(path))
+
+
+def _train(root: Path, path: Path) -> float:
+    """Run `pars fit`, or go on with it; return its minutes, those before interruptions included."""
+    from pars_model.callbacks import LAST
+    from pars_model.cli import main
+
+    clock = root / "minutes.json"
+    before = json.loads(clock.read_text()) if clock.is_file() else 0.0
+    arguments = ["fit", "--config", str(CONFIG), "--data.path", str(path)]
+    arguments += ["--trainer.default_root_dir", str(root)]
+    if (root / LAST).is_file():
+        arguments += ["--ckpt_path", str(root / LAST)]
+    start = time.monotonic()
+    try:
+        status = main(arguments)
+    finally:
+        minutes = before + (time.monotonic() - start) / 60
+        with atomic_file(clock) as temporary:
+            temporary.write_text(json.dumps(minutes), encoding="utf-8")
+    if status:
+        raise KeyboardInterrupt
+    return minutes
+
+
+def _judged(root: Path, path: Path) -> Result:
+    """Taus on the test split of the ranker, the ridge on the same rows, and prompt length."""
+    from pars_model.callbacks import BEST
+    from pars_model.module import load_ranker
+
+    ranker = load_ranker(root / BEST)
+    lengths = read_lengths(path)
+    split = split_prompts(lengths)
+    test = np.flatnonzero((split == "test")[lengths.prompt])
+    learned = split != "test"
+    texts = np.array(lengths.prompts, dtype=object)
+    target, _ = rank_targets(lengths, learned[lengths.prompt])
+    ridge = NgramRidge(list(texts[learned]), target[learned])
+    judged = list(texts[lengths.prompt[test]])
+
+    def tau(scores: NDArray[np.float64]) -> list[float | None]:
+        found, _ = tau_and_accuracy(
+            scores, lengths.length[test], lengths.censored[test], lengths.prompt[test]
+        )
+        return [found.value, found.low, found.high]
+
+    return {
+        "train": int((split == "train").sum()),
+        "val": ranker.metrics["tau"],
+        "tau": tau(ranker.score(judged).astype(np.float64)),
+        "ridge": tau(ridge.score(judged).astype(np.float64)),
+        "length": tau(np.array([float(len(text)) for text in judged])),
+    }
+
+
+def _ceiling(cell: Cell, lengths: LengthTable) -> str:
+    """What rerun noise leaves to predict: shares of the samples against the others."""
+    found = noise_ceiling(lengths)
+    if found is None:
+        return f"{cell.title}: one sample per prompt, so there is no ceiling."
+    rerun, median = found
+    versus = f", and against the median of the others {shown(median)}" if median else ""
+    return (
+        f"{cell.title}: one run of the LLM orders the prompts of another at {shown(rerun)}{versus}."
+    )
+
+
+def _curve(points: list[tuple[int, float]]) -> str:
+    """What twice the prompts are worth, by the least-squares line through tau and log prompts."""
+    sizes, taus = zip(*points, strict=True)
+    slope, at = np.polyfit(np.log2(sizes), taus, 1)
+    wanted = 2 ** ((TARGET - at) / slope)
+    return (
+        f"Twice as many prompts to learn from are worth {slope:+.3f} of tau between {sizes[0]} and "
+        f"{sizes[-1]} prompts; on that line {TARGET:.2f} would take {wanted:,.0f} prompts."
+    )

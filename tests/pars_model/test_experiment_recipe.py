@@ -1,0 +1,56 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+import yaml
+
+from pars_export.errors import InputError
+from pars_model.experiments import recipe
+from pars_model.experiments.cells import Cell
+from pars_model.experiments.workbench import Workbench
+
+if TYPE_CHECKING:
+    from tests.pars_model.conftest import MakeDataRoot, MakeRows
+
+DEFAULT = Path(__file__).parents[2] / "configs" / "default.yaml"
+
+
+def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
+    tmp_path: Path,
+    encoder: Path,
+    make_rows: MakeRows,
+    make_data_root: MakeDataRoot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    config = yaml.safe_load(DEFAULT.read_text())
+    config["model"] |= {"encoder": str(encoder), "max_length": 32, "lr": 3e-3}
+    config["trainer"] |= {"accelerator": "cpu", "max_epochs": 2}
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(config))
+    cell = Cell("kinds", "tiny", "Kinds, tiny")
+    monkeypatch.setattr(recipe, "CONFIG", path)
+    monkeypatch.setattr(recipe, "FITS", ((cell, 0), (cell, 60)))
+    monkeypatch.setattr(recipe, "CURVE", cell)
+    rows = make_rows(150)
+    bench = Workbench("recipe", make_data_root(tmp_path / "data", rows + rows), tmp_path / "out")
+    text = recipe.run(bench).markdown(bench.minutes)
+    whole, part = (line for line in text.splitlines() if line.startswith("| Kinds, tiny"))
+    assert part.split("|")[2].strip() == "60"
+    assert int(whole.split("|")[2]) > 100
+    assert float(whole.split("|")[4].split()[0]) > 0.4
+    assert "one run of the LLM orders the prompts of another at 1.000" in text
+    assert "Twice as many prompts" in text
+    first = bench.minutes
+    again = Workbench("recipe", bench.data_root, bench.out)
+    assert recipe.run(again).markdown(again.minutes) == text
+    assert again.minutes == first
+
+
+def test_a_config_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(recipe, "CONFIG", tmp_path / "no.yaml")
+    with pytest.raises(InputError, match=r"no\.yaml does not exist: run this from the root"):
+        recipe.run(Workbench("recipe", tmp_path, tmp_path))
