@@ -14,6 +14,8 @@ from pars_model.experiments.workbench import Workbench
 
 REFERENCE = "delta 0"
 SURVIVE, SPREAD = 0.75, 0.4
+RATES = (1e-3,)
+"""What margin chose in the section above; the filters share it."""
 VARIANTS = {
     REFERENCE: HeadSettings(),
     **{f"delta {delta:g}": HeadSettings(delta=delta) for delta in (0.05, 0.1, 0.2, 0.4)},
@@ -22,20 +24,20 @@ VARIANTS = {
     "weight by evidence": HeadSettings(evidence="weight"),
     "margin by evidence": HeadSettings(evidence="margin"),
 }
-SETTINGS = (Setting(CELLS[0], sample=3), *map(Setting, (CELLS[0], CELLS[2], CELLS[3])))
+SETTINGS = (Setting(CELLS[0], sample=3), *map(Setting, (CELLS[2], CELLS[3], CELLS[0])))
 INTRODUCTION = """\
-The margin objective on the features and splits of the section above; only which pairs teach, and
-how much, differs. *Rerun noise*: a delta per LLM, such that a rerun would keep the order of the
-pairs with a probability of 0.75, from the LLM's own repeated samples (where a table has none, a
-spread of 0.4 of log lengths is taken: what repeated samples of other LLMs show at temperatures of
-0.3 to 0.7). *Noise model*: the same with a spread that falls with the length. *Weight* and
+The margin objective on the features and splits of the section above, with one learning rate; only
+which pairs teach, and how much, differs. *Rerun noise*: a delta per LLM, such that a rerun would
+keep the order of the pairs with a probability of 0.75, from the LLM's own repeated samples (where
+a table has too few, a spread of 0.4 of log lengths is taken: what other LLMs show at temperatures
+of 0.3 to 0.7). *Noise model*: the same with a spread that falls with the length. *Weight* and
 *margin*: all pairs teach, and weight or margin is the evidence, twice that probability less one.
 In the first cell one sample (temperature 0.7) is learned from, and the median of four judges."""
 
 
 def run(bench: Workbench) -> Section:
     """Compare the filters in every cell."""
-    found = [compare(bench, setting, VARIANTS, REFERENCE) for setting in SETTINGS]
+    found = [compare(bench, setting, VARIANTS, REFERENCE, RATES) for setting in SETTINGS]
     names = list(VARIANTS)
     noises = "\n".join(map(_noise, found))
     return Section(

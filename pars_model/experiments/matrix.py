@@ -17,7 +17,9 @@ from pars_model.metrics import Estimate, noise_ceiling
 from pars_model.ngrams import NgramRidge, rank_targets
 
 RATES = (1e-3, 4e-3)
-"""Learning rates tried for each variant in each cell; tau on the first seed's val chooses."""
+"""Learning rates that variants of one objective try in each cell."""
+REPEATS = 50
+"""Fewest prompts with repeated samples that a ceiling is told from."""
 RIDGE, LENGTH = "n-gram ridge", "prompt length"
 BASELINES = (RIDGE, LENGTH)
 
@@ -63,23 +65,34 @@ class Comparison:
 
 
 def compare(
-    bench: Workbench, setting: Setting, variants: Mapping[str, HeadSettings], reference: str
+    bench: Workbench,
+    setting: Setting,
+    variants: Mapping[str, HeadSettings],
+    reference: str,
+    rates: Sequence[float] = RATES,
 ) -> Comparison:
-    """Choose each variant's learning rate, train it with every seed, and judge it."""
+    """Choose each variant's learning rate, train it with every seed, and judge it.
+
+    Args:
+        bench: where results are kept.
+        setting: the cell.
+        variants: heads by name; their own learning rate is not looked at.
+        reference: the one that the others are compared with.
+        rates: learning rates tried; tau on the first seed's val chooses.
+    """
     frozen = frozen_cell(bench, setting.cell)
     truth = frozen.table
     labels = truth if setting.sample is None else one_sample(truth, setting.sample)
     scores: dict[int, dict[str, list[float]]] = {seed: {} for seed in range(bench.seeds)}
-    rates: dict[str, float] = {}
+    chosen: dict[str, float] = {}
     for name, head in variants.items():
         tried = {
             rate: _fit(bench, setting, frozen, labels, replace(head, lr=rate), 0, name)["val"]
-            for rate in RATES
+            for rate in rates
         }
-        rates[name] = max(tried, key=tried.__getitem__)
-        chosen = replace(head, lr=rates[name])
+        chosen[name] = max(tried, key=tried.__getitem__)
         for seed in range(bench.seeds):
-            found = _fit(bench, setting, frozen, labels, chosen, seed, name)
+            found = _fit(bench, setting, frozen, labels, replace(head, lr=chosen[name]), seed, name)
             scores[seed][name] = found["scores"]
     runs = []
     for seed in range(bench.seeds):
@@ -92,8 +105,8 @@ def compare(
         labels,
         (len(truth.prompts), len(runs[0].prompts)),
         judge(truth, runs, reference),
-        rates,
-        noise_ceiling(truth),
+        chosen,
+        noise_ceiling(truth) if (np.diff(truth.sample_start) > 1).sum() >= REPEATS else None,
     )
 
 

@@ -44,7 +44,7 @@ def parts(comparisons: Sequence[Comparison], names: Sequence[str], reference: st
     found = [verdict(comparisons, names, reference)]
     for each in comparisons:
         prompts, judged = each.prompts
-        ceiling = "one sample per prompt, so there is no ceiling"
+        ceiling = "too few repeated samples for a ceiling"
         if each.ceiling is not None:
             rerun, median = each.ceiling
             ceiling = f"ceiling: one run against another {shown(rerun)}"

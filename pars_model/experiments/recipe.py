@@ -28,7 +28,7 @@ CODE = tuple(
     for name in ("batches", "datamodule", "evidence", "losses", "module", "optim", "pairs")
 )
 """Modules that a fine-tuning's scores depend on."""
-FITS = ((CELLS[0], 0), (CELLS[0], 6_000), (CELLS[0], 3_000))
+FITS = ((CELLS[0], 3_000), (CELLS[0], 6_000), (CELLS[0], 0), (CELLS[1], 0))
 """Cells and numbers of training prompts, 0 for all."""
 CURVE = CELLS[0]
 HEAD = (
