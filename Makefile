@@ -59,7 +59,7 @@ soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout 7200
 
 test-gpu: $(INSTALLED)
-	$(BIN)/python -m pytest -m gpu
+	$(BIN)/python -m pytest -m gpu -rP  # what the tests print: latency beside torch
 
 test-versions: $(INSTALLED)
 	$(BIN)/python tests/vllm_versions.py $(VERSIONS)

@@ -66,6 +66,19 @@ def write_png(path: Path, draw: Draw, palette: Palette) -> None:
         figure.savefig(temporary, format="png", dpi=160, facecolor="white")
 
 
+def write_svg(path: Path, draw: Draw, palette: Palette) -> None:
+    """Write a chart on white as an SVG file, the same bytes for the same chart."""
+    import matplotlib as mpl
+
+    with (
+        atomic_file(path) as temporary,
+        mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": path.stem}),
+    ):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        figure = new_figure(draw, palette)
+        figure.savefig(temporary, format="svg", metadata=nothing, facecolor="white")
+
+
 def inline_svg(name: str, draw: Draw, roles: Sequence[str], label: str, legend: bool = True) -> str:
     """An ``<svg>`` element whose colours are the page's CSS variables and whose text is text.
 

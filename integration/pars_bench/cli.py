@@ -10,6 +10,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     "serving": ("pars_bench.serving", "a real vLLM server under load, one order after another"),
     "scheduler": ("pars_bench.scheduler", "what ordering costs the engine, beside stock vLLM"),
     "engine": ("pars_bench.engine", "tokens per second with scoring, beside stock vLLM"),
+    "predictor": (
+        "pars_bench.predictor.bench",
+        "what scoring a prompt costs, beside the baselines",
+    ),
     "report": ("pars_bench.report", "write report.html and plots again from a results folder"),
     "policy": ("pars_bench.policy.sweep", "patience and share in a simulated queue"),
     "kv": ("pars_bench.kv.bench", "ordering by memory on a small KV cache"),

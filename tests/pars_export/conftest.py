@@ -2,57 +2,28 @@
 
 from __future__ import annotations
 
-import json
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tiny_predictor import tiny_config, tiny_tokenizer_json
 
 from pars_export.artifact import Manifest
-from pars_export.build import write_encoder_predictor
+from pars_export.build import add_engines, write_encoder_predictor
 from pars_export.calibration import Calibration
+from pars_export.engines import ENGINES
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
-from pars_export.parity import builtin_texts
+from pars_export.parity import builtin_texts, real_texts
 
 MakeNetwork = Callable[..., RankerNetwork]
 """Pooling, outputs and seed to a network."""
 Write = Callable[..., Manifest]
 """Folder (and network, more arguments of the export) to the manifest written there."""
-
-_WORDS = ["what", "is", "the", "moon", "write", "a", "story", "of", "ten", "words", "list", "facts"]
-_PIECES = [
-    f"{mark}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789?.," for mark in ("", "##")
-]
-
-
-def tiny_tokenizer_json() -> str:
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys(_WORDS + _PIECES)]
-    ids = {token: index for index, token in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
-    )
-    return tokenizer.to_str()
-
-
-def tiny_config(tokenizer_json: str) -> dict[str, object]:
-    return {
-        "model_type": "bert",
-        "vocab_size": len(json.loads(tokenizer_json)["model"]["vocab"]),
-        "hidden_size": 32,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "intermediate_size": 64,
-        "max_position_embeddings": 128,
-        # Wide enough that scores of different prompts differ by far more than rounding.
-        "initializer_range": 0.2,
-    }
 
 
 @pytest.fixture(scope="session")
@@ -108,4 +79,25 @@ def exported(tmp_path_factory: pytest.TempPathFactory, write: Write) -> Path:
     """An exported predictor; tests that change it copy it first."""
     folder = tmp_path_factory.mktemp("exported") / "predictor"
     write(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def texts() -> list[str]:
+    """Some real prompts."""
+    calibration, compared = real_texts()
+    return [*calibration[::4], *compared[::8]]
+
+
+@pytest.fixture(scope="session")
+def engines(exported: Path, tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
+    """The exported predictor with every engine that runs on a CPU."""
+    folder = tmp_path_factory.mktemp("engines") / "predictor"
+    shutil.copytree(exported, folder)
+    with pytest.MonkeyPatch.context() as patch:
+        # Random weights on 32 channels average out less of the rounding than a trained encoder.
+        int8 = ENGINES["onnx-int8"]
+        loose = dataclasses.replace(int8.bound, tau=0.95)
+        patch.setitem(ENGINES, "onnx-int8", dataclasses.replace(int8, bound=loose))
+        add_engines(folder, ["onnx-bf16", "onnx-int8"], texts)
     return folder

@@ -25,25 +25,6 @@ from pars_model.__main__ import main
 CPU_ENGINES = ("onnx-bf16", "onnx-int8")
 
 
-@pytest.fixture(scope="module")
-def texts() -> list[str]:
-    calibration, compared = real_texts()
-    return [*calibration[::4], *compared[::8]]
-
-
-@pytest.fixture(scope="module")
-def engines(exported: Path, tmp_path_factory: pytest.TempPathFactory, texts: list[str]) -> Path:
-    folder = tmp_path_factory.mktemp("engines") / "predictor"
-    shutil.copytree(exported, folder)
-    with pytest.MonkeyPatch.context() as patch:
-        # Random weights on 32 channels average out less of the rounding than a trained encoder.
-        int8 = ENGINES["onnx-int8"]
-        loose = dataclasses.replace(int8.bound, tau=0.95)
-        patch.setitem(ENGINES, "onnx-int8", dataclasses.replace(int8, bound=loose))
-        add_engines(folder, CPU_ENGINES, texts)
-    return folder
-
-
 def test_engines_are_added_with_their_parity_and_the_rest_stays(
     exported: Path, engines: Path
 ) -> None:

@@ -7,9 +7,12 @@ for it and do no more than note what is asked of them. `make test-gpu` runs the 
 from __future__ import annotations
 
 import dataclasses
+import re
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +21,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
+from pars_bench.predictor.speed import take_turns
 from pars_export import ConfigError, Predictor, PredictorError
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.build import add_engines
@@ -27,6 +31,8 @@ from pars_export.runtimes.tensorrt import TensorRtCore, check_fits, profiles_of
 from pars_export.tensorrt import INPUTS, BuildOptions, Profile, build_engine, profiles_for
 
 RTX = ENGINES["tensorrt-rtx"].file
+LOOSE = Bound(1.0, 0.5, 0.05)
+"""Random weights on 32 channels average out less of the rounding than a trained encoder."""
 
 
 @pytest.fixture(autouse=True)
@@ -45,8 +51,7 @@ def test_the_real_builder_takes_the_graph_of_every_precision(
     folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx")
-    # Random weights on 32 channels average out less of the rounding than a trained encoder.
-    monkeypatch.setitem(BY_PRECISION, "int8", Bound(1.0, 0.5, 0.05))
+    monkeypatch.setitem(BY_PRECISION, "int8", LOOSE)
     options = BuildOptions(precision=precision, capabilities=("8.9",))
     manifest = add_engines(folder, ["tensorrt-rtx"], builtin_texts(), options=options)
     engine = manifest.engines["tensorrt-rtx"]
@@ -379,19 +384,43 @@ def test_an_engine_runs_only_when_built_here_or_pinned(exported: Path, tmp_path:
         Predictor.load(folder, runtime="tensorrt-rtx")
 
 
+def latencies(predictors: Mapping[str, Predictor]) -> str:
+    """A line for each batch: median milliseconds of a call in each predictor, taking turns."""
+    lines = []
+    texts = builtin_texts()
+    for batch in (1, 16, 64):
+        calls = {n: partial(each.score, texts[:batch]) for n, each in predictors.items()}
+        found = take_turns(calls, rounds=3)
+        shown = [f"{n} {1e3 * median(found[n]['seconds']):.3f} ms" for n in predictors]
+        lines.append(f"batch {batch}: {', '.join(shown)}")
+    return "\n".join(lines)
+
+
+def test_what_make_test_gpu_says_of_latency_without_a_gpu(exported: Path) -> None:
+    lines = latencies({name: Predictor.load(exported, name) for name in ("onnx", "torch")})
+    pattern = r"batch \d+: onnx (\d+\.\d+) ms, torch (\d+\.\d+) ms"
+    found = [re.fullmatch(pattern, line) for line in lines.splitlines()]
+    assert len(found) == 3
+    assert all(each and min(map(float, each.groups())) > 0 for each in found)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-def test_a_real_gpu_scores_as_the_reference(folder: Path, name: str, precision: str) -> None:
+@pytest.mark.parametrize("precision", ["fp32", "fp16", "int8"])
+def test_a_real_gpu_scores_as_the_reference(
+    folder: Path, name: str, precision: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     pytest.importorskip(name.replace("-", "_"))
     from pars_export.runtimes.cuda import Cuda
 
+    monkeypatch.setitem(BY_PRECISION, "int8", LOOSE)
     options = BuildOptions(precision=precision)
     if name == "tensorrt-rtx":
         options = dataclasses.replace(options, capabilities=(Cuda().capability(),))
     texts = builtin_texts()
     add_engines(folder, [name], texts, options=options)
-    wanted = Predictor.load(folder, runtime="torch").score(texts)
+    reference = Predictor.load(folder, runtime="torch")
+    wanted = reference.score(texts)
     predictor = Predictor.load(folder, runtime=name)
     bound = ENGINES[name].bound_for(options)
     for _ in range(5):  # the common shapes go through CUDA graphs from the fourth time on
@@ -399,3 +428,4 @@ def test_a_real_gpu_scores_as_the_reference(folder: Path, name: str, precision: 
         assert_allclose(found, wanted, rtol=0, atol=bound.difference * float(wanted.std()))
     alone = np.concatenate([predictor.score([text]) for text in texts])
     assert_allclose(alone, found, rtol=0, atol=bound.batch * float(wanted.std()))
+    print(f"{name}, {precision}\n{latencies({'torch on the CPU': reference, name: predictor})}")

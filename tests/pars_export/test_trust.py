@@ -280,6 +280,22 @@ def test_a_model_of_nan_weights_is_named_by_either_runtime(
         Predictor.load(tmp_path / "nan", runtime=runtime).score(["a"])
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8"])
+def test_an_engine_that_has_one_nan_among_its_weights_is_named(
+    engines: Path, tmp_path: Path, runtime: str
+) -> None:
+    manifest = read_manifest(engines)
+    file = str(manifest.engines[runtime]["file"])
+    made = onnx.load(engines / file)
+    bias = next(each for each in made.graph.initializer if each.name.startswith("head.bias"))
+    bias.raw_data = b"\xff" * len(bias.raw_data)  # a NaN in float32 and in bfloat16
+    contents: dict[str, bytes | str | Path] = {name: engines / name for name in manifest.files}
+    contents[file] = made.SerializeToString()
+    write_predictor(tmp_path / "nan", manifest, contents)
+    with pytest.raises(PredictorError, match="returned NaN or infinity for 1 of 1 prompts"):
+        Predictor.load(tmp_path / "nan", runtime=runtime).score(["a"])
+
+
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [

@@ -1,0 +1,157 @@
+"""The cells of a run, the processes that measure them, and the report that they make."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+from pars_bench.experiment import Facts
+from pars_bench.predictor.contestants import Contestant
+from pars_bench.predictor.grid import START_PROMPTS, Grid
+from pars_bench.predictor.processes import Child, measure_start, start_speeds
+from pars_bench.predictor.report import PredictorReport
+from pars_bench.predictor.texts import repeated
+from pars_bench.promptfile import read_prompts
+from pars_export import runtimes
+from pars_export.artifact import read_manifest
+from pars_export.runtimes.encoded import TOKENIZER, load_tokenizer
+from pars_export.words import read_tokenizer
+
+
+class Cells:
+    """All that a run measures; processes are started when the first cell needs them."""
+
+    def __init__(
+        self, stack: ExitStack, contestants: Sequence[Contestant], grid: Grid, prompts: Path
+    ) -> None:
+        self._stack = stack
+        self._contestants = {_slug(each.name): each for each in contestants}
+        self._grid = grid
+        self._path = prompts
+        self._prompts = [prompt.text for prompt in read_prompts(prompts)]
+        self._children: dict[int, Child] = {}
+
+    def named(self) -> dict[str, Facts]:
+        """Name -> what is measured, in the order in which it is."""
+        grid = self._grid
+        found: dict[str, Facts] = {}
+        for turn in range(grid.starts):
+            for slug in self._contestants:
+                found[f"start-{slug}-{turn}"] = {"kind": "start", "who": slug}
+        for threads in grid.threads:
+            for length, batch in grid.shapes():
+                found[f"speed-{threads}-{length}-{batch}"] = {
+                    "kind": "speed",
+                    "threads": threads,
+                    "length": length,
+                    "batch": batch,
+                    "rounds": grid.rounds,
+                }
+            for turn in range(grid.burst_rounds):
+                found[f"burst-{threads}-{turn}"] = {
+                    "kind": "burst",
+                    "threads": threads,
+                    "turn": turn,
+                    "names": self._bursting(),
+                    "count": grid.burst,
+                }
+        for slug, each in self._contestants.items():
+            if not each.baseline or each.what == "ngram-ridge":
+                found[f"order-{slug}"] = {"kind": "order", "who": slug}
+        return found
+
+    def measure(self, cell: Facts) -> Facts:
+        """One cell."""
+        given: dict[str, Any] = {k: v for k, v in cell.items() if k not in ("kind", "of")}
+        if cell["kind"] == "start":
+            return measure_start(
+                self._contestants[given["who"]],
+                max(self._grid.lengths),
+                self._prompts[:START_PROMPTS],
+            )
+        if cell["kind"] == "order":
+            name = self._contestants[given["who"]].name
+            found = self._child(self._grid.threads[0]).ask(do="order", name=name)
+        else:
+            do = "cell" if cell["kind"] == "speed" else "burst"
+            found = self._child(given.pop("threads")).ask(do=do, **given)
+        return cast("Facts", found)
+
+    def report(self, results: dict[str, Facts]) -> PredictorReport:
+        """All results in one."""
+        report: PredictorReport = {
+            "environment": {},
+            "settings": {},
+            "contestants": {},
+            "speed": [],
+            "starts": {},
+            "bursts": [],
+            "burst_lengths": {},
+            "orders": {},
+        }
+        found = cast("dict[str, Any]", results)
+        grid = self._grid
+        for slug, each in self._contestants.items():
+            folder, work = Path(each.folder), each.work()
+            manifest = read_manifest(folder, check_hashes=False)
+            report["contestants"][each.name] = {
+                "what": each.what,
+                "folder": None if each.baseline else folder.name,
+                "auto": not each.baseline
+                and runtimes.choose("auto", folder, manifest) == each.what,
+                "large": each.large,
+                "work": None if work is None else asdict(work),
+            }
+            if not each.baseline and folder.name not in report["burst_lengths"]:
+                report["burst_lengths"][folder.name] = self._tokens(folder)
+            starts = [found[f"start-{slug}-{turn}"] for turn in range(grid.starts)]
+            report["starts"][each.name] = {
+                "seconds": [start["seconds"] for start in starts],
+                "resident_mib": [start["resident_mib"] for start in starts],
+                "peak_mib": [start["peak_mib"] for start in starts],
+                "imported": starts[0]["imported"],
+            }
+            if f"order-{slug}" in found:
+                report["orders"][each.name] = found[f"order-{slug}"]
+        for threads in grid.threads:
+            for length, batch in grid.shapes():
+                speeds = found[f"speed-{threads}-{length}-{batch}"]
+                report["speed"].append(
+                    {"threads": threads, "length": length, "batch": batch, "speeds": speeds}
+                )
+            turns = [found[f"burst-{threads}-{turn}"] for turn in range(grid.burst_rounds)]
+            seconds = {name: [turn[name] for turn in turns] for name in self._bursting()}
+            report["bursts"].append({"threads": threads, "prompts": grid.burst, "seconds": seconds})
+        return report
+
+    def _child(self, threads: int) -> Child:
+        if threads not in self._children:
+            everyone = list(self._contestants.values())
+            child = start_speeds(everyone, threads, max(self._grid.lengths), self._path)
+            self._children[threads] = self._stack.enter_context(child)
+        return self._children[threads]
+
+    def _bursting(self) -> list[str]:
+        """Who ranks a burst: ours, but where that takes long and shows nothing new."""
+        slow = ("torch", "onnx-bf16")
+        return [e.name for e in self._contestants.values() if not e.baseline and e.what not in slow]
+
+    def _tokens(self, folder: Path) -> list[int]:
+        """Tokens of each prompt of the burst, as the folder cuts them."""
+        manifest = read_manifest(folder, check_hashes=False)
+        texts = repeated(self._prompts, self._grid.burst)
+        if manifest.kind == "student":
+            ids = read_tokenizer(folder / TOKENIZER, manifest.input).read_all(texts)[0]
+        elif manifest.kind == "encoder":
+            ids = load_tokenizer(folder, manifest).encode(texts)
+        else:
+            return []
+        return [len(each) for each in ids]
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", name.lower())

@@ -1,0 +1,152 @@
+"""What was wanted of scoring, and whether the numbers say that it is so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from statistics import median
+
+from pars_bench.predictor.report import (
+    Entry,
+    PredictorReport,
+    burst_floor,
+    cells_of,
+    is_student,
+    median_ms,
+    ours,
+    over_floor,
+    quartiles,
+)
+
+OVER_FLOOR = 1.5
+"""Most that an encoder may take, as a multiple of its floor, from `FROM_TOKENS` tokens on."""
+FROM_TOKENS = 32
+FASTER = 10.0
+"""Least that it must be faster than BERT-base in eager PyTorch."""
+LOAD_S, LOAD_MIB = 1.0, 300.0
+BURST_ENCODER_S, BURST_STUDENT_S = 5.0, 0.5
+BERT = "bert-base"
+
+
+def sentences(report: PredictorReport) -> list[str]:
+    """One sentence for each goal and each predictor, or runtime, that it is about."""
+    return [
+        *_floors(report),
+        *_against_bert(report),
+        *_loading(report),
+        *_bursts(report),
+    ]
+
+
+def verdict(reached: bool) -> str:
+    """As the page says it."""
+    return "**reached**" if reached else "**missed**"
+
+
+def _floors(report: PredictorReport) -> Iterator[str]:
+    for name, entry in ours(report):
+        if is_student(entry) or entry["work"] is None or entry["what"] == "torch":
+            continue
+        ratios = {
+            (cell["length"], cell["batch"]): ratio
+            for cell in cells_of(report, threads=1)
+            if cell["length"] >= FROM_TOKENS
+            and (ratio := over_floor(report, cell, name)) is not None
+        }
+        if not ratios:
+            continue
+        worst, best = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
+        within = sum(ratio <= OVER_FLOOR for ratio in ratios.values())
+        yield (
+            f"{name} within {OVER_FLOOR:g} times the floor of {entry['work']['precision']} from "
+            f"{FROM_TOKENS} tokens on, one thread: {verdict(within == len(ratios))}, in {within} "
+            f"of {len(ratios)} shapes; {ratios[best]:.2f} at best ({_shape(best)}), "
+            f"{median(ratios.values()):.2f} in the median, {ratios[worst]:.2f} at worst "
+            f"({_shape(worst)})."
+        )
+
+
+def _against_bert(report: PredictorReport) -> Iterator[str]:
+    bert = next((n for n, e in report["contestants"].items() if e["what"] == BERT), None)
+    if bert is None:
+        return
+    for name, entry in ours(report):
+        if not entry["auto"]:
+            continue
+        ratios = {
+            (cell["length"], cell["batch"]): theirs / mine
+            for cell in cells_of(report, threads=1)
+            if (theirs := median_ms(cell, bert)) is not None
+            and (mine := median_ms(cell, name)) is not None
+        }
+        if not ratios:
+            continue
+        worst, best = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
+        within = sum(ratio >= FASTER for ratio in ratios.values())
+        yield (
+            f"{name} {FASTER:g} times faster a prompt than {bert}, one thread: "
+            f"{verdict(within == len(ratios))}, in {within} of {len(ratios)} shapes; "
+            f"{ratios[worst]:.1f} times at worst ({_shape(worst)}), "
+            f"{median(ratios.values()):.1f} in the median, {ratios[best]:.1f} at best "
+            f"({_shape(best)})."
+        )
+    yield (
+        "At equal or better tau than a trained BERT-base: **not compared**. No pretrained "
+        "BERT-base can be had without a model hub, and one trained from nothing on the "
+        "demonstration's prompts would be a straw man; this one has random weights and tells time "
+        "alone."
+    )
+
+
+def _loading(report: PredictorReport) -> Iterator[str]:
+    for name, entry in ours(report):
+        if not entry["auto"]:
+            continue
+        starts = report["starts"][name]
+        seconds = quartiles(starts["seconds"])[1]
+        memory = [each for each in starts["resident_mib"] if each is not None]
+        said = f"{seconds:.2f} s"
+        reached = seconds < LOAD_S
+        if memory:
+            said += f" and {median(memory):.0f} MiB"
+            # MB, as wanted, are a little less than MiB.
+            reached = reached and median(memory) * 2**20 < LOAD_MIB * 1e6
+        yield (
+            f"{name} loaded in under {LOAD_S:g} s and {LOAD_MIB:g} MB resident, from the start of "
+            f"the interpreter: {verdict(reached)}, {said}."
+        )
+
+
+def _bursts(report: PredictorReport) -> Iterator[str]:
+    for name, entry in ours(report):
+        if not entry["auto"]:
+            continue
+        wanted = BURST_STUDENT_S if is_student(entry) else BURST_ENCODER_S
+        for burst in report["bursts"]:
+            if name not in burst["seconds"]:
+                continue
+            seconds = quartiles(burst["seconds"][name])[1]
+            floor = burst_floor(report, burst, name)
+            yield (
+                f"{name} ranks {burst['prompts']:,} real prompts in under {wanted:g} s, "
+                f"{_threads(burst['threads'])}: {verdict(seconds < wanted)}, {seconds:.3g} s"
+                f"{_ceiling(entry, floor, wanted)}."
+            )
+
+
+def _ceiling(entry: Entry, floor: float | None, wanted: float) -> str:
+    if floor is None:
+        return ""
+    assert entry["work"] is not None
+    said = f"; its floor on this machine is {floor:.3g} s"
+    if floor > wanted:
+        said += f", so no program with products in {entry['work']['precision']} could"
+    return said
+
+
+def _shape(shape: Sequence[int]) -> str:
+    length, batch = shape
+    return f"{length} tokens, batch {batch}"
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"

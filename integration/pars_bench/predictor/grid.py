@@ -1,0 +1,45 @@
+"""What is measured: batches, lengths and threads, and how often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+TOKENS = 4096
+"""Most tokens of a batch that anyone is given; a larger one only repeats what this one shows."""
+TOKENS_LARGE = 1024
+"""The same for baselines of a hundred million weights, which take a second for that many."""
+
+START_PROMPTS = 128
+"""Prompts scored in a fresh process, before its largest memory is read."""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Sizes of a run."""
+
+    lengths: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
+    """Tokens of a text, special tokens included."""
+    batches: tuple[int, ...] = (1, 4, 16, 64)
+    """Texts of a call."""
+    threads: tuple[int, ...] = (1, 2)
+    rounds: int = 5
+    """Samples of each contestant in each cell."""
+    starts: int = 5
+    """Fresh processes of each contestant for load time and memory."""
+    burst: int = 2000
+    """Prompts of a burst."""
+    burst_rounds: int = 3
+
+    def shapes(self) -> list[tuple[int, int]]:
+        """(length, batch) of every cell, short ones first."""
+        return [
+            (length, batch)
+            for length in self.lengths
+            for batch in self.batches
+            if length * batch <= TOKENS
+        ]
+
+
+DEFAULT = Grid()
+QUICK = Grid((16, 32), (1, 4), (1,), rounds=2, starts=1, burst=32, burst_rounds=1)
+"""Enough to see that everything runs; its numbers mean little."""

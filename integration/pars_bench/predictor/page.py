@@ -1,0 +1,286 @@
+"""What `pars bench predictor` measured, as a page for the docs with its plots beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from statistics import median
+
+from pars_bench.facts import flatten
+from pars_bench.predictor.goals import sentences
+from pars_bench.predictor.grid import START_PROMPTS, TOKENS, TOKENS_LARGE
+from pars_bench.predictor.pictures import write_pictures
+from pars_bench.predictor.rates import SIZE, UNITS
+from pars_bench.predictor.report import (
+    PredictorReport,
+    SpeedCell,
+    burst_floor,
+    cells_of,
+    median_ms,
+    milliseconds,
+    over_floor,
+    quartiles,
+    rates_of,
+)
+from pars_bench.predictor.speed import BURST_S
+from pars_export.files import atomic_file
+
+_INTRODUCTION = """\
+A contestant gets texts and gives scores, so its tokenizer counts; texts have an exact number of
+tokens. All take turns in one process: a sample is the mean over calls for some {burst} ms, each
+round has one of each, and the figures are medians, with quartiles in brackets. The process is bound
+to as many CPUs as it may have threads. Contestants named after a folder are its runtimes. BERT-base
+(the paper's), OPT-125M (vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder)
+have random weights: they tell time, not how well they rank. The two large ones get up to {large:,}
+tokens a call, the others up to {tokens:,}."""
+
+_FLOOR = """\
+The floor is the time for the matrix products alone, each at the rate of its precision that this
+machine reached in the same rounds with the fastest of {libraries} on matrices of {size} by {size},
+or the time for reading the weights once a call at the rate of a copy in memory, whichever is
+longer. `onnx-int8` has its products with weights in int8 and those of attention in float32;
+`onnx-bf16` computes in float32. Everything else (normalisation, softmax, activation functions,
+rounding, the tokenizer) is what a runtime pays on top."""
+
+_LOADING = """\
+From nothing to able to score, one thread: interpreter, imports, check of every file's hash,
+weights; files are in the system's cache. Resident is the memory in use then; the peak is after
+scoring {prompts} real prompts in one call."""
+
+
+def write_page(page: Path, report: PredictorReport) -> None:
+    """Write ``page`` and its plots from the results alone."""
+    page.parent.mkdir(parents=True, exist_ok=True)
+    pictures = write_pictures(page, report)
+    with atomic_file(page) as temporary:
+        temporary.write_text(render(report, pictures), encoding="utf-8")
+
+
+def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
+    """The whole page."""
+    libraries = dict.fromkeys(n.partition(", ")[2] for n in UNITS if not n.startswith("memory"))
+    parts = [
+        "# What scoring a prompt costs",
+        f"Made by `{report['settings']['command']}`; run it again to get your own numbers.",
+        "\n".join(f"- {name}: {value}" for name, value in flatten(report["environment"])),
+        _INTRODUCTION.format(burst=round(BURST_S * 1e3), large=TOKENS_LARGE, tokens=TOKENS),
+        "## What was wanted",
+        _list(sentences(report)),
+        "## Time per prompt",
+        *(f"![{caption}]({name})\n\n{caption}" for name, caption in pictures),
+        *_speeds(report),
+        "## Against the floor",
+        _FLOOR.format(libraries=" and ".join(libraries), size=SIZE),
+        _rates(report),
+        *_floors(report),
+        "## Load time and memory",
+        _LOADING.format(prompts=START_PROMPTS),
+        _starts(report),
+        "## A burst of real prompts",
+        _bursts(report),
+        "## How well they rank",
+        _orders(report),
+        "## Where something else is faster",
+        _list(losses(report)),
+        "## Whether the number of threads held",
+        _cores(report),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def losses(report: PredictorReport) -> list[str]:
+    """Where another contestant takes less than what a folder is loaded with by default."""
+    found = []
+    for name, entry in report["contestants"].items():
+        if not entry["auto"]:
+            continue
+        for other in report["contestants"]:
+            cells = [
+                (cell, theirs / mine)
+                for cell in report["speed"]
+                if other != name
+                and (mine := median_ms(cell, name)) is not None
+                and (theirs := median_ms(cell, other)) is not None
+            ]
+            faster = [(cell, ratio) for cell, ratio in cells if ratio < 1]
+            if faster:
+                cell, least = min(faster, key=lambda each: each[1])
+                found.append(
+                    f"{other} is faster than {name} in {len(faster)} of {len(cells)} shapes; it "
+                    f"takes {least:.2f} of its time at best ({_shape(cell)})."
+                )
+    return found or ["Nowhere is anything faster than what a folder is loaded with by default."]
+
+
+def _speeds(report: PredictorReport) -> Iterator[str]:
+    for threads, batch in dict.fromkeys((c["threads"], c["batch"]) for c in report["speed"]):
+        yield f"### {_threads(threads).capitalize()}, batch {batch}: milliseconds a prompt"
+        cells = cells_of(report, threads, batch)
+        yield _by_length(report, cells, lambda cell, name: _spread(milliseconds(cell, name)))
+    for threads in dict.fromkeys(cell["threads"] for cell in report["speed"]):
+        yield f"### {_threads(threads).capitalize()}: most prompts a second, at the best batch"
+        yield _throughput(report, threads)
+
+
+def _throughput(report: PredictorReport, threads: int) -> str:
+    cells = cells_of(report, threads)
+    firsts = [next(c for c in cells if c["length"] == n) for n in _lengths(cells)]
+
+    def best(first: SpeedCell, name: str) -> str:
+        found = [
+            (1e3 / ms, cell["batch"])
+            for cell in cells
+            if cell["length"] == first["length"] and (ms := median_ms(cell, name)) is not None
+        ]
+        if not found:
+            return ""
+        speed, batch = max(found)
+        return f"{_number(speed)} ({batch})"
+
+    return _by_length(report, firsts, best)
+
+
+def _floors(report: PredictorReport) -> Iterator[str]:
+    for threads, batch in dict.fromkeys((c["threads"], c["batch"]) for c in report["speed"]):
+        yield f"### {_threads(threads).capitalize()}, batch {batch}: times the floor"
+
+        def ratio(cell: SpeedCell, name: str) -> str:
+            found = over_floor(report, cell, name)
+            return "" if found is None else f"{found:.2f}"
+
+        yield _by_length(report, cells_of(report, threads, batch), ratio)
+
+
+def _by_length(
+    report: PredictorReport, cells: Sequence[SpeedCell], content: Callable[[SpeedCell, str], str]
+) -> str:
+    lines = [
+        f"| tokens | {' | '.join(str(cell['length']) for cell in cells)} |",
+        f"|---|{'---:|' * len(cells)}",
+    ]
+    for name, entry in report["contestants"].items():
+        shown = [content(cell, name) for cell in cells]
+        if any(shown):
+            lines.append(f"| {_bold(name, entry['auto'])} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _rates(report: PredictorReport) -> str:
+    threads = list(dict.fromkeys(cell["threads"] for cell in report["speed"]))
+    lines = [
+        f"| rate | {' | '.join(_threads(count) for count in threads)} |",
+        f"|---|{'---:|' * len(threads)}",
+    ]
+    for rate, unit in (("float32", "GFLOP/s"), ("int8", "Gop/s"), ("memory", "GB/s")):
+        shown = [
+            _spread(quartiles([rates_of(cell)[rate] / 1e9 for cell in cells_of(report, count)]))
+            for count in threads
+        ]
+        lines.append(f"| {rate}, {unit} | {' | '.join(shown)} |")
+    return "\n".join(lines)
+
+
+def _starts(report: PredictorReport) -> str:
+    lines = [
+        "| | seconds | resident, MiB | peak, MiB | imports |",
+        "|---|---:|---:|---:|---|",
+    ]
+    for name, starts in report["starts"].items():
+        cells = [
+            _bold(name, report["contestants"][name]["auto"]),
+            _spread(quartiles(starts["seconds"])),
+            _memory(starts["resident_mib"]),
+            _memory(starts["peak_mib"]),
+            ", ".join(starts["imported"]) or "none of these",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _bursts(report: PredictorReport) -> str:
+    lines = ["| | threads | prompts | seconds | floor, seconds |", "|---|---:|---:|---:|---:|"]
+    for burst in report["bursts"]:
+        for name, seconds in burst["seconds"].items():
+            floor = burst_floor(report, burst, name)
+            cells = [
+                _bold(name, report["contestants"][name]["auto"]),
+                str(burst["threads"]),
+                f"{burst['prompts']:,}",
+                _spread(quartiles(seconds)),
+                "" if floor is None else _number(floor),
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _orders(report: PredictorReport) -> str:
+    lines = [
+        "Kendall's tau-b between scores and lengths on the test prompts of the length table that "
+        "ships with the demonstration, with its 95 % interval (bootstrap over prompts).",
+        "",
+        "| | tau | 95 % interval | prompts |",
+        "|---|---:|---:|---:|",
+    ]
+    for name, order in report["orders"].items():
+        low, high = order["interval"]
+        cells = [
+            _bold(name, report["contestants"][name]["auto"]),
+            f"{order['tau']:.3f}",
+            "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+            str(order["prompts"]),
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cores(report: PredictorReport) -> str:
+    lines = []
+    for threads in dict.fromkeys(cell["threads"] for cell in report["speed"]):
+        used = {
+            name: max(
+                c["speeds"][name]["cores"] for c in cells_of(report, threads) if name in c["speeds"]
+            )
+            for name in report["contestants"]
+        }
+        most = max(used, key=used.__getitem__)
+        lines.append(
+            f"{_threads(threads).capitalize()}: at most {used[most]:.2f} cores were busy in any "
+            f"sample ({most})."
+        )
+    return _list(lines)
+
+
+def _lengths(cells: Sequence[SpeedCell]) -> list[int]:
+    return list(dict.fromkeys(cell["length"] for cell in cells))
+
+
+def _memory(values: Sequence[float | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{median(known):,.0f}" if known else "not known here"
+
+
+def _spread(found: tuple[float, float, float] | None) -> str:
+    if found is None:
+        return ""
+    low, middle, high = found
+    return f"{_number(middle)} ({_number(low)} to {_number(high)})"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _shape(cell: SpeedCell) -> str:
+    return f"{cell['length']} tokens, batch {cell['batch']}, {_threads(cell['threads'])}"
+
+
+def _threads(count: int) -> str:
+    return "one thread" if count == 1 else f"{count} threads"
+
+
+def _bold(name: str, auto: bool) -> str:
+    return f"**{name}**" if auto else name
+
+
+def _list(lines: Sequence[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines)

@@ -1,0 +1,82 @@
+"""How fast this machine multiplies matrices and moves memory: what every floor is worked out from.
+
+Measured by several libraries in turn, and the fastest counts: a floor that one library does not
+reach is still a floor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SIZE = 1024
+"""Rows and columns: large enough for full speed, small enough for some milliseconds."""
+_COPIED = 64 << 20
+"""Bytes that are copied: more than a cache holds."""
+
+OPERATIONS = 2 * SIZE**3
+UNITS: Mapping[str, tuple[str, int]] = {
+    "float32, numpy": ("float32", OPERATIONS),
+    "float32, onnxruntime": ("float32", OPERATIONS),
+    "int8, onnxruntime": ("int8", OPERATIONS),
+    "memory, copy": ("memory", 2 * _COPIED),
+}
+"""Name of a measurement to what it is a rate of, and how much of that one call does."""
+
+
+def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
+    """One call for each of `UNITS`."""
+    rng = np.random.default_rng(0)
+    left, right = (rng.standard_normal((SIZE, SIZE), dtype=np.float32) for _ in range(2))
+    product = np.empty_like(left)
+    whole = rng.integers(0, 255, (SIZE, SIZE), dtype=np.uint8)
+    weight = rng.integers(-64, 64, (SIZE, SIZE), dtype=np.int8)
+    source = np.ones(_COPIED, dtype=np.uint8)
+    target = np.empty_like(source)
+    floats = _session("MatMul", left, right, threads)
+    integers = _session("MatMulInteger", whole, weight, threads)
+    return {
+        "float32, numpy": lambda: np.matmul(left, right, out=product),
+        "float32, onnxruntime": lambda: floats.run(None, {"a": left}),
+        "int8, onnxruntime": lambda: integers.run(None, {"a": whole}),
+        "memory, copy": lambda: np.copyto(target, source),
+    }
+
+
+def _session(
+    kind: str, left: NDArray[np.generic], weight: NDArray[np.generic], threads: int
+) -> Any:
+    """A product with constant weights, which onnxruntime packs once, as it does a model's."""
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    whole = kind == "MatMulInteger"
+    constants = [numpy_helper.from_array(weight, "b")]
+    if whole:
+        constants.append(numpy_helper.from_array(np.array(128, dtype=np.uint8), "middle"))
+    graph = helper.make_graph(
+        [helper.make_node(kind, ["a", *(each.name for each in constants)], ["y"])],
+        "product",
+        [
+            helper.make_tensor_value_info(
+                "a", helper.np_dtype_to_tensor_dtype(left.dtype), left.shape
+            )
+        ],
+        [
+            helper.make_tensor_value_info(
+                "y", TensorProto.INT32 if whole else TensorProto.FLOAT, [SIZE, SIZE]
+            )
+        ],
+        constants,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )

@@ -1,0 +1,166 @@
+"""The content of OUT, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypedDict
+
+import numpy as np
+
+from pars_bench.predictor.rates import UNITS
+from pars_bench.predictor.speed import Speed
+from pars_bench.predictor.work import Work
+
+
+class Entry(TypedDict):
+    """A contestant."""
+
+    what: str
+    """Runtime, or name of the baseline."""
+    folder: str | None
+    """Name of its predictor folder; None for a baseline."""
+    auto: bool
+    """Whether it is the runtime that the folder is loaded with where none is named."""
+    large: bool
+    work: dict[str, float | str | None] | None
+    """Fields of `Work`."""
+
+
+class SpeedCell(TypedDict):
+    """Everyone on texts of one length in batches of one size."""
+
+    threads: int
+    length: int
+    batch: int
+    speeds: dict[str, Speed]
+
+
+class Starts(TypedDict):
+    """Fresh processes of one contestant, one value each."""
+
+    seconds: list[float]
+    """Until it can score, from nothing: interpreter, imports, hashes, weights."""
+    resident_mib: list[float | None]
+    peak_mib: list[float | None]
+    """The most it ever had, after scoring some prompts one by one and together."""
+    imported: list[str]
+
+
+class Burst(TypedDict):
+    """Real prompts ranked in one call."""
+
+    threads: int
+    prompts: int
+    seconds: dict[str, list[float]]
+    """Of each contestant, one a round."""
+
+
+class Order(TypedDict):
+    """How well one contestant ranks the demonstration's test prompts."""
+
+    tau: float
+    interval: list[float | None]
+    prompts: int
+    of: object
+
+
+class PredictorReport(TypedDict):
+    """The content of OUT."""
+
+    environment: dict[str, object]
+    settings: dict[str, object]
+    contestants: dict[str, Entry]
+    speed: list[SpeedCell]
+    starts: dict[str, Starts]
+    bursts: list[Burst]
+    burst_lengths: dict[str, list[int]]
+    """Tokens of each prompt of the burst, by predictor folder."""
+    orders: dict[str, Order]
+
+
+Quartiles = tuple[float, float, float]
+"""First quartile, median, third quartile."""
+
+
+def quartiles(values: list[float]) -> Quartiles:
+    """Of one or more values."""
+    low, middle, high = np.percentile(values, (25, 50, 75))
+    return float(low), float(middle), float(high)
+
+
+def milliseconds(cell: SpeedCell, name: str) -> Quartiles | None:
+    """Of one prompt; None where the contestant has no such batches."""
+    speed = cell["speeds"].get(name)
+    if speed is None:
+        return None
+    return quartiles([seconds * 1e3 / cell["batch"] for seconds in speed["seconds"]])
+
+
+def median_ms(cell: SpeedCell, name: str) -> float | None:
+    """Median milliseconds of one prompt."""
+    found = milliseconds(cell, name)
+    return None if found is None else found[1]
+
+
+def rates_of(cell: SpeedCell) -> dict[str, float]:
+    """The machine's rates beside the contestants: the fastest library's median."""
+    found: dict[str, float] = {}
+    for name, (rate, amount) in UNITS.items():
+        value = amount / quartiles(cell["speeds"][name]["seconds"])[1]
+        found[rate] = max(value, found.get(rate, 0.0))
+    return found
+
+
+def over_floor(report: PredictorReport, cell: SpeedCell, name: str) -> float | None:
+    """Median time over the floor; None where it is not known."""
+    work, speed = work_of(report["contestants"][name]), cell["speeds"].get(name)
+    if work is None or speed is None:
+        return None
+    floor = work.floor([cell["length"]] * cell["batch"], rates_of(cell))
+    return quartiles(speed["seconds"])[1] / floor
+
+
+def work_of(entry: Entry) -> Work | None:
+    """What a contestant computes."""
+    return None if entry["work"] is None else Work(**entry["work"])  # type: ignore[arg-type]
+
+
+def burst_floor(report: PredictorReport, burst: Burst, name: str) -> float | None:
+    """Least seconds of the burst, at the median of the rates of its number of threads."""
+    entry = report["contestants"][name]
+    work = work_of(entry)
+    cells = [cell for cell in report["speed"] if cell["threads"] == burst["threads"]]
+    if work is None or entry["folder"] is None or not cells:
+        return None
+    rates = [rates_of(cell) for cell in cells]
+    middle = {name: float(np.median([each[name] for each in rates])) for name in rates[0]}
+    return work.floor(report["burst_lengths"][entry["folder"]], middle)
+
+
+def ours(report: PredictorReport) -> Iterator[tuple[str, Entry]]:
+    """The predictor folders' runtimes."""
+    return ((n, entry) for n, entry in report["contestants"].items() if entry["folder"] is not None)
+
+
+def is_student(entry: Entry) -> bool:
+    """Whether it is a student."""
+    return entry["what"] == "student"
+
+
+def cells_of(
+    report: PredictorReport, threads: int | None = None, batch: int | None = None
+) -> list[SpeedCell]:
+    """The cells of a number of threads and a batch, short texts first."""
+    return [
+        cell
+        for cell in report["speed"]
+        if (threads is None or cell["threads"] == threads)
+        and (batch is None or cell["batch"] == batch)
+    ]
+
+
+def fastest(cell: SpeedCell, names: Mapping[str, object]) -> str | None:
+    """Who of these takes least in a cell."""
+    known = {name: median_ms(cell, name) for name in names}
+    taken = {name: value for name, value in known.items() if value is not None}
+    return min(taken, key=taken.__getitem__, default=None)

@@ -1,0 +1,169 @@
+"""Everyone takes turns on the same texts, in a process that has so many threads and no more.
+
+The process is started with `python -m pars_bench.predictor.speed`. It reads orders as lines of
+JSON and answers each with one. It is bound to as many CPUs as it may have threads, before any
+library starts a thread, and reports the cores that each call really used.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TypedDict
+
+from pars_bench.predictor.contestants import Contestant
+from pars_bench.predictor.grid import TOKENS_LARGE
+
+BURST_S = 0.03
+"""A sample is the mean over calls for at least this long."""
+_SETTLE_S = 0.002
+"""Threads of the contestant before may still be spinning; they are left that long to stop."""
+
+
+class Speed(TypedDict):
+    """What one contestant or rate gave in a cell."""
+
+    seconds: list[float]
+    """Of a call, one a round; wall time."""
+    cores: float
+    """CPU time over wall time, the largest of the rounds."""
+
+
+class Speeds:
+    """Everyone, loaded once for this process's number of threads."""
+
+    def __init__(
+        self, contestants: Sequence[Contestant], threads: int, longest: int, prompts: Path
+    ) -> None:
+        from pars_bench.predictor.rates import rate_calls
+        from pars_bench.predictor.texts import TextMaker
+        from pars_bench.promptfile import read_prompts
+        from pars_export.artifact import read_manifest
+        from pars_export.inputs import InputSpec, TextTokenizer
+        from pars_export.runtimes.encoded import TOKENIZER
+
+        self._threads = threads
+        self._contestants = {each.name: each for each in contestants}
+        self._scorers = {each.name: each.open(threads, longest) for each in contestants}
+        self._rates = rate_calls(threads)
+        self._prompts = [prompt.text for prompt in read_prompts(prompts)]
+        self._makers: dict[str, TextMaker] = {}
+        spec = InputSpec(max_length=longest)
+        for each in contestants:
+            folder = Path(each.folder)
+            kind = read_manifest(folder, check_hashes=False).kind
+            if kind == "encoder" and each.folder not in self._makers:
+                tokenizer = TextTokenizer(folder / TOKENIZER, spec)
+                self._makers[each.folder] = TextMaker(tokenizer, self._prompts)
+
+    def cell(self, length: int, batch: int, rounds: int) -> dict[str, Speed]:
+        """Everyone, and every rate, on ``batch`` texts of ``length`` tokens."""
+        texts = {name: maker.draw(length, batch) for name, maker in self._makers.items()}
+        others = next(iter(texts.values()))
+        calls: dict[str, Callable[[], object]] = dict(self._rates)
+        for name, contestant in self._contestants.items():
+            if not contestant.large or length * batch <= TOKENS_LARGE:
+                scorer, given = self._scorers[name], texts.get(contestant.folder, others)
+                calls[name] = partial(scorer.score, given)
+        return take_turns(calls, rounds)
+
+    def burst(self, names: Sequence[str], count: int, turn: int) -> dict[str, float]:
+        """Seconds in which each ranks real prompts, cut as its folder says, in one call.
+
+        Each is loaded anew, so that nothing it remembers of an earlier turn helps it; loading
+        does not count.
+        """
+        from pars_bench.predictor.texts import repeated
+        from pars_export.predictor import Predictor
+
+        texts = repeated(self._prompts, count)
+        found: dict[str, float] = {}
+        place = turn % len(names)
+        for name in [*names[place:], *names[:place]]:
+            contestant = self._contestants[name]
+            predictor = Predictor.load(contestant.folder, contestant.what, self._threads)
+            predictor.score(["What is warm runs at full speed."])
+            gc.collect()
+            start = time.perf_counter()
+            predictor.score(texts)
+            found[name] = time.perf_counter() - start
+        return found
+
+    def order(self, name: str) -> dict[str, object]:
+        """How well it ranks the demonstration's test prompts: tau, its interval, and of what."""
+        from pars_bench.predictor.ridge import LENGTHS
+        from pars_export.predictor import Predictor
+        from pars_model.evaluate import evaluate
+
+        contestant = self._contestants[name]
+        found = evaluate(
+            self._scorers[name]
+            if contestant.baseline
+            else Predictor.load(contestant.folder, contestant.what, self._threads),
+            LENGTHS,
+            "test",
+        )
+        return {key: found[key] for key in ("tau", "interval", "prompts", "of")}
+
+
+def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Speed]:
+    """One sample of each a round; the first round only warms up and is left out.
+
+    Wall time, other than in `pars_bench.sidebyside`: with several threads it is what one waits.
+    """
+    names = list(calls)
+    found: dict[str, Speed] = {name: {"seconds": [], "cores": 0.0} for name in names}
+    often = dict.fromkeys(names, 1)
+    for turn in range(rounds + 1):
+        place = turn % len(names)
+        for name in names[place:] + names[:place]:
+            seconds, cores = _sample(calls[name], often[name])
+            often[name] = max(1, min(1000, round(BURST_S / max(seconds, 1e-6))))
+            if turn:
+                found[name]["seconds"].append(seconds)
+                found[name]["cores"] = max(found[name]["cores"], cores)
+    return found
+
+
+def _sample(call: Callable[[], object], often: int) -> tuple[float, float]:
+    """(seconds of a call, cores it used)."""
+    time.sleep(_SETTLE_S)
+    gc.disable()
+    if often > 1:  # what the contestant before threw out of the caches comes back
+        call()
+    start, used = time.perf_counter(), time.process_time()
+    for _ in range(often):
+        call()
+    seconds, used = time.perf_counter() - start, time.process_time() - used
+    gc.enable()
+    return seconds / often, used / seconds
+
+
+def main() -> None:
+    """Answer orders until the input ends."""
+    # Libraries print as they like; answers have the output for themselves.
+    with os.fdopen(os.dup(1), "w") as answers:
+        os.dup2(2, 1)
+        setting = json.loads(sys.stdin.readline())
+        threads = int(setting["threads"])
+        speeds = Speeds(
+            [Contestant(**each) for each in setting["contestants"]],
+            threads,
+            int(setting["longest"]),
+            Path(setting["prompts"]),
+        )
+        print(json.dumps("ready"), file=answers, flush=True)
+        for line in sys.stdin:
+            order = json.loads(line)
+            action = getattr(speeds, order.pop("do"))
+            print(json.dumps(action(**order)), file=answers, flush=True)
+
+
+if __name__ == "__main__":
+    main()

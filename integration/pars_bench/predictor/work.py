@@ -1,0 +1,98 @@
+"""What a scorer has to compute, and the least time that takes on a machine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+_FLOAT_BYTES = 4
+
+
+@dataclass(frozen=True)
+class Work:
+    """Matrix products of a text of T tokens, and the weights that a call has to read.
+
+    What else is computed (normalisation, softmax, activation functions, rounding to int8, the
+    tokenizer) is not counted: it is what a scorer pays on top of the floor.
+    """
+
+    precision: str
+    """Of the products with weights: `float32` or `int8`. All others are float32."""
+    weights: float
+    """Floating-point (or integer) operations with weights, per token; two to a multiplication."""
+    attention: float
+    """Operations without weights, per token and per token that it attends to."""
+    text: float
+    """Operations with weights once a text."""
+    weight_bytes: float
+    """Bytes of the weights that every call reads."""
+    row_bytes: float
+    """Bytes of the embeddings that are looked up, per token."""
+    most_tokens: int | None = None
+    """Tokens read of a text, where there is a limit of its own."""
+
+    def floor(self, lengths: Sequence[int], rates: Mapping[str, float]) -> float:
+        """Least seconds of a call with texts of these lengths.
+
+        The longer of computing and reading, as if the two could hide one another wholly.
+
+        Args:
+            lengths: tokens of each text.
+            rates: `float32` and `int8` in operations per second, `memory` in bytes per second.
+        """
+        read = [min(length, self.most_tokens or length) for length in lengths]
+        tokens, squares = sum(read), sum(length * length for length in read)
+        compute = (tokens * self.weights + len(read) * self.text) / rates[self.precision]
+        compute += squares * self.attention / rates["float32"]
+        moved = (self.weight_bytes + tokens * self.row_bytes) / rates["memory"]
+        return max(compute, moved)
+
+
+def work_of_encoder(config: Mapping[str, object], engine: str) -> Work:
+    """Of a transformer with full attention, by its configuration.
+
+    Args:
+        config: content of its `config.json`.
+        engine: the runtime that computes it; `onnx-int8` multiplies in int8, `onnx-bf16` has
+            weights of two bytes.
+    """
+    width, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
+    inner = _size(config, "intermediate_size" if "intermediate_size" in config else "ffn_dim")
+    # Query, key, value and output projections; the two layers of the feed-forward network.
+    parameters = layers * (4 * width * width + 2 * width * inner)
+    each = {"onnx-int8": 1, "onnx-bf16": 2}.get(engine, _FLOAT_BYTES)
+    return Work(
+        precision="int8" if engine == "onnx-int8" else "float32",
+        weights=2.0 * parameters,
+        attention=4.0 * width * layers,
+        text=0.0,
+        weight_bytes=float(parameters * each),
+        row_bytes=float(width * each),
+    )
+
+
+def work_of_student(folder: Path, most_tokens: int) -> Work:
+    """Of a student, by the shapes of its arrays."""
+    from pars_export.runtimes.student import WEIGHTS
+
+    with (folder / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        convolution, hidden = arrays["conv"].size, arrays["hidden"].size
+        width = arrays["conv"].shape[1]
+    return Work(
+        precision="float32",
+        weights=2.0 * convolution,
+        attention=0.0,
+        text=2.0 * hidden,
+        weight_bytes=float(_FLOAT_BYTES * (convolution + hidden)),
+        row_bytes=float(2 * _FLOAT_BYTES * width),
+        most_tokens=most_tokens,
+    )
+
+
+def _size(config: Mapping[str, object], name: str) -> int:
+    value = config[name]
+    assert isinstance(value, int)
+    return value

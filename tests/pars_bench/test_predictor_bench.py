@@ -1,0 +1,258 @@
+"""`pars bench predictor`: fair turns, a floor that is worked out right, a run that goes on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_predictor import tiny_config, tiny_tokenizer_json, write_tiny_predictor
+
+from pars_bench.predictor import baselines, bench, cells, processes, speed
+from pars_bench.predictor.contestants import Contestant, choose
+from pars_bench.predictor.goals import sentences
+from pars_bench.predictor.page import losses, render
+from pars_bench.predictor.rates import OPERATIONS, UNITS
+from pars_bench.predictor.report import PredictorReport, over_floor, rates_of
+from pars_bench.predictor.texts import TextMaker, repeated
+from pars_bench.predictor.work import Work, work_of_encoder
+from pars_export.artifact import read_manifest
+from pars_export.errors import ConfigError
+from pars_export.inputs import InputSpec, TextTokenizer
+from pars_export.table import write_table_predictor
+from pars_model.__main__ import main
+
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+RATES = {"float32": 1e11, "int8": 2e11, "memory": 1e10}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_predictor(tmp_path_factory.mktemp("bench") / "tiny")
+
+
+def test_work_of_an_encoder_by_its_published_sizes() -> None:
+    work = work_of_encoder(MINILM, "onnx")
+    # 10.6 million weights in six layers, two operations each; 384 wide: 4 x 384 x 6 by attention.
+    assert work.weights == 2 * 10_616_832
+    assert work.attention == 9216
+    assert work.weight_bytes == 4 * 10_616_832
+    assert work_of_encoder(MINILM, "onnx-bf16").weight_bytes == 2 * 10_616_832
+    assert work_of_encoder(baselines.BERT_BASE, "torch").weights == 2 * 84_934_656
+    assert work_of_encoder(baselines.OPT_125M, "torch").weights == 2 * 84_934_656
+
+
+def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
+    work = Work("int8", weights=200, attention=10, text=400, weight_bytes=50, row_bytes=5)
+    rates = {"float32": 10.0, "int8": 100.0, "memory": 1e9}
+    # (3 + 5 tokens) x 200 and two texts x 400 in int8; (9 + 25) x 10 in float32
+    assert work.floor([3, 5], rates) == pytest.approx((8 * 200 + 2 * 400) / 100 + 34 * 10 / 10)
+    assert work.floor([3, 5], rates | {"memory": 0.5}) == pytest.approx((50 + 8 * 5) / 0.5)
+
+
+def test_what_a_student_does_not_read_costs_it_nothing() -> None:
+    work = Work("float32", 100, 0, 0, 0, 0, most_tokens=4)
+    assert work.floor([4], RATES) == work.floor([400], RATES) > work.floor([3], RATES)
+
+
+def test_texts_have_exactly_the_tokens_asked_for(folder: Path) -> None:
+    tokenizer = TextTokenizer(folder / "tokenizer.json", InputSpec(max_length=128))
+    maker = TextMaker(tokenizer, ["what is the moon", "write a wonderful story"])
+    for length in (3, 16, 128):
+        texts = maker.draw(length, 5)
+        assert [len(ids) for ids in tokenizer.encode(texts)] == [length] * 5
+    assert len(set(maker.draw(16, 5))) == 5
+    with pytest.raises(ConfigError, match="none of their words is one token"):
+        TextMaker(tokenizer, ["zzz 12 !"])
+    assert repeated(["a", "b"], 5) == ["a", "b", "a", "b", "a"]
+
+
+def test_everyone_has_turns_and_the_first_round_does_not_count(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    turns: list[str] = []
+
+    def sample(call: object, often: int) -> tuple[float, float]:
+        assert callable(call)
+        call()
+        return float(len(turns)), 1 / len(turns)
+
+    monkeypatch.setattr(speed, "_sample", sample)
+    found = speed.take_turns({name: lambda n=name: turns.append(n) for name in "abc"}, 2)  # type: ignore[misc]
+    assert "".join(turns) == "abcbcacab"
+    assert found["a"] == {"seconds": [6.0, 8.0], "cores": 1 / 6}
+    assert found["b"]["seconds"] == [4.0, 9.0]
+
+
+def test_a_run_that_is_interrupted_goes_on(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, page = tmp_path / "out.json", tmp_path / "docs" / "page.md"
+    command = ["bench", "predictor", str(folder), "--json", str(out), "--markdown", str(page)]
+    command += ["--quick", "--baselines", "none"]
+    started: list[str] = []
+    real = processes.measure_start
+
+    def interrupted(contestant: Contestant, *rest: object) -> object:
+        if started:
+            raise KeyboardInterrupt
+        started.append(contestant.what)
+        return real(contestant, *rest)  # type: ignore[arg-type]
+
+    def counted(contestant: Contestant, *rest: object) -> object:
+        started.append(contestant.what)
+        return real(contestant, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cells, "measure_start", interrupted)
+    assert main(command) == 130
+    assert not out.exists()
+    monkeypatch.setattr(cells, "measure_start", counted)
+    assert main(command) == 0
+    assert started == ["onnx", "torch"]  # the first one was not measured again
+    assert not out.with_name("out.json.cells").exists()
+
+    report = bench.read_report(out)
+    assert list(report["contestants"]) == ["tiny onnx", "tiny torch"]
+    assert [entry["auto"] for entry in report["contestants"].values()] == [True, False]
+    assert [(cell["length"], cell["batch"]) for cell in report["speed"]] == [
+        (16, 1),
+        (16, 4),
+        (32, 1),
+        (32, 4),
+    ]
+    for cell in report["speed"]:
+        assert set(cell["speeds"]) == {*UNITS, *report["contestants"]}
+        for found in cell["speeds"].values():
+            assert len(found["seconds"]) == 2
+            assert min(found["seconds"]) > 0
+            assert found["cores"] < 1.1  # bound to one CPU, whatever a library would like
+    onnx = report["starts"]["tiny onnx"]
+    assert onnx["imported"] == ["onnxruntime"]  # loading a predictor imports no training code
+    assert onnx["peak_mib"][0] is not None
+    assert onnx["resident_mib"][0] is not None
+    assert onnx["peak_mib"][0] >= onnx["resident_mib"][0] > 20
+    assert report["bursts"][0]["seconds"].keys() == {"tiny onnx"}
+    assert len(report["burst_lengths"]["tiny"]) == report["bursts"][0]["prompts"]
+    assert report["orders"]["tiny onnx"]["prompts"] == 400
+
+    text = page.read_text()
+    assert "`pars bench predictor" in text
+    for name in ("latency", "floor"):
+        picture = page.with_name(f"page-{name}.svg")
+        assert f"]({picture.name})" in text
+        assert "tiny onnx" in picture.read_text()
+    before = {path: path.read_bytes() for path in page.parent.iterdir()}
+    assert main([*command[:2], "--json", str(out), "--markdown", str(page), "--page-only"]) == 0
+    assert {path: path.read_bytes() for path in page.parent.iterdir()} == before
+
+
+def test_baselines_score_what_they_are_given(folder: Path) -> None:
+    tiny = tiny_config(tiny_tokenizer_json())
+    manifest = read_manifest(folder)
+    texts = ["what is the moon", "write a story of ten words"]
+    decoder = {**baselines.OPT_125M, "hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64}
+    decoder |= {"num_hidden_layers": 2, "num_attention_heads": 4, "vocab_size": 8}
+    openers = {
+        "bert": baselines.open_eager(tiny, "cls"),
+        "opt": baselines.open_eager(decoder, "mean"),
+        "pipeline": baselines.OPEN["pipeline"],
+    }
+    for name, opener in openers.items():
+        scores = opener(folder, manifest, 1).score(texts)
+        assert scores.shape == (2,), name
+        assert np.isfinite(scores).all(), name
+        assert scores[0] != scores[1], name
+
+
+def report_of(name: str, entry: dict[str, object], ms: float, bert_ms: float) -> PredictorReport:
+    """A report with one predictor, whose every figure follows from two times of a prompt."""
+    seconds = {name: ms / 1e3, "BERT": bert_ms / 1e3}
+    seconds |= {rate: amount / (OPERATIONS / 20e-3) for rate, (_, amount) in UNITS.items()}
+    work = {"precision": "float32", "weights": 1e6, "attention": 0.0, "text": 0.0}
+    work |= {"weight_bytes": 0.0, "row_bytes": 0.0, "most_tokens": None}
+    value = {
+        "environment": {"cores": 2},
+        "settings": {"command": "pars bench predictor x --json OUT"},
+        "contestants": {
+            name: {"folder": "x", "auto": True, "large": False, "work": work, **entry},
+            "BERT": {
+                "what": "bert-base",
+                "folder": None,
+                "auto": False,
+                "large": True,
+                "work": None,
+            },
+        },
+        "speed": [
+            {
+                "threads": 1,
+                "length": 32,
+                "batch": 1,
+                "speeds": {n: {"seconds": [s] * 3, "cores": 1.0} for n, s in seconds.items()},
+            }
+        ],
+        "starts": {
+            n: {
+                "seconds": [ms / 10],
+                "resident_mib": [ms * 50],
+                "peak_mib": [500.0],
+                "imported": [],
+            }
+            for n in (name, "BERT")
+        },
+        "bursts": [{"threads": 1, "prompts": 2000, "seconds": {name: [ms] * 3}}],
+        "burst_lengths": {"x": [40] * 2000},
+        "orders": {name: {"tau": 0.5, "interval": [0.4, 0.6], "prompts": 400, "of": {}}},
+    }
+    found: PredictorReport = json.loads(json.dumps(value))
+    return found
+
+
+def test_goals_are_judged_by_the_numbers() -> None:
+    # 32 tokens x 1e6 operations at 2 ** 31 in 20 ms: 0.298 ms at least
+    fast = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
+    assert rates_of(fast["speed"][0])["float32"] == pytest.approx(OPERATIONS / 20e-3)
+    assert over_floor(fast, fast["speed"][0], "x onnx") == pytest.approx(0.4 / 0.298, rel=1e-3)
+    said = sentences(fast)
+    assert "one thread: **reached**, in 1 of 1 shapes; 1.34 at best" in said[0]
+    assert "10 times faster a prompt than BERT, one thread: **reached**" in said[1]
+    assert "12.5 times at worst" in said[1]
+    assert "tau than a trained BERT-base: **not compared**" in said[2]
+    assert "interpreter: **reached**, 0.04 s and 20 MiB" in said[3]
+    assert "under 5 s, one thread: **reached**, 0.4 s" in said[4]
+    assert losses(fast) == [
+        "Nowhere is anything faster than what a folder is loaded with by default."
+    ]
+
+    slow = report_of("x onnx", {"what": "onnx"}, ms=20.0, bert_ms=10.0)
+    slow["contestants"]["x onnx"]["work"]["weights"] = 1e7  # type: ignore[index]
+    assert all("**missed**" in each for i, each in enumerate(sentences(slow)) if i != 2)
+    assert sentences(slow)[4].endswith("s, so no program with products in float32 could.")
+    assert losses(slow)[0].startswith("BERT is faster than x onnx in 1 of 1 shapes; it takes 0.50")
+    assert "**missed**" in render(slow, [("page-latency.svg", "A caption.")])
+
+    student = report_of("x", {"what": "student"}, ms=0.7, bert_ms=10.0)
+    assert "under 0.5 s, one thread: **missed**" in sentences(student)[-1]
+    assert not any("times the floor of" in each for each in sentences(student))
+
+
+def test_what_cannot_be_measured_is_refused(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "tiny"
+    write_table_predictor(table, {"a": 1.0})
+    with pytest.raises(ConfigError, match="None of the predictor folders is of the kind encoder"):
+        choose([table], None)
+    with pytest.raises(ConfigError, match="Two predictor folders are called 'tiny'"):
+        choose([folder, table], None)
+    with pytest.raises(ConfigError, match="there is no baseline 'gpt'; choose of bert-base"):
+        choose([folder], ["gpt"])
+    command = ["bench", "predictor", "--json", str(tmp_path / "out.json")]
+    assert main(command) != 0
+    assert "Which predictor folders?" in capsys.readouterr().err
+    assert main([*command, "--page-only"]) != 0
+    assert "run without --page-only first" in capsys.readouterr().err
+    (tmp_path / "out.json").write_text("{}")
+    assert main([*command, "--page-only"]) != 0
+    assert "these are not the results of" in capsys.readouterr().err

@@ -1,0 +1,68 @@
+"""The parts of a tiny encoder: any test folder may import it, for it needs no fixtures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+_WORDS = ["what", "is", "the", "moon", "write", "a", "story", "of", "ten", "words", "list", "facts"]
+_PIECES = [
+    f"{mark}{letter}" for letter in "abcdefghijklmnopqrstuvwxyz0123456789?.," for mark in ("", "##")
+]
+
+
+def tiny_tokenizer_json() -> str:
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys(_WORDS + _PIECES)]
+    ids = {token: index for index, token in enumerate(vocabulary)}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
+    )
+    return tokenizer.to_str()
+
+
+def tiny_config(tokenizer_json: str) -> dict[str, object]:
+    return {
+        "model_type": "bert",
+        "vocab_size": len(json.loads(tokenizer_json)["model"]["vocab"]),
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "intermediate_size": 64,
+        "max_position_embeddings": 128,
+        # Wide enough that scores of different prompts differ by far more than rounding.
+        "initializer_range": 0.2,
+    }
+
+
+def write_tiny_predictor(folder: Path) -> Path:
+    """A predictor folder of the kind encoder, with the engines every one has."""
+    import torch
+
+    from pars_export.artifact import Manifest
+    from pars_export.build import write_encoder_predictor
+    from pars_export.calibration import Calibration
+    from pars_export.inputs import InputSpec
+    from pars_export.network import RankerNetwork
+    from pars_export.parity import builtin_texts
+
+    tokenizer_json = tiny_tokenizer_json()
+    config = tiny_config(tokenizer_json)
+    torch.manual_seed(0)
+    write_encoder_predictor(
+        folder,
+        RankerNetwork(config, "mean").eval(),
+        config,
+        tokenizer_json,
+        Manifest(
+            kind="encoder",
+            input=InputSpec(max_length=64, truncation="head_tail"),
+            calibration=Calibration((-1.0, 0.0, 1.0), (10.0, 100.0, 1000.0)),
+        ),
+        builtin_texts(),
+    )
+    return folder
