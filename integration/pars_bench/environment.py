@@ -16,6 +16,7 @@ DISTRIBUTIONS: Sequence[tuple[str, str]] = (
     ("torch", "torch"),
     ("transformers", "transformers"),
     ("onnxruntime", "onnxruntime"),
+    ("openvino", "openvino"),
 )
 
 

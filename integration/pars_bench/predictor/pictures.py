@@ -40,19 +40,20 @@ def write_pictures(page: Path, report: PredictorReport) -> list[tuple[str, str]]
         (
             "latency",
             f"Milliseconds a prompt by its length, batch {batch}, one thread; both axes are "
-            "logarithmic.",
+            "logarithmic, baselines are dashed.",
             _curves(report, everyone, batch, median_ms, "milliseconds a prompt"),
         ),
         (
             "floor",
-            f"The same as a multiple of each one's floor (1: as fast as the machine's products "
-            f"allow), batch {batch}, one thread.",
+            f"Time as a multiple of each one's own floor, batch {batch}, one thread; 1 is as fast "
+            "as the machine's products allow.",
             _curves(
                 report,
                 mine,
                 batch,
                 lambda cell, name: over_floor(report, cell, name),
                 "times the floor",
+                zero=True,
             ),
         ),
     ):
@@ -68,8 +69,9 @@ def _curves(
     batch: int,
     measure: Callable[[SpeedCell, str], float | None],
     label: str,
+    zero: bool = False,
 ) -> chart.Draw:
-    """One curve a contestant, keeping its colour in every plot."""
+    """One curve a contestant, which has its colour in every plot; from zero, or logarithmic."""
     order = list(report["contestants"])
 
     def draw(axes: Axes, palette: Palette) -> None:
@@ -90,7 +92,11 @@ def _curves(
                     label=name,
                 )
         lengths = [cell["length"] for cell in cells]
-        axes.set(xscale="log", yscale="log", xlabel="tokens of the prompt", ylabel=label)
+        axes.set(xscale="log", xlabel="tokens of the prompt", ylabel=label)
+        if zero:
+            axes.set_ylim(bottom=0)
+        else:
+            axes.set_yscale("log")
         axes.set_xticks(lengths, [str(length) for length in lengths])
         axes.minorticks_off()
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
