@@ -8,7 +8,9 @@ prompt's score depends on its neighbours. Three steps keep the order of the scor
   (SmoothQuant, Xiao et al. 2022).
 - What an activation function bounds from below is shifted to start at zero, and so uses all of
   0 to 255; the shift is taken off the result as a constant.
-- Weights are rounded with regard to real inputs (`pars_export.gptq`).
+- Weights are rounded with regard to real inputs (`pars_export.gptq`), and so that two products fit
+  into sixteen bits. An x86 CPU without dot-product instructions (AVX2) adds them there and cuts off
+  what is larger: an engine would score otherwise, and wrongly, than where it was compared.
 
 Standard operators and one of onnxruntime's own (MatMulIntegerToFloat); unsigned activations times
 signed weights is the product that x86 and Arm CPUs are fast at.
@@ -27,7 +29,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from pars_export.gptq import LARGEST, column_scales, round_weight
+from pars_export.gptq import LARGEST, column_scales, paired_scales, round_weight
 
 PROMPTS = 128
 """Real prompts whose activations the weights are rounded for."""
@@ -205,8 +207,8 @@ class _Rewriter:
         if rounded.smooth is not None:
             weight = weight * rounded.smooth[:, None]
             gram = gram / np.outer(rounded.smooth, rounded.smooth)
-        scales = column_scales(weight)
-        whole = round_weight(weight, gram, scales)
+        scales = paired_scales(weight, gram)
+        whole = round_weight(weight, gram, scales, paired=True)
         middle = 0 if rounded.smooth is None else 128
         product = helper.make_node(
             "MatMulIntegerToFloat",

@@ -173,7 +173,7 @@ def report_of(name: str, entry: dict[str, object], ms: float, bert_ms: float) ->
     work |= {"weight_bytes": 0.0, "row_bytes": 0.0, "most_tokens": None}
     value = {
         "environment": {"cores": 2},
-        "settings": {"command": "pars bench predictor x --json OUT"},
+        "settings": {"command": "pars bench predictor x --json OUT", "rounds": 3},
         "contestants": {
             name: {"folder": "x", "auto": True, "large": False, "work": work, **entry},
             "BERT": {
@@ -251,6 +251,8 @@ def test_what_cannot_be_measured_is_refused(
     command = ["bench", "predictor", "--json", str(tmp_path / "out.json")]
     assert main(command) != 0
     assert "Which predictor folders?" in capsys.readouterr().err
+    assert main([*command, str(folder), "--rounds", "0"]) != 0
+    assert "--rounds is 0; at least 1" in capsys.readouterr().err
     assert main([*command, "--page-only"]) != 0
     assert "run without --page-only first" in capsys.readouterr().err
     (tmp_path / "out.json").write_text("{}")

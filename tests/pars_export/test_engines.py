@@ -8,16 +8,19 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from pars_export import ConfigError, Predictor, PredictorError
 from pars_export.artifact import folder_sha256, read_manifest
 from pars_export.bf16 import to_bf16
 from pars_export.build import add_engines
 from pars_export.engines import ENGINES, Source, parse_names
-from pars_export.gptq import column_scales, round_weight
+from pars_export.gptq import PAIR, column_scales, paired_scales, round_weight
 from pars_export.parity import Bound, builtin_texts, real_texts, split
 from pars_export.table import write_length_predictor
 from pars_model.__main__ import main
@@ -188,6 +191,65 @@ def test_rounding_for_real_inputs_changes_products_less_than_rounding_to_nearest
         float(np.square(inputs @ (each * scales - weight)).sum()) for each in (whole, nearest)
     ]
     assert errors[0] < 0.5 * errors[1]
+
+
+def test_no_products_of_an_int8_engine_add_up_to_more_than_sixteen_bits(engines: Path) -> None:
+    """In which CPUs without dot-product instructions add two of them, cutting off what is more."""
+    model = onnx.load(engines / ENGINES["onnx-int8"].file)
+    constants = {each.name: each for each in model.graph.initializer}
+    found = [n for n in model.graph.node if n.op_type == "MatMulIntegerToFloat"]
+    assert len(found) == 12  # six in each of two layers
+    for node in found:
+        weight = onnx.numpy_helper.to_array(constants[node.input[1]]).astype(int)
+        assert np.abs(weight).max() > 64  # where one alone would be enough for half of it
+        assert _largest_sum(weight) <= np.iinfo(np.int16).max
+
+
+def _largest_sum(weight: NDArray[np.int_]) -> int:
+    """Largest sum of two neighbours of one sign in a column, times the largest input."""
+    pairs = weight.reshape(-1, 2, weight.shape[1])
+    ends = pairs.clip(0).sum(axis=1), -pairs.clip(max=0).sum(axis=1)
+    return 255 * max(int(each.max()) for each in ends)
+
+
+def test_pairs_keep_their_bound_and_cost_less_than_halving_every_weight() -> None:
+    rng = np.random.default_rng(0)
+    inputs = rng.normal(size=(800, 384))
+    weight = rng.normal(size=(384, 48))
+    weight[:, 7] = 1.0  # every pair is too large for a fine scale
+    gram = inputs.T @ inputs
+
+    def rounded(scales: NDArray[np.float64], paired: bool) -> tuple[int, float]:
+        whole = round_weight(weight, gram, scales, paired).astype(int)
+        error = np.square(inputs @ (whole * scales - weight)).sum()
+        return _largest_sum(whole), float(error)
+
+    free, least = rounded(column_scales(weight), paired=False)
+    bound, error = rounded(paired_scales(weight, gram), paired=True)
+    half, most = rounded(column_scales(weight, 64), paired=True)
+    assert max(bound, half) <= 255 * PAIR < free
+    assert least < error < 0.9 * most
+
+
+@pytest.mark.parametrize("pair", [(100, 28), (-100, -28), (64, 64), (-64, -64), (100, -100)])
+def test_the_largest_products_are_exact_on_this_cpu(pair: tuple[int, int]) -> None:
+    weight = np.tile(np.array(pair, dtype=np.int8)[:, None], (32, 32))
+    graph = helper.make_graph(
+        [helper.make_node("MatMulInteger", ["a", "b"], ["y"])],
+        "product",
+        [helper.make_tensor_value_info("a", TensorProto.UINT8, ["n", 64])],
+        [helper.make_tensor_value_info("y", TensorProto.INT32, ["n", 32])],
+        [onnx.numpy_helper.from_array(weight, "b")],
+    )
+    opset = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    session = onnxruntime.InferenceSession(
+        model.SerializeToString(), providers=["CPUExecutionProvider"]
+    )
+    inputs = np.full((9, 64), 255, dtype=np.uint8)
+    inputs[4:, 1::2] = 0
+    (product,) = session.run(None, {"a": inputs})
+    assert_array_equal(product, inputs.astype(int) @ weight.astype(int))
 
 
 def test_an_int8_model_that_is_truncated_swapped_or_gone_is_refused(

@@ -51,6 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prompts", type=Path, default=PROMPTS, help="for words and the burst (the demo's)"
     )
+    parser.add_argument(
+        "--rounds", type=int, metavar="N", help=f"samples of each cell ({DEFAULT.rounds})"
+    )
     parser.add_argument("--quick", action="store_true", help="few cells, to see that all runs")
     parser.add_argument(
         "--page-only", action="store_true", help="measure nothing: the page of an OUT that is there"
@@ -108,6 +111,10 @@ def measure(args: argparse.Namespace) -> PredictorReport:
         raise ConfigError("Which predictor folders? Give at least one DIR.")
     contestants = choose(args.folders, _names(args.baselines))
     grid = _fitting(QUICK if args.quick else DEFAULT, contestants)
+    if args.rounds is not None:
+        if args.rounds < 1:
+            raise ConfigError(f"--rounds is {args.rounds}; at least 1 is needed.")
+        grid = replace(grid, rounds=args.rounds)
     environment = describe_machine()
     progress = TerminalProgress()
     with ExitStack() as stack:
@@ -161,6 +168,8 @@ def _command(args: argparse.Namespace) -> str:
         given += ["--markdown", str(args.markdown)]
     if args.baselines is not None:
         given += ["--baselines", args.baselines]
+    if args.rounds is not None:
+        given += ["--rounds", str(args.rounds)]
     if args.prompts != PROMPTS:
         given += ["--prompts", str(args.prompts)]
     return shlex.join([*given, "--quick"] if args.quick else given)

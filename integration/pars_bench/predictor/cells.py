@@ -39,9 +39,10 @@ class Cells:
         """Name -> what is measured, in the order in which it is."""
         grid = self._grid
         found: dict[str, Facts] = {}
-        for turn in range(grid.starts):
+        for turn in range(max(grid.starts, grid.baseline_starts)):
             for slug in self._contestants:
-                found[f"start-{slug}-{turn}"] = {"kind": "start", "who": slug}
+                if turn < self._starts(slug):
+                    found[f"start-{slug}-{turn}"] = {"kind": "start", "who": slug}
         for threads in grid.threads:
             for length, batch in grid.shapes():
                 found[f"speed-{threads}-{length}-{batch}"] = {
@@ -108,7 +109,7 @@ class Cells:
             }
             if not each.baseline and folder.name not in report["burst_lengths"]:
                 report["burst_lengths"][folder.name] = self._tokens(folder)
-            starts = [found[f"start-{slug}-{turn}"] for turn in range(grid.starts)]
+            starts = [found[f"start-{slug}-{turn}"] for turn in range(self._starts(slug))]
             report["starts"][each.name] = {
                 "seconds": [start["seconds"] for start in starts],
                 "resident_mib": [start["resident_mib"] for start in starts],
@@ -127,6 +128,10 @@ class Cells:
             seconds = {name: [turn[name] for turn in turns] for name in self._bursting()}
             report["bursts"].append({"threads": threads, "prompts": grid.burst, "seconds": seconds})
         return report
+
+    def _starts(self, slug: str) -> int:
+        baseline = self._contestants[slug].baseline
+        return self._grid.baseline_starts if baseline else self._grid.starts
 
     def _child(self, threads: int) -> Child:
         if threads not in self._children:

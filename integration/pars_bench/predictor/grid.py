@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TOKENS = 4096
-"""Most tokens of a batch that anyone is given; a larger one only repeats what this one shows."""
-TOKENS_LARGE = 1024
+from pars_export.batches import BatchPlan
+
+TOKENS = BatchPlan.tokens
+"""Most tokens of a call: what an encoder's runtime scores together; it cuts larger calls up."""
+TOKENS_LARGE = 512
 """The same for baselines of a hundred million weights, which take a second for that many."""
 
 START_PROMPTS = 128
@@ -26,6 +28,8 @@ class Grid:
     """Samples of each contestant in each cell."""
     starts: int = 5
     """Fresh processes of each contestant for load time and memory."""
+    baseline_starts: int = 2
+    """The same of a baseline: most import a framework, which takes seconds."""
     burst: int = 2000
     """Prompts of a burst."""
     burst_rounds: int = 3
@@ -41,5 +45,7 @@ class Grid:
 
 
 DEFAULT = Grid()
-QUICK = Grid((16, 32), (1, 4), (1,), rounds=2, starts=1, burst=32, burst_rounds=1)
+QUICK = Grid(
+    (16, 32), (1, 4), (1,), rounds=2, starts=1, baseline_starts=1, burst=32, burst_rounds=1
+)
 """Enough to see that everything runs; its numbers mean little."""

@@ -27,9 +27,9 @@ from pars_export.files import atomic_file
 
 _INTRODUCTION = """\
 A contestant gets texts and gives scores, so its tokenizer counts; texts have an exact number of
-tokens. All take turns in one process: a sample is the mean over calls for some {burst} ms, each
-round has one of each, and the figures are medians, with quartiles in brackets. The process is bound
-to as many CPUs as it may have threads. Contestants named after a folder are its runtimes. BERT-base
+tokens. All take turns in one process: a sample is the mean over calls for some {burst} ms, each of
+{rounds} rounds has one of each, and the figures are medians, with quartiles in brackets. The process
+is bound to as many CPUs as it may have threads. Contestants named after a folder are its runtimes. BERT-base
 (the paper's), OPT-125M (vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder)
 have random weights: they tell time, not how well they rank. The two large ones get up to {large:,}
 tokens a call, the others up to {tokens:,}."""
@@ -63,7 +63,12 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
         "# What scoring a prompt costs",
         f"Made by `{report['settings']['command']}`; run it again to get your own numbers.",
         "\n".join(f"- {name}: {value}" for name, value in flatten(report["environment"])),
-        _INTRODUCTION.format(burst=round(BURST_S * 1e3), large=TOKENS_LARGE, tokens=TOKENS),
+        _INTRODUCTION.format(
+            rounds=report["settings"]["rounds"],
+            burst=round(BURST_S * 1e3),
+            large=TOKENS_LARGE,
+            tokens=TOKENS,
+        ),
         "## What was wanted",
         _list(sentences(report)),
         "## Time per prompt",
