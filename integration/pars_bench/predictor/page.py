@@ -27,12 +27,13 @@ from pars_export.files import atomic_file
 
 _INTRODUCTION = """\
 A contestant gets texts and gives scores, so its tokenizer counts; texts have an exact number of
-tokens. All take turns in one process: a sample is the mean over calls for some {burst} ms, each of
-{rounds} rounds has one of each, and the figures are medians, with quartiles in brackets. The process
-is bound to as many CPUs as it may have threads. Contestants named after a folder are its runtimes. BERT-base
-(the paper's), OPT-125M (vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder)
-have random weights: they tell time, not how well they rank. The two large ones get up to {large:,}
-tokens a call, the others up to {tokens:,}."""
+tokens. All take turns in one process: a sample is the mean over calls for some {burst} ms, each
+of {rounds} rounds has one of each, and the figures are medians, with quartiles in brackets. The
+process is bound to as many CPUs as it may have threads. Contestants named after a folder are its
+runtimes. BERT-base (the paper's), OPT-125M (vllm-ltr's) and the Hugging Face pipeline (of the
+first folder's encoder) have random weights: they tell time, not how well they rank. The two large
+ones get up to {large:,} tokens a call, the others up to {tokens:,}, which is what an encoder's
+runtime scores together."""
 
 _FLOOR = """\
 The floor is the time for the matrix products alone, each at the rate of its precision that this
