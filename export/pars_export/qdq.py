@@ -15,7 +15,7 @@ import onnx
 from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
-from pars_export.gptq import LARGEST, column_scales, round_weight
+from pars_export.gptq import LARGEST, paired_scales, round_weight
 from pars_export.int8 import FLOOR, observe, products, smoothing, weights_of
 
 
@@ -63,8 +63,10 @@ def store_qdq(source: Path, target: Path, ids: Sequence[Sequence[int]]) -> None:
             ]
         weight = weights[output] * factor[:, None]
         gram = seen[name].gram / np.outer(factor, factor)
-        scales = column_scales(weight)
-        whole = constant(f"{output}.weight", round_weight(weight, gram, scales), np.int8)
+        # In pairs, which TensorRT does not need, so that any CPU can compare the graph exactly.
+        scales = paired_scales(weight, gram)
+        rounded = round_weight(weight, gram, scales, paired=True)
+        whole = constant(f"{output}.weight", rounded, np.int8)
         column = constant(f"{output}.scales", scales)
         zeros = constant(f"{output}.zeros", np.zeros(len(scales)), np.int8)
         nodes += [

@@ -52,6 +52,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=Path, default=PROMPTS, help="for words and the burst (the demo's)"
     )
     parser.add_argument(
+        "--threads",
+        type=int,
+        nargs="+",
+        metavar="N",
+        help=f"cores for each call ({' '.join(map(str, DEFAULT.threads))})",
+    )
+    parser.add_argument(
         "--rounds", type=int, metavar="N", help=f"samples of each cell ({DEFAULT.rounds})"
     )
     parser.add_argument("--quick", action="store_true", help="few cells, to see that all runs")
@@ -110,11 +117,7 @@ def measure(args: argparse.Namespace) -> PredictorReport:
     if not args.folders:
         raise ConfigError("Which predictor folders? Give at least one DIR.")
     contestants = choose(args.folders, _names(args.baselines))
-    grid = _fitting(QUICK if args.quick else DEFAULT, contestants)
-    if args.rounds is not None:
-        if args.rounds < 1:
-            raise ConfigError(f"--rounds is {args.rounds}; at least 1 is needed.")
-        grid = replace(grid, rounds=args.rounds)
+    grid = _fitting(_asked(args), contestants)
     environment = describe_machine()
     progress = TerminalProgress()
     with ExitStack() as stack:
@@ -135,6 +138,21 @@ def measure(args: argparse.Namespace) -> PredictorReport:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     shutil.rmtree(folder)
     return report
+
+
+def _asked(args: argparse.Namespace) -> Grid:
+    grid = QUICK if args.quick else DEFAULT
+    if args.rounds is not None:
+        if args.rounds < 1:
+            raise ConfigError(f"--rounds is {args.rounds}; at least 1 is needed.")
+        grid = replace(grid, rounds=args.rounds)
+    if args.threads is not None:
+        cores = len(os.sched_getaffinity(0))
+        wrong = [threads for threads in args.threads if not 1 <= threads <= cores]
+        if wrong:
+            raise ConfigError(f"--threads {wrong[0]}: give 1 to {cores}, the cores there are.")
+        grid = replace(grid, threads=tuple(sorted(set(args.threads))))
+    return grid
 
 
 def _fitting(grid: Grid, contestants: Sequence[Contestant]) -> Grid:
@@ -168,6 +186,8 @@ def _command(args: argparse.Namespace) -> str:
         given += ["--markdown", str(args.markdown)]
     if args.baselines is not None:
         given += ["--baselines", args.baselines]
+    if args.threads is not None:
+        given += ["--threads", *map(str, args.threads)]
     if args.rounds is not None:
         given += ["--rounds", str(args.rounds)]
     if args.prompts != PROMPTS:

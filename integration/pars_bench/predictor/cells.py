@@ -16,7 +16,6 @@ from pars_bench.predictor.processes import Child, measure_start, start_speeds
 from pars_bench.predictor.report import PredictorReport
 from pars_bench.predictor.texts import repeated
 from pars_bench.promptfile import read_prompts
-from pars_export import runtimes
 from pars_export.artifact import read_manifest
 from pars_export.runtimes.encoded import TOKENIZER, load_tokenizer
 from pars_export.words import read_tokenizer
@@ -39,10 +38,13 @@ class Cells:
         """Name -> what is measured, in the order in which it is."""
         grid = self._grid
         found: dict[str, Facts] = {}
-        for turn in range(max(grid.starts, grid.baseline_starts)):
+        for turn in range(max(grid.starts, grid.slow_starts)):
             for slug in self._contestants:
                 if turn < self._starts(slug):
                     found[f"start-{slug}-{turn}"] = {"kind": "start", "who": slug}
+        for slug, each in self._contestants.items():
+            if not each.baseline or each.what == "ngram-ridge":
+                found[f"order-{slug}"] = {"kind": "order", "who": slug}
         for threads in grid.threads:
             for length, batch in grid.shapes():
                 found[f"speed-{threads}-{length}-{batch}"] = {
@@ -60,9 +62,6 @@ class Cells:
                     "names": self._bursting(),
                     "count": grid.burst,
                 }
-        for slug, each in self._contestants.items():
-            if not each.baseline or each.what == "ngram-ridge":
-                found[f"order-{slug}"] = {"kind": "order", "who": slug}
         return found
 
     def measure(self, cell: Facts) -> Facts:
@@ -98,12 +97,10 @@ class Cells:
         grid = self._grid
         for slug, each in self._contestants.items():
             folder, work = Path(each.folder), each.work()
-            manifest = read_manifest(folder, check_hashes=False)
             report["contestants"][each.name] = {
                 "what": each.what,
                 "folder": None if each.baseline else folder.name,
-                "auto": not each.baseline
-                and runtimes.choose("auto", folder, manifest) == each.what,
+                "auto": each.auto,
                 "large": each.large,
                 "work": None if work is None else asdict(work),
             }
@@ -130,8 +127,9 @@ class Cells:
         return report
 
     def _starts(self, slug: str) -> int:
-        baseline = self._contestants[slug].baseline
-        return self._grid.baseline_starts if baseline else self._grid.starts
+        each = self._contestants[slug]
+        slow = each.baseline or each.what == "torch"
+        return self._grid.slow_starts if slow else self._grid.starts
 
     def _child(self, threads: int) -> Child:
         if threads not in self._children:
@@ -141,9 +139,8 @@ class Cells:
         return self._children[threads]
 
     def _bursting(self) -> list[str]:
-        """Who ranks a burst: ours, but where that takes long and shows nothing new."""
-        slow = ("torch", "onnx-bf16")
-        return [e.name for e in self._contestants.values() if not e.baseline and e.what not in slow]
+        """Who ranks a burst: what a folder is loaded with where no runtime is named."""
+        return [each.name for each in self._contestants.values() if each.auto]
 
     def _tokens(self, folder: Path) -> list[int]:
         """Tokens of each prompt of the burst, as the folder cuts them."""

@@ -39,6 +39,8 @@ class Contestant:
     baseline: bool
     large: bool = False
     """Whether it gets small batches only."""
+    auto: bool = False
+    """Whether it is the runtime that its folder is loaded with where none is named."""
 
     def open(self, threads: int, longest: int) -> Scorer:
         """Load it for texts of up to ``longest`` tokens, whatever its folder cuts at.
@@ -115,6 +117,7 @@ def choose(folders: Sequence[Path], baselines: Sequence[str] | None) -> list[Con
             name,
             str(folder),
             baseline=False,
+            auto=runtimes.choose("auto", folder, manifest) == name,
         )
         for folder, manifest in manifests.items()
         for name in _runnable(manifest)

@@ -11,7 +11,7 @@ TOKENS = BatchPlan.tokens
 TOKENS_LARGE = 512
 """The same for baselines of a hundred million weights, which take a second for that many."""
 
-START_PROMPTS = 128
+START_PROMPTS = 32
 """Prompts scored in a fresh process, before its largest memory is read."""
 
 
@@ -28,8 +28,8 @@ class Grid:
     """Samples of each contestant in each cell."""
     starts: int = 5
     """Fresh processes of each contestant for load time and memory."""
-    baseline_starts: int = 2
-    """The same of a baseline: most import a framework, which takes seconds."""
+    slow_starts: int = 2
+    """The same of baselines and of torch: most import a framework, which takes seconds."""
     burst: int = 2000
     """Prompts of a burst."""
     burst_rounds: int = 3
@@ -45,7 +45,5 @@ class Grid:
 
 
 DEFAULT = Grid()
-QUICK = Grid(
-    (16, 32), (1, 4), (1,), rounds=2, starts=1, baseline_starts=1, burst=32, burst_rounds=1
-)
+QUICK = Grid((16, 32), (1, 4), (1,), rounds=2, starts=1, slow_starts=1, burst=32, burst_rounds=1)
 """Enough to see that everything runs; its numbers mean little."""

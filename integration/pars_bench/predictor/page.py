@@ -49,6 +49,10 @@ weights; files are in the system's cache. Resident is the memory in use then; th
 scoring {prompts} real prompts in one call."""
 
 
+ALONE = 0.95
+"""Share of a sample in which the process ran, from which on nothing else disturbed it."""
+
+
 def write_page(page: Path, report: PredictorReport) -> None:
     """Write ``page`` and its plots from the results alone."""
     page.parent.mkdir(parents=True, exist_ok=True)
@@ -242,17 +246,21 @@ def _orders(report: PredictorReport) -> str:
 def _cores(report: PredictorReport) -> str:
     lines = []
     for threads in dict.fromkeys(cell["threads"] for cell in report["speed"]):
-        used = {
-            name: max(
-                c["speeds"][name]["cores"] for c in cells_of(report, threads) if name in c["speeds"]
+        speeds = [
+            (*speed["cores"], name)
+            for cell in cells_of(report, threads)
+            for name, speed in cell["speeds"].items()
+            if name in report["contestants"]
+        ]
+        most, name = max((most, name) for _, most, name in speeds)
+        said = f"at most {most:.2f} cores were busy in any sample ({name})"
+        if threads == 1:
+            alone = sum(least >= ALONE for least, _, _ in speeds)
+            said += (
+                f"; in {alone} of {len(speeds)} cells a contestant had its core to itself for at "
+                f"least {ALONE:.0%} of every sample"
             )
-            for name in report["contestants"]
-        }
-        most = max(used, key=used.__getitem__)
-        lines.append(
-            f"{_threads(threads).capitalize()}: at most {used[most]:.2f} cores were busy in any "
-            f"sample ({most})."
-        )
+        lines.append(f"{_threads(threads).capitalize()}: {said}.")
     return _list(lines)
 
 

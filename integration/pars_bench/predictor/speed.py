@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypedDict
 
+import numpy as np
+
 from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.grid import TOKENS_LARGE
 
@@ -31,8 +33,10 @@ class Speed(TypedDict):
 
     seconds: list[float]
     """Of a call, one a round; wall time."""
-    cores: float
-    """CPU time over wall time, the largest of the rounds."""
+    cores: tuple[float, float]
+    """CPU time over wall time, the smallest and the largest of the rounds. More than the threads
+    that were allowed would mean that their number did not hold; with one thread, less than 1 that
+    something else ran on its core."""
 
 
 class Speeds:
@@ -118,7 +122,7 @@ def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
     Wall time, other than in `pars_bench.sidebyside`: with several threads it is what one waits.
     """
     names = list(calls)
-    found: dict[str, Speed] = {name: {"seconds": [], "cores": 0.0} for name in names}
+    found: dict[str, Speed] = {name: {"seconds": [], "cores": (np.inf, 0.0)} for name in names}
     often = dict.fromkeys(names, 1)
     for turn in range(rounds + 1):
         place = turn % len(names)
@@ -127,7 +131,8 @@ def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
             often[name] = max(1, min(1000, round(BURST_S / max(seconds, 1e-6))))
             if turn:
                 found[name]["seconds"].append(seconds)
-                found[name]["cores"] = max(found[name]["cores"], cores)
+                least, most = found[name]["cores"]
+                found[name]["cores"] = min(least, cores), max(most, cores)
     return found
 
 
