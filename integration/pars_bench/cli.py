@@ -16,6 +16,7 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
     ),
     "report": ("pars_bench.report", "write report.html and plots again from a results folder"),
     "policy": ("pars_bench.policy.sweep", "patience and share in a simulated queue"),
+    "replay": ("pars_bench.study.bench", "what every order gains, by traffic, load and engine"),
     "kv": ("pars_bench.kv.bench", "ordering by memory on a small KV cache"),
 }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import math
@@ -14,6 +15,14 @@ from pars_bench.progress import Progress
 from pars_export.files import atomic_file
 
 Facts = dict[str, object]
+
+
+def add_arguments(parser: argparse.ArgumentParser, requests: int) -> None:
+    """Arguments that every experiment has; ``requests`` is the default of ``--requests``."""
+    parser.add_argument("--out", required=True, type=Path, help="folder of the results")
+    parser.add_argument("--page", type=Path, help="write the tables as a Markdown page, too")
+    parser.add_argument("--requests", type=int, default=requests, help=f"in each run ({requests})")
+    parser.add_argument("--seeds", type=int, default=5, help="runs of each setting (5)")
 
 
 def compute(

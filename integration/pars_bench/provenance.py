@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -35,16 +35,24 @@ def provenance(environment: Mapping[str, str]) -> dict[str, object]:
     }
 
 
-def sources_digest(package: str) -> str:
-    """Digest of the Python files of an installed package, which is not imported."""
+def sources_digest(package: str, without: Collection[str] = ()) -> str:
+    """Digest of the Python files of an installed package, which is not imported.
+
+    Args:
+        package: Its name.
+        without: Files and folders directly in it that are left out.
+    """
     spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"the package {package} is not installed", name=package)
     digest = hashlib.sha256()
     for folder in spec.submodule_search_locations:
         for file in sorted(Path(folder).rglob("*.py")):
+            place = file.relative_to(folder)
+            if place.parts[0] in without:
+                continue
             content = file.read_bytes()
-            digest.update(f"{file.relative_to(folder).as_posix()} {len(content)}\n".encode())
+            digest.update(f"{place.as_posix()} {len(content)}\n".encode())
             digest.update(content)
     return digest.hexdigest()
 

@@ -22,6 +22,9 @@ def test_the_digest_of_a_package_is_its_python_files(
     assert provenance.sources_digest("made_up_package") == before
     (folder / "deep" / "a.py").write_text("a = 2")
     assert provenance.sources_digest("made_up_package") != before
+    without = provenance.sources_digest("made_up_package", without=("deep",))
+    (folder / "deep" / "a.py").write_text("a = 3")
+    assert provenance.sources_digest("made_up_package", without=("deep",)) == without
     with pytest.raises(ModuleNotFoundError, match="no_such_package is not installed"):
         provenance.sources_digest("no_such_package")
 

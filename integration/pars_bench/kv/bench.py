@@ -16,6 +16,7 @@ from typing import cast
 
 import numpy as np
 
+from pars_bench import experiment
 from pars_bench.experiment import Facts, compute, interval_text
 from pars_bench.policy.slots import expectations
 from pars_bench.progress import TerminalProgress
@@ -53,10 +54,7 @@ MODULES = (
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``pars bench kv``."""
-    parser.add_argument("--out", required=True, type=Path, help="folder of the results")
-    parser.add_argument("--page", type=Path, help="write the tables as a Markdown page, too")
-    parser.add_argument("--requests", type=int, default=200, help="in each run (200)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each setting (5)")
+    experiment.add_arguments(parser, 200)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import argparse
 import itertools
-from pathlib import Path
 
 import numpy as np
 
+from pars_bench import experiment
 from pars_bench.experiment import Facts, compute
 from pars_bench.policy.page import write_page
 from pars_bench.policy.slots import Array, draw_traffic, expectations, serve
@@ -34,10 +34,7 @@ MODULES = ("pars_vllm.order", "pars_vllm.policy", "pars_bench.policy.slots", __n
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``pars bench policy``."""
-    parser.add_argument("--out", required=True, type=Path, help="folder of the results")
-    parser.add_argument("--page", type=Path, help="write the tables as a Markdown page, too")
-    parser.add_argument("--requests", type=int, default=20_000, help="in each run (20000)")
-    parser.add_argument("--seeds", type=int, default=5, help="runs of each setting (5)")
+    experiment.add_arguments(parser, 20_000)
 
 
 def run(args: argparse.Namespace) -> int:

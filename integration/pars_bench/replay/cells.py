@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
+import resource
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -92,11 +94,12 @@ def run_cell(cell: Cell, out: Path, progress: Callable[[int, int], None]) -> Non
     Raises:
         ParsError: the traffic does not fit the engine or the order, or the run is not sound.
     """
+    started = time.process_time()
     columns = read_columns(cell.traffic, cell.setting.engine)
     expected = beliefs(cell.order, columns, cell.traffic, cell.seed)
     record = replay(cell, columns, expected, progress)
     record.check()
-    _save(cell, record, expected, cell.path(out))
+    _save(cell, record, expected, time.process_time() - started, cell.path(out))
 
 
 def replay(
@@ -176,7 +179,9 @@ def _service(setting: Setting, columns: Columns, output: Array) -> Array:
     )
 
 
-def _save(cell: Cell, record: Record, expected: Beliefs | None, path: Path) -> None:
+def _save(
+    cell: Cell, record: Record, expected: Beliefs | None, processor_s: float, path: Path
+) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -213,7 +218,7 @@ def _save(cell: Cell, record: Record, expected: Beliefs | None, path: Path) -> N
         "recomputed_tokens": record.recomputed_tokens,
         "wasted_tokens": record.wasted,
         "queue_depth": record.depth.thin(),
-        "scheduler_cost": _cost(record),
+        "scheduler_cost": {"replay_processor_s": processor_s, **_cost(record)},
     }
     table = table.replace_schema_metadata({_METADATA: json.dumps(facts, allow_nan=False)})
     with atomic_file(path) as temporary:
@@ -221,8 +226,10 @@ def _save(cell: Cell, record: Record, expected: Beliefs | None, path: Path) -> N
 
 
 def _cost(record: Record) -> dict[str, object]:
-    """Processor time of a request in a step, and how it grows with the queue."""
+    """Processor time of a request in a step, how it grows with the queue, and memory."""
     return {
+        # Of the process so far: of a cell of its own where it was the first.
+        "process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "processor_s": record.scheduling_s,
         "microseconds_per_request_step": 1e6 * record.scheduling_s / record.request_steps,
         "by_queue_depth": [

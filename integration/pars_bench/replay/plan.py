@@ -15,7 +15,7 @@ from pars_bench.replay.hardware import Gpu
 from pars_bench.replay.policies import DEFAULT, choose_orders
 from pars_bench.replay.scorer import ScorerSpeed
 from pars_bench.replay.sweep import Sweep
-from pars_bench.replay.traffic import Traffic, read_traffic
+from pars_bench.replay.traffic import Traffic, read_traffic, traces_named
 from pars_export.errors import ConfigError, InputError
 from pars_export.files import sha256_file
 
@@ -119,7 +119,12 @@ class TraceSource:
         """What the traffic depends on beside the seed."""
         if not self.path.is_file():
             raise InputError(f"--trace {self.path}: there is no such file.")
-        return [sha256_file(self.path), self.arrivals, self.rate, self.limit]
+        named = traces_named(self.path)
+        missing = next((trace for trace in named if not trace.is_file()), None)
+        if missing is not None:
+            raise InputError(f"--trace {self.path} names {missing}: there is no such file.")
+        digests = [sha256_file(file) for file in (self.path, *named)]
+        return [digests, self.arrivals, self.rate, self.limit]
 
 
 def make_sweep(config: ReplayConfig) -> Sweep:

@@ -41,7 +41,22 @@ def write_results(
     settings: Mapping[str, object],
     limits: Mapping[str, float],
 ) -> ReplayReport:
-    """Write both files into ``out`` and return the content of report.json.
+    """Write both files into ``out`` and return report.json's content; see :func:`report_of`."""
+    report = report_of(out, cells, traffic, settings, limits)
+    _write_rows(out, cells)
+    with atomic_file(out / "report.json") as temporary:
+        temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
+    return report
+
+
+def report_of(
+    out: Path,
+    cells: Sequence[Cell],
+    traffic: Traffic,
+    settings: Mapping[str, object],
+    limits: Mapping[str, float],
+) -> ReplayReport:
+    """What finished cells say.
 
     Args:
         out: Folder of the results.
@@ -59,17 +74,13 @@ def write_results(
         groups.setdefault((cell.load, cell.seed), []).append(cell)
     for group in groups.values():
         runs += _runs(out, group, limits)
-    report: ReplayReport = {
+    return {
         "environment": {**describe_machine(), "settings": dict(settings)},
         "traffic": {"name": traffic.name, **traffic.facts},
         "cost_model": cells[0].setting.step_time.facts(),
         "runs": runs,
         "over_seeds": _over_seeds(runs),
     }
-    _write_rows(out, cells)
-    with atomic_file(out / "report.json") as temporary:
-        temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    return report
 
 
 def _runs(out: Path, group: Sequence[Cell], limits: Mapping[str, float]) -> list[ReplayRun]:

@@ -25,6 +25,10 @@ class ReplayStoppedError(ParsError):
     """A sweep could not go on."""
 
 
+_MADE_OF_CELLS = ("cli.py", "page", "results.py", "schema.py", "validate.py")
+"""Code that no cell hangs on."""
+
+
 @dataclass(frozen=True)
 class Sweep:
     """Every order at every load with every seed."""
@@ -73,6 +77,12 @@ def run_sweep(sweep: Sweep, out: Path, jobs: int, progress: Progress) -> list[Ce
         All cells, each with its file.
     """
     cells = sweep.cells()
+    run_cells(cells, out, jobs, progress)
+    return cells
+
+
+def run_cells(cells: Sequence[Cell], out: Path, jobs: int, progress: Progress) -> None:
+    """Run those of the cells that are not in ``out/cells``; see :func:`run_sweep`."""
     missing = [cell for cell in cells if load_facts(cell.path(out), cell.digest) is None]
     if len(missing) < len(cells):
         progress.say(f"{len(cells) - len(missing)} of {len(cells)} cells were run before")
@@ -82,7 +92,6 @@ def run_sweep(sweep: Sweep, out: Path, jobs: int, progress: Progress) -> list[Ce
             run_cell(cell, out, partial(progress.count, cell.name))
     else:
         _run_beside(missing, out, min(jobs, len(missing)), progress)
-    return cells
 
 
 def _run_beside(cells: Sequence[Cell], out: Path, jobs: int, progress: Progress) -> None:
@@ -137,7 +146,8 @@ def _scores_identity(scores: Scores | None) -> object:
 
 def _code() -> dict[str, object]:
     found: dict[str, object] = {
-        package: sources_digest(package) for package in ("pars_vllm", "pars_bench.replay")
+        "pars_vllm": sources_digest("pars_vllm"),
+        "pars_bench.replay": sources_digest("pars_bench.replay", without=_MADE_OF_CELLS),
     }
     for name in DISTRIBUTIONS:
         try:

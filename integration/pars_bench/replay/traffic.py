@@ -7,13 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from pars_bench.replay.lengthtable import Choice
-from pars_bench.replay.mix import read_mix
+from pars_bench.replay.mix import parse_mix, read_mix
 from pars_bench.replay.reading import ARRIVALS, pace, read_one
 from pars_bench.replay.stream import Denser, Traffic, TrafficRequest
 from pars_bench.replay.traces import MIX, recognise
 from pars_export.errors import ConfigError
 
-__all__ = ["ARRIVALS", "Traffic", "TrafficRequest", "read_traffic", "scaled"]
+__all__ = ["ARRIVALS", "Traffic", "TrafficRequest", "read_traffic", "scaled", "traces_named"]
 
 
 def read_traffic(
@@ -42,6 +42,15 @@ def read_traffic(
             raise ConfigError(f"{path} is a mix, whose parts say how they arrive: drop arrivals.")
         return read_mix(path, rate=rate, limit=limit, seed=seed)
     return read_one(path, Choice(), when, limit, seed)
+
+
+def traces_named(path: Path) -> list[Path]:
+    """The files that a mix is made of; nothing where ``path`` is no mix.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    return [part.trace for part in parse_mix(path).parts] if recognise(path)[0] is MIX else []
 
 
 def scaled(traffic: Traffic, load: float) -> Traffic:

@@ -5,8 +5,8 @@ gives the steps it took and their seconds; the step-time model is fitted to one 
 of another, which it has not seen, is compared with it: step for step, and in time.
 
 `python -m pars_bench.replay.validate --model DIR --out steps.json` prints the comparison and writes
-the first burst's steps, as `pars replay --fit` reads them. It needs a vLLM that can run the model,
-and runs it in its own process.
+the first burst's steps, as `pars replay --fit` reads them; `--page` writes the comparison as a
+page. It needs a vLLM that can run the model, and runs it in its own process.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pars_bench.environment import describe_machine
+from pars_bench.facts import flatten
 from pars_bench.replay.columns import read_columns
 from pars_bench.replay.costmodel import StepTime
 from pars_bench.replay.driver import Clock, Driver, work_of
@@ -231,6 +233,38 @@ class _Watch:
         del self._scheduler.schedule
 
 
+def render(comparison: Comparison, args: argparse.Namespace) -> str:
+    """The comparison as a page; ``args`` are those of the command."""
+    clock = "processor" if args.processor_time else "wall-clock"
+    same = "the same" if comparison.same_steps else "not the same"
+    rows = [
+        ("steps", f"{comparison.steps}, {same} in requests, tokens and context"),
+        (f"{clock} seconds of the burst, live", f"{comparison.live_s:.1f}"),
+        ("seconds of the burst, replayed", f"{comparison.replayed_s:.1f}"),
+        ("error of the burst's time", f"{100 * comparison.time_error:+.1f} %"),
+        ("error of the mean time to last token", f"{100 * comparison.mean_latency_error:+.1f} %"),
+        ("median error of a step of the fit", f"{100 * comparison.fit_relative_error:.1f} %"),
+        *flatten(describe_machine()),
+    ]
+    return "\n".join(
+        (
+            "# Is the replay right?",
+            "",
+            "Made by `python -m pars_bench.replay.validate --model DIR --out steps.json --requests "
+            f"{args.requests} --slots {args.slots} --budget {args.budget}"
+            f"{' --processor-time' if args.processor_time else ''}`, the model being "
+            f"{args.model.name}: a burst of {args.requests} requests of mixed lengths on the live "
+            f"engine, {args.slots} slots and {args.budget} tokens a step, and the same burst in "
+            "virtual time, with a step-time model fitted to another burst.",
+            "",
+            "| what | value |",
+            "|---|---|",
+            *(f"| {name} | {value} |" for name, value in rows),
+            "",
+        )
+    )
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Compare and print."""
     parser = argparse.ArgumentParser(
@@ -246,6 +280,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         action="store_true",
         help="count processor seconds, of one thread, and so not what others take of the machine",
     )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="write a Markdown page, too")
     args = parser.parse_args(argv)
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     clock = time.process_time if args.processor_time else time.perf_counter
@@ -255,6 +290,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with atomic_file(args.out) as temporary:
         temporary.write_text(json.dumps([asdict(step) for step in fitted_to.steps]) + "\n")
     print(json.dumps({**asdict(comparison), "time_error": comparison.time_error}, indent=2))
+    if args.page is not None:
+        with atomic_file(args.page) as temporary:
+            temporary.write_text(render(comparison, args), encoding="utf-8")
     return 0 if comparison.same_steps else 1
 
 

@@ -57,6 +57,30 @@ def test_experts_and_the_rest_agree_with_the_published_active_parameters(name: s
     assert reached == pytest.approx(llm.active, rel=0.06)
 
 
+def grouped(hidden: int, heads: int, kv_heads: int) -> int:
+    """Weights of a layer's attention, heads of 128 values."""
+    return 128 * hidden * (2 * heads + 2 * kv_heads)
+
+
+# Layers by the published config.json, without norms and routers; input and output embedding apart.
+SHAPES = {
+    "llama-3.1-8b": 2 * 128_256 * 4096 + 32 * (grouped(4096, 32, 8) + 3 * 4096 * 14_336),
+    "llama-3.1-70b": 2 * 128_256 * 8192 + 80 * (grouped(8192, 64, 8) + 3 * 8192 * 28_672),
+    "qwen3-30b-a3b": 2 * 151_936 * 2048 + 48 * (grouped(2048, 32, 4) + 128 * 3 * 2048 * 768),
+    "qwen3-235b-a22b": 2 * 151_936 * 4096 + 94 * (grouped(4096, 64, 4) + 128 * 3 * 4096 * 1536),
+    "deepseek-r1": 2 * 129_280 * 7168
+    # Queries and keys through latents of 1536 and 512 values, 128 heads of 128 + 64 values.
+    + 61 * (7168 * (1536 + 576) + 1536 * 128 * 192 + 512 * 128 * 256 + 128 * 128 * 7168)
+    + 3 * 3 * 7168 * 18_432
+    + 58 * 257 * 3 * 7168 * 2048,
+}
+
+
+@pytest.mark.parametrize("name", LLMS)
+def test_the_published_parameters_are_those_of_the_shape(name: str) -> None:
+    assert LLMS[name].parameters == pytest.approx(SHAPES[name], rel=0.002)
+
+
 @pytest.mark.parametrize("llm", LLMS)
 @pytest.mark.parametrize("gpu", GPUS)
 def test_time_grows_with_every_kind_of_work(llm: str, gpu: str) -> None:

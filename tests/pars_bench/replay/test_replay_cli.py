@@ -11,6 +11,7 @@ from pars_bench.replay import sweep
 from pars_bench.replay.cells import Cell, run_cell
 from pars_bench.replay.hardware import GPUS
 from pars_bench.replay.plan import ReplayConfig, make_sweep, vllm_defaults
+from pars_export.errors import InputError
 from pars_model.__main__ import main
 
 
@@ -100,6 +101,20 @@ def test_a_cell_is_void_when_anything_that_it_hangs_on_changes(trace: Path) -> N
     assert digests(trace, orders=("pars",)) == base
     trace.write_text(trace.read_text() + "9,5,5,\n")
     assert digests(trace, orders=("pars",)) != base
+
+
+def test_a_cell_of_a_mix_is_void_when_one_of_its_traces_changes(
+    trace: Path, tmp_path: Path
+) -> None:
+    mix = tmp_path / "mix.json"
+    mix.write_text(json.dumps({"rate": 5, "parts": [{"trace": trace.name, "share": 1}]}))
+    base = digests(mix, orders=("fcfs",))
+    assert digests(mix, orders=("fcfs",)) == base
+    trace.write_text(trace.read_text().replace("0.59,23,24", "0.59,23,25"))
+    assert digests(mix, orders=("fcfs",)) != base
+    trace.unlink()
+    with pytest.raises(InputError, match=r"mix\.json names .*trace\.csv: there is no such file"):
+        digests(mix, orders=("fcfs",))
 
 
 @pytest.mark.parametrize(

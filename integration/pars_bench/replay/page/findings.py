@@ -78,7 +78,7 @@ def answers(replay: Replay) -> list[str]:
             f"In arrival order {_count(depth.mean)} requests waited on average and {most.high:.0f} "
             "at most."
         )
-    lines += _start(replay, subject)
+    lines += start(replay, subject)
     return [line for line in lines if line]
 
 
@@ -115,7 +115,8 @@ def _price(replay: Replay, subject: Look) -> str:
     )
 
 
-def _start(replay: Replay, subject: Look) -> list[str]:
+def start(replay: Replay, subject: Look) -> list[str]:
+    """At which load of a sweep the gain starts."""
     if len(replay.loads) < 2:
         return []
     gains = [
@@ -141,7 +142,7 @@ def losses(replay: Replay) -> list[str]:
     for load in replay.loads:
         if not replay.runs(subject.policy, load):
             continue
-        worse = _worse(replay, subject, load)
+        worse = worse_in(replay, subject, load)
         lines.append(
             f"Load {load:g}: {subject.name} is worse than arrival order in {'; '.join(worse)}."
             if worse
@@ -151,7 +152,8 @@ def losses(replay: Replay) -> list[str]:
     return lines
 
 
-def _worse(replay: Replay, subject: Look, load: float) -> list[str]:
+def worse_in(replay: Replay, subject: Look, load: float) -> list[str]:
+    """Every measure in which an order is worse than arrival order at a load, in words."""
     worse = []
     for measure, label in {**MEASURES, "slowdown": "Slowdown"}.items():
         ratios = {

@@ -1,0 +1,102 @@
+"""Figures of one cell of the study: an engine under a traffic at a load, several orders in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from statistics import fmean
+
+from pars_bench.experiment import interval_text
+from pars_bench.replay.page.compare import Number, Replay, longest_tenth, statistic
+from pars_bench.study.design import ENGINES, TAU, TRAFFIC
+from pars_bench.study.schema import Part
+from pars_bench.tables import NOTHING
+
+BASE, ORACLE, RERUN = "fcfs", "oracle", "rerun"
+PARS = f"pars@tau={TAU:g}"
+MEAN, TAIL = statistic("ttlt", "mean"), statistic("ttlt", "p99")
+PER_TOKEN = statistic("per_token", "mean")
+LONGEST = longest_tenth("ttlt")
+
+
+@dataclass(frozen=True)
+class Place:
+    """One cell; its figures are lists with one value per seed."""
+
+    part: Part
+    load: float
+
+    @property
+    def key(self) -> tuple[str, str, int, bool, float]:
+        """Equal for the same cell in two sections."""
+        part = self.part
+        return part["traffic"], part["engine"], part["size"], part["burst"], self.load
+
+    @property
+    def traffic(self) -> str:
+        """In words."""
+        return TRAFFIC[self.part["traffic"]].title
+
+    @property
+    def engine(self) -> str:
+        """In words."""
+        return ENGINES[self.part["engine"]].title
+
+    @property
+    def arrivals(self) -> str:
+        """In words."""
+        return f"burst of {self.part['size']}" if self.part["burst"] else f"load {self.load:g}"
+
+    @cached_property
+    def replay(self) -> Replay:
+        """The runs with the study's PARS, and no score model of another tau."""
+        report = self.part["report"]
+        runs = [
+            run
+            for run in report["runs"]
+            if not run["policy"].startswith("pars@") or run["policy"] == PARS
+        ]
+        return Replay({**report, "runs": runs})
+
+    def values(self, policy: str, number: Number) -> list[float]:
+        """A figure of an order."""
+        found = (number(run) for run in Replay(self.part["report"]).runs(policy, self.load))
+        return [value for value in found if value is not None]
+
+    def gain(self, policy: str, number: Number) -> list[float]:
+        """Arrival order's figure over the order's: above 1 the order is better."""
+        own, base = self.values(policy, number), self.values(BASE, number)
+        return [b / o for b, o in zip(base, own, strict=False) if o > 0]
+
+    def gap(self, policy: str) -> list[float] | None:
+        """Share of the oracle's gain; None where that cannot be told from zero in some seed."""
+        runs = Replay(self.part["report"]).runs(policy, self.load)
+        known = [run["oracle_gap_closed"] for run in runs]
+        shares = [share for share in known if share is not None]
+        return shares if shares and len(shares) == len(known) else None
+
+
+def places(parts: Iterable[Part]) -> list[Place]:
+    """Every cell once, however many sections it stands in."""
+    found: dict[tuple[str, str, int, bool, float], Place] = {}
+    for part in parts:
+        for load in Replay(part["report"]).loads:
+            place = Place(part, load)
+            found.setdefault(place.key, place)
+    return list(found.values())
+
+
+def times(values: list[float]) -> str:
+    """``1.84 ± 0.10``, as a factor over seeds; a dash of nothing."""
+    return interval_text(values) if values else NOTHING
+
+
+def share(values: list[float] | None) -> str:
+    """A share in percent over seeds; a dash of None."""
+    return NOTHING if values is None else f"{interval_text([100 * v for v in values], 0)} %"
+
+
+def mean_of(values: list[float]) -> float:
+    """Mean over seeds."""
+    return fmean(values)

@@ -1,0 +1,132 @@
+"""Requests drawn from measured response lengths, for traffic that has lengths but no times."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pars_bench.replay.traces import estimated_tokens
+from pars_export.errors import InputError
+from pars_export.files import atomic_file
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+LENGTHS, PROMPTS = "lengths.parquet", "prompts.parquet"
+
+
+@dataclass(frozen=True)
+class Samples:
+    """One response of one LLM to every prompt of some data sets."""
+
+    model: str
+    config: str = ""
+    """Generation settings; empty: the only ones there are."""
+
+
+@dataclass(frozen=True)
+class LengthSource:
+    """Where a traffic's lengths come from."""
+
+    datasets: tuple[str, ...]
+    samples: Samples
+    unit: str
+    """Of the lengths: what was counted."""
+    rerun: Samples | None = None
+    """Another response of the same LLM to the same prompts."""
+
+    @property
+    def words(self) -> str:
+        """For the page."""
+        config = f" ({self.samples.config})" if self.samples.config else ""
+        rerun = "" if self.rerun is None else f"; rerun: {self.rerun.model}"
+        if self.rerun is not None and self.rerun.config:
+            rerun += f" ({self.rerun.config})"
+        return f"{' + '.join(self.datasets)}, {self.samples.model}{config}, {self.unit}{rerun}"
+
+
+def write_requests(
+    data: Path, source: LengthSource, requests: int, seed: int, path: Path
+) -> tuple[int, int]:
+    """Draw requests and write them as traffic that ``pars replay --trace`` reads, without times.
+
+    While there are prompts enough none is drawn twice. Every request gets a prompt of its own, as
+    long as the one it was drawn with, so no two share a prefix.
+
+    Args:
+        data: Folder with ``lengths.parquet`` and ``prompts.parquet``.
+        source: Which lengths.
+        requests: How many.
+        seed: Of the drawing.
+        path: Where to write, as CSV.
+
+    Returns:
+        Requests drawn, and prompts they were drawn from.
+
+    Raises:
+        InputError: the tables cannot be read or hold no such lengths.
+    """
+    items = _items(data, source)
+    random = np.random.default_rng([seed, 5])
+    count = len(items)
+    places = (
+        random.permutation(count)[:requests]
+        if requests <= count
+        else random.integers(count, size=requests)
+    )
+    header = "prompt_tokens,output_tokens" + ("" if source.rerun is None else ",rerun_tokens")
+    lines = [",".join(map(str, items[place])) for place in places.tolist()]
+    with atomic_file(path) as temporary:
+        temporary.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    return len(lines), count
+
+
+def _items(data: Path, source: LengthSource) -> list[tuple[int, ...]]:
+    """(prompt, response and perhaps rerun tokens) of every prompt, in the prompts' order."""
+    import pyarrow.compute as pc
+
+    prompts = _read(data / PROMPTS, ("dataset", "prompt_id", "prompt"), source)
+    lengths = _read(
+        data / LENGTHS, ("dataset", "prompt_id", "model", "gen_config", "length"), source
+    )
+    columns = []
+    for samples in (source.samples, source.rerun):
+        if samples is None:
+            continue
+        chosen = lengths.filter(pc.equal(lengths["model"].cast("string"), samples.model))
+        if samples.config:
+            chosen = chosen.filter(pc.equal(chosen["gen_config"].cast("string"), samples.config))
+        columns.append(
+            {(row["dataset"], row["prompt_id"]): row["length"] for row in chosen.to_pylist()}
+        )
+    items = [
+        (estimated_tokens(row["prompt"]), *(max(1, column[key]) for column in columns))
+        for row in prompts.to_pylist()
+        if all((key := (row["dataset"], row["prompt_id"])) in column for column in columns)
+    ]
+    if not items:
+        raise InputError(f"{data / LENGTHS} holds no lengths of {source.words}.")
+    return items
+
+
+def _read(path: Path, columns: tuple[str, ...], source: LengthSource) -> pa.Table:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path, columns=list(columns))
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(
+            f"{path} cannot be read ({error}): give --data-root a folder with {LENGTHS} and "
+            f"{PROMPTS}."
+        ) from error
+    missing = [name for name in columns if name not in table.column_names]
+    if missing:
+        raise InputError(f"{path} lacks {', '.join(missing)}: found {table.column_names}.")
+    return table.filter(
+        pc.is_in(table["dataset"].cast("string"), value_set=pa.array(source.datasets))
+    )

@@ -1,0 +1,110 @@
+"""`pars bench replay` in a small form: from a data root to the page, resumed, and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pars_bench.replay import sweep
+from pars_bench.study import design
+from pars_bench.study.design import CORE, Comparison, Engine, TrafficKind
+from pars_bench.study.lengths import LengthSource, Samples
+from pars_model.__main__ import main
+
+KINDS = {
+    "chat": TrafficKind("chat", 24, LengthSource(("ours",), Samples("llm"), "tokens"), burst=24),
+    "azure-conv": TrafficKind("Azure conversation", 12, trace="conv.csv"),
+}
+COMPARISONS = (
+    Comparison("burst", "chat", "low", ("fcfs", "prompt_length", "pars", "oracle")),
+    Comparison("sweep", "azure-conv", "low", CORE, (0.5, 3.0)),
+    Comparison("orders", "chat", "low", (*CORE, "hrrn"), (3.0,)),
+    Comparison("tau", "chat", "low", CORE, taus=(0.5, 0.9)),
+)
+
+
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(design, "comparisons", lambda: iter(COMPARISONS))
+    monkeypatch.setitem(design.ENGINES, "low", Engine("h100", 2))
+    for name, kind in KINDS.items():
+        monkeypatch.setitem(design.TRAFFIC, name, kind)
+    folder = tmp_path / "data"
+    (folder / "traces").mkdir(parents=True)
+    lines = [f"2023-11-16 18:15:{n:02},{20 + n},{(n * 37) % 60 + 1}" for n in range(20)]
+    text = "\n".join(["TIMESTAMP,ContextTokens,GeneratedTokens", *lines, ""])
+    (folder / "traces" / "conv.csv").write_text(text)
+    ids = [f"{n}" for n in range(24)]
+    pq.write_table(
+        pa.table({"dataset": ["ours"] * 24, "prompt_id": ids, "prompt": ["hello there"] * 24}),
+        folder / "prompts.parquet",
+    )
+    pq.write_table(
+        pa.table(
+            {
+                "dataset": ["ours"] * 24,
+                "prompt_id": ids,
+                "model": ["llm"] * 24,
+                "gen_config": [""] * 24,
+                "length": [(n * 37) % 60 + 1 for n in range(24)],
+            }
+        ),
+        folder / "lengths.parquet",
+    )
+    return folder
+
+
+def test_from_a_data_root_to_the_page_and_nothing_twice(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(design, "WINDOWS", (5,))
+    out, page = tmp_path / "out", tmp_path / "serving.md"
+    command = ["bench", "replay", "--out", str(out), "--data-root", str(data), "--page", str(page)]
+    command += ["--seeds", "2"]
+    assert main(command) == 0
+    text = page.read_text()
+    monkeypatch.setattr(sweep, "run_cell", None)  # nothing is run again
+    assert main(command) == 0
+    assert page.read_text() == text
+
+    study = json.loads((out / "study.json").read_text())
+    assert [part["section"] for part in study["parts"]] == ["burst", "sweep", "orders", "tau"]
+    assert {run["requests"] for run in study["parts"][1]["report"]["runs"]} == {12}
+    assert study["kept"]["chat-24-seed-0.csv"] == "24 drawn without replacement from 24 prompts"
+    (cost,) = study["speed"]
+    assert cost["requests"] == 5
+    assert cost["peak_mib"] > 100
+
+    # Chat in a burst and at load 3, Azure at two loads; the burst of the taus is the first again.
+    assert text.splitlines()[2].startswith("**Over all 4 cells")
+    assert text.index("the median gain of PARS") < text.index("The paper reports up to 15.7 times")
+    losses = text.partition("## Where PARS loses")[2].partition("##")[0]
+    assert losses.count("| H100, max_num_seqs 2 |") == 4
+    assert "| chat | H100, max_num_seqs 2 | burst of 24 |" in text
+    assert "| burst of 24 | score model, tau 0.9 |" in text
+    assert "HRRN, tau 0.5" in text
+    for name in ("serving-load.png", "serving-tau.png"):
+        assert f"]({name})" in text
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--seeds", "0"], "--seeds is 0: expected at least 1"),
+        (["--jobs", "0"], "--jobs is 0: expected at least 1"),
+        ([], "give --data-root a folder with lengths.parquet and prompts.parquet"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(
+    tmp_path: Path, options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["bench", "replay", "--out", str(tmp_path / "out"), "--data-root", str(tmp_path)]
+    assert main([*command, *options]) == 2
+    error = capsys.readouterr().err
+    assert error.splitlines()[-1].startswith("pars: error: ")
+    assert sentence in error
