@@ -133,8 +133,7 @@ class Comparison:
 CORE: tuple[str, ...] = ("fcfs", "pars", "oracle")
 SIMPLE: tuple[str, ...] = ("fcfs", "prompt_length", "pars", "oracle")
 EVERY = (*SIMPLE, "hrrn", "vllm_priority")
-_IN_FULL = ("chat", "azure-conv")
-"""Traffic with every load and every order: one without times of its own, one trace."""
+_EVERY_ORDER_ON = ("chat", "azure-conv")
 
 
 def comparisons() -> Iterator[Comparison]:
@@ -143,15 +142,13 @@ def comparisons() -> Iterator[Comparison]:
         if kind.burst:
             orders = SIMPLE if kind.burst == BURST else CORE
             yield Comparison("burst", name, "low", orders, requests=kind.burst)
+    yield Comparison("tau", "chat", "low", (*CORE, "rerun"), (OVERLOAD,), taus=TAUS)
     for name in TRAFFIC:
-        yield Comparison("sweep", name, "low", CORE, LOADS if name in _IN_FULL else FEWER_LOADS)
+        yield Comparison("sweep", name, "low", CORE, LOADS if name == "chat" else FEWER_LOADS)
     for name in TRAFFIC:
-        orders = EVERY if name in _IN_FULL else SIMPLE
+        orders = EVERY if name in _EVERY_ORDER_ON else SIMPLE
         yield Comparison("orders", name, "low", orders, (OVERLOAD,))
-    for loads in ((), (OVERLOAD,)):
-        yield Comparison("tau", "chat", "low", (*CORE, "rerun"), loads, taus=TAUS)
     yield Comparison("engines", "chat", "low", CORE, requests=BURST)
     yield Comparison("engines", "chat", "default", CORE[:2], requests=BURST)
     yield Comparison("engines", "chat", "a100-default", CORE, requests=BURST // 2)
     yield Comparison("engines", "chat", "a100-low", CORE, (OVERLOAD,))
-    yield Comparison("engines", "azure-conv", "a100-low", CORE, (OVERLOAD,))

@@ -85,6 +85,8 @@ class _Taus:
                 ([ORACLE], "D", f"{cell.arrivals}, oracle"),
             ):
                 gains = [cell.gain(policy, MEAN) for policy in policies]
+                if not all(gains):  # not every traffic has a rerun
+                    continue
                 mean = [fmean(gain) for gain in gains]
                 axes.errorbar(
                     [tau_of(cell, policy) for policy in policies],

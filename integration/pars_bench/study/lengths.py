@@ -88,10 +88,8 @@ def _items(data: Path, source: LengthSource) -> list[tuple[int, ...]]:
     """(prompt, response and perhaps rerun tokens) of every prompt, in the prompts' order."""
     import pyarrow.compute as pc
 
-    prompts = _read(data / PROMPTS, ("dataset", "prompt_id", "prompt"), source)
-    lengths = _read(
-        data / LENGTHS, ("dataset", "prompt_id", "model", "gen_config", "length"), source
-    )
+    prompts = _read(data / PROMPTS, source, "prompt")
+    lengths = _read(data / LENGTHS, source, "model", "gen_config", "length")
     columns = []
     for samples in (source.samples, source.rerun):
         if samples is None:
@@ -112,21 +110,21 @@ def _items(data: Path, source: LengthSource) -> list[tuple[int, ...]]:
     return items
 
 
-def _read(path: Path, columns: tuple[str, ...], source: LengthSource) -> pa.Table:
+def _read(path: Path, source: LengthSource, *more: str) -> pa.Table:
+    """The rows of the source's data sets: ``dataset``, ``prompt_id`` and ``more`` columns."""
     import pyarrow as pa
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
 
+    columns = ["dataset", "prompt_id", *more]
     try:
-        table = pq.read_table(path, columns=list(columns))
+        table = pq.read_table(path, columns=columns)
     except (pa.ArrowException, OSError) as error:
+        problem = str(error).partition("\n")[0]
         raise InputError(
-            f"{path} cannot be read ({error}): give --data-root a folder with {LENGTHS} and "
-            f"{PROMPTS}."
+            f"{path} cannot be read as Parquet with {', '.join(columns)} ({problem}): give "
+            f"--data-root a folder with {LENGTHS} and {PROMPTS}."
         ) from error
-    missing = [name for name in columns if name not in table.column_names]
-    if missing:
-        raise InputError(f"{path} lacks {', '.join(missing)}: found {table.column_names}.")
     return table.filter(
         pc.is_in(table["dataset"].cast("string"), value_set=pa.array(source.datasets))
     )

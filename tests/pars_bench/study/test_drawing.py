@@ -66,6 +66,10 @@ def test_no_such_lengths(data: Path, tmp_path: Path) -> None:
         write_requests(data, source, 5, 0, tmp_path / "traffic.csv")
     with pytest.raises(InputError, match=r"give --data-root a folder with lengths\.parquet"):
         write_requests(tmp_path, source, 5, 0, tmp_path / "traffic.csv")
+    table = pq.read_table(data / "lengths.parquet").drop_columns(["gen_config"])
+    pq.write_table(table, data / "lengths.parquet")
+    with pytest.raises(InputError, match=r"lengths\.parquet .*gen_config"):
+        write_requests(data, SOURCE, 5, 0, tmp_path / "traffic.csv")
 
 
 def test_a_window_is_the_traces_own_lines(tmp_path: Path) -> None:
