@@ -98,13 +98,13 @@ def burst(seed: int, count: int) -> list[TrafficRequest]:
     return found
 
 
-def live_engine(model: Path, slots: int, budget: int) -> LLM:
+def live_engine(model: Path, slots: int, budget: int, dtype: str = "bfloat16") -> LLM:
     """The live engine in this process, in arrival order by our class."""
     from vllm import LLM
 
     return LLM(
         model=str(model),
-        dtype="bfloat16",
+        dtype=dtype,
         enforce_eager=True,
         max_model_len=CONTEXT,
         max_num_seqs=slots,
@@ -251,7 +251,7 @@ def render(comparison: Comparison, args: argparse.Namespace) -> str:
             "# Is the replay right?",
             "",
             "Made by `python -m pars_bench.replay.validate --model DIR --out steps.json --requests "
-            f"{args.requests} --slots {args.slots} --budget {args.budget}"
+            f"{args.requests} --slots {args.slots} --budget {args.budget} --dtype {args.dtype}"
             f"{' --processor-time' if args.processor_time else ''}`, the model being "
             f"{args.model.name}: a burst of {args.requests} requests of mixed lengths on the live "
             f"engine, {args.slots} slots and {args.budget} tokens a step, and the same burst in "
@@ -276,6 +276,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--slots", type=int, default=8, metavar="N")
     parser.add_argument("--budget", type=int, default=256, metavar="N", help="tokens of a step")
     parser.add_argument(
+        "--dtype", default="bfloat16", help="of the weights; float32 where a CPU has no bfloat16"
+    )
+    parser.add_argument(
         "--processor-time",
         action="store_true",
         help="count processor seconds, of one thread, and so not what others take of the machine",
@@ -284,7 +287,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     clock = time.process_time if args.processor_time else time.perf_counter
-    engine = live_engine(args.model, args.slots, args.budget)
+    engine = live_engine(args.model, args.slots, args.budget, args.dtype)
     comparison, fitted_to = compare(engine, args.requests, clock)
     engine.llm_engine.engine_core.shutdown()
     with atomic_file(args.out) as temporary:

@@ -133,7 +133,6 @@ class Comparison:
 CORE: tuple[str, ...] = ("fcfs", "pars", "oracle")
 SIMPLE: tuple[str, ...] = ("fcfs", "prompt_length", "pars", "oracle")
 EVERY = (*SIMPLE, "hrrn", "vllm_priority")
-_EVERY_ORDER_ON = ("chat", "azure-conv")
 
 
 def comparisons() -> Iterator[Comparison]:
@@ -145,10 +144,10 @@ def comparisons() -> Iterator[Comparison]:
     yield Comparison("tau", "chat", "low", (*CORE, "rerun"), (OVERLOAD,), taus=TAUS)
     for name in TRAFFIC:
         yield Comparison("sweep", name, "low", CORE, LOADS if name == "chat" else FEWER_LOADS)
-    for name in TRAFFIC:
-        orders = EVERY if name in _EVERY_ORDER_ON else SIMPLE
-        yield Comparison("orders", name, "low", orders, (OVERLOAD,))
     yield Comparison("engines", "chat", "low", CORE, requests=BURST)
     yield Comparison("engines", "chat", "default", CORE[:2], requests=BURST)
     yield Comparison("engines", "chat", "a100-default", CORE, requests=BURST // 2)
     yield Comparison("engines", "chat", "a100-low", CORE, (OVERLOAD,))
+    for name in TRAFFIC:
+        orders = EVERY if name == "chat" else SIMPLE
+        yield Comparison("orders", name, "low", orders, (OVERLOAD,))

@@ -32,7 +32,11 @@ def write_pictures(study: StudyFile, folder: Path, stem: str) -> list[tuple[str,
         File name and caption of each.
     """
     found = []
-    sweep = [part for part in study["parts"] if part["section"] == "sweep"]
+    sweep = [
+        part
+        for part in study["parts"]
+        if part["section"] == "sweep" and len(Replay(part["report"]).loads) > 1
+    ]
     if sweep:
         name = f"{stem}-load.png"
         chart.write_png(folder / name, _Loads(sweep), _PALETTE)

@@ -46,7 +46,8 @@ class Place:
     @property
     def arrivals(self) -> str:
         """In words."""
-        return f"burst of {self.part['size']}" if self.part["burst"] else f"load {self.load:g}"
+        size = self.part["size"]
+        return f"burst of {size}" if self.part["burst"] else f"load {self.load:g}, {size} requests"
 
     @cached_property
     def replay(self) -> Replay:

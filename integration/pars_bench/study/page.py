@@ -89,7 +89,8 @@ _SECTIONS = (
         "Load 1 is the rate at which the engine finishes the same requests in arrival order while "
         "anybody waits. Chat, code, maths and reasoning arrive as a Poisson process, traces at "
         "their own times, made as dense. Above 1 the queue grows as long as the run lasts, and so "
-        "do the gains: these runs are short.",
+        "do the gains. These runs are short: with a few requests for each of the slots hardly a "
+        "queue forms at any load.",
     ),
     (
         "engines",
@@ -116,9 +117,9 @@ def _headline(study: StudyFile) -> str:
     return (
         f"**Over all {len(cells)} cells (a traffic on an engine at a load) the median gain of PARS "
         f"over arrival order is {median(mean):.2f} times in mean time to last token and "
-        f"{median(per_token):.2f} times in mean latency per response token; p99 of the time to "
-        f"last token is {median(tail):.2f} times better.** The mean gain lies between "
-        f"{min(mean):.2f} and {max(mean):.2f}, per token between {min(per_token):.2f} and "
+        f"{median(per_token):.2f} times in mean latency per response token; for p99 of the time "
+        f"to last token the median is {median(tail):.2f} (below 1 is worse).** The mean gain lies "
+        f"between {min(mean):.2f} and {max(mean):.2f}, per token between {min(per_token):.2f} and "
         f"{max(per_token):.2f}. The mean is more than 2 % worse in {worse} of the {len(cells)} "
         f"cells, p99 in {tails}."
     )
@@ -166,10 +167,10 @@ def _starts(study: StudyFile) -> str:
     lines = []
     for part in study["parts"]:
         replay = Place(part, 1.0).replay
-        if part["section"] == "sweep" and replay.subject is not None:
-            lines.append(
-                f"{TRAFFIC[part['traffic']].title}: {' '.join(start(replay, replay.subject))}"
-            )
+        swept = part["section"] == "sweep" and len(replay.loads) > 1
+        if swept and replay.subject is not None:
+            title = TRAFFIC[part["traffic"]].title.capitalize()
+            lines.append(f"{title}: {' '.join(start(replay, replay.subject))}")
     return _list(lines)
 
 

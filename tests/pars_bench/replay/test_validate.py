@@ -33,10 +33,15 @@ def test_a_burst_takes_the_same_steps_live_and_replayed(
 
 def test_the_page_says_how_far_off_the_replay_was() -> None:
     args = Namespace(
-        model=Path("/models/an-llm"), requests=24, slots=4, budget=64, processor_time=False
+        model=Path("/models/an-llm"),
+        requests=24,
+        slots=4,
+        budget=64,
+        dtype="float32",
+        processor_time=False,
     )
     text = render(Comparison(True, 70, 10.0, 9.0, 0.05, 0.02), args)
-    assert "--requests 24 --slots 4 --budget 64`, the model being an-llm:" in text
+    assert "--requests 24 --slots 4 --budget 64 --dtype float32`, the model being an-llm:" in text
     assert "| steps | 70, the same in requests, tokens and context |" in text
     assert "| error of the burst's time | -10.0 % |" in text
     assert "| error of the mean time to last token | +5.0 % |" in text
