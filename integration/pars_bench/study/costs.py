@@ -12,6 +12,8 @@ from pars_bench.tables import NOTHING
 
 def costs(study: StudyFile) -> str:
     """Time and memory by the length of a trace, and time by the length of the queue."""
+    if not study["speed"]:
+        return _by_queue(study)
     lines = [
         "Azure's conversation trace at its own pace on an H100, arrival order, each window in a "
         "process of its own. Memory includes about what Python and vLLM take for themselves.",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#1c2430")
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), "-")
 _MARKS = "osv^D<>"
+_GAIN = "mean TTLT, times better"
 _PALETTE = Palette({"ink": "#1c2430", "line": "#d5dae1"})
 
 
@@ -70,7 +71,7 @@ class _Loads:
                 label=TRAFFIC[part["traffic"]].title,
             )
         axes.axhline(1.0, color=palette["ink"], linewidth=0.8)
-        axes.set(xlabel="load", ylabel="mean time to last token, times better")
+        axes.set(xlabel="load", ylabel=_GAIN)
 
 
 class _Taus:
@@ -83,10 +84,11 @@ class _Taus:
         for number, cell in enumerate(self._cells):
             colour = _COLOURS[number % len(_COLOURS)]
             models = [look.policy for look in _orders(cell) if look.kind == "pars"]
-            for policies, mark, label in (
-                (models, "o", f"{cell.arrivals}, score model"),
-                ([RERUN], "*", f"{cell.arrivals}, rerun oracle"),
-                ([ORACLE], "D", f"{cell.arrivals}, oracle"),
+            where = f", {cell.arrivals}" if len(self._cells) > 1 else ""
+            for policies, mark, name in (
+                (models, "o", "score model"),
+                ([RERUN], "*", "rerun oracle"),
+                ([ORACLE], "D", "oracle"),
             ):
                 gains = [cell.gain(policy, MEAN) for policy in policies]
                 if not all(gains):  # not every traffic has a rerun
@@ -104,11 +106,11 @@ class _Taus:
                     linestyle="-" if len(policies) > 1 else "none",
                     markersize=8 if mark == "*" else 4,
                     linewidth=1.5,
-                    label=label,
+                    label=name + where,
                 )
         axes.axhline(1.0, color=palette["ink"], linewidth=0.8)
         axes.set(xlabel="Kendall's tau of score and length")
-        axes.set_ylabel("mean time to last token, times better")
+        axes.set_ylabel(_GAIN)
 
 
 def _orders(cell: Place) -> list[Look]:

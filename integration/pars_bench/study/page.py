@@ -7,10 +7,11 @@ from pathlib import Path
 from statistics import fmean, median
 
 from pars_bench.findings import WORTH_SAYING, percent, seconds
+from pars_bench.replay.page.compare import Replay
 from pars_bench.replay.page.findings import NOT_MODELLED, start, worse_in
 from pars_bench.study.conditions import machine, traffic
 from pars_bench.study.costs import costs
-from pars_bench.study.design import BURST, LLM, LOADS, OVERLOAD, TAU, TRAFFIC
+from pars_bench.study.design import BURST, CORE, LLM, LOADS, TAU, TRAFFIC
 from pars_bench.study.figures import tau_of, write_pictures
 from pars_bench.study.gains import (
     BASE,
@@ -176,10 +177,15 @@ def _starts(study: StudyFile) -> str:
 
 def _orders(study: StudyFile) -> list[str]:
     lines = [
-        "| traffic | order | mean TTLT | per token | p99 TTLT | longest tenth | gap closed |",
-        "|---|---|" + "---:|" * 5,
+        "| traffic | arrivals | order | mean TTLT | per token | p99 TTLT | longest tenth "
+        "| gap closed |",
+        "|---|---|---|" + "---:|" * 5,
     ]
-    cells = _places(study, "orders")
+    cells = [
+        cell
+        for cell in (*_places(study, "burst"), *_places(study, "orders"))
+        if len(cell.replay.looks) > len(CORE)
+    ]
     for cell in cells:
         for look in cell.replay.looks:
             if look.policy != BASE:
@@ -188,14 +194,14 @@ def _orders(study: StudyFile) -> list[str]:
                     for number in (MEAN, PER_TOKEN, TAIL, LONGEST)
                 )
                 lines.append(
-                    f"| {cell.traffic} | {look.name} | {gains} | {share(cell.gap(look.policy))} |"
+                    f"| {cell.traffic} | {cell.arrivals} | {look.name} | {gains} "
+                    f"| {share(cell.gap(look.policy))} |"
                 )
     if not cells:
         return []
     words = (
-        f"Load {OVERLOAD:g}, {cells[0].engine}. HRRN and vLLM's priority get the score model's "
-        "expected lengths as PARS does, but without their delay; all start from the same base "
-        "class as arrival order."
+        f"{cells[0].engine}. HRRN and vLLM's priority get the score model's expected lengths as "
+        "PARS does, but without their delay; all start from the same base class as arrival order."
     )
     return ["## Other orders", words, "\n".join(lines)]
 
@@ -209,22 +215,20 @@ def _taus(study: StudyFile) -> list[str]:
         "|---|---|" + "---:|" * 5,
     ]
     for cell in cells:
-        runs = cell.part["report"]["runs"]
-        for policy in dict.fromkeys(run["policy"] for run in runs):
+        for look in Replay(cell.part["report"]).looks:
+            policy = look.policy
             if policy == BASE:
                 continue
-            kind, _, wanted = policy.partition("@")
-            name = f"score model, {wanted.replace('=', ' ')}" if wanted else kind
             gains = " | ".join(
                 times(cell.gain(policy, number)) for number in (MEAN, PER_TOKEN, TAIL)
             )
             lines.append(
-                f"| {cell.arrivals} | {name} | {tau_of(cell, policy):.2f} | {gains} "
+                f"| {cell.arrivals} | {look.name} | {tau_of(cell, policy):.2f} | {gains} "
                 f"| {share(cell.gap(policy))} |"
             )
     words = (
         f"{cells[0].traffic.capitalize()}, {cells[0].engine}. The rerun oracle orders by another "
-        "response of the same LLM to the same prompt: about as well as any ranker can."
+        "response of the same LLM to the same prompt: the ceiling that a ranker is held against."
     )
     return ["## What a better ranker is worth", words, "\n".join(lines)]
 
