@@ -47,7 +47,7 @@ def last_ends(values: Floats, ended: Flags) -> Flags:
 
     Nothing is assumed of what lies beyond it: means are those of lengths under the values' caps.
     """
-    return ended | (values == values.max())
+    return np.logical_or(ended, values == values.max())
 
 
 def restricted_mean(values: Floats, ended: Flags) -> float:
