@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -73,8 +73,11 @@ class Items:
 
     def pick(self, chosen: Ints) -> Items:
         """The chosen items."""
-        columns = (getattr(self, name) for name in self.__dataclass_fields__)
-        return Items(*(None if column is None else column[chosen] for column in columns))
+        columns = ((each.name, getattr(self, each.name)) for each in fields(self))
+        picked: dict[str, Any] = {
+            name: None if column is None else column[chosen] for name, column in columns
+        }
+        return replace(self, **picked)
 
 
 def pad(texts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -159,9 +159,10 @@ def _draw_levels(
     axes: Axes, palette: Palette, found: Sequence[tuple[str, Mapping[str, object]]]
 ) -> None:
     for place, (name, cell) in enumerate(found):
-        axes.plot(
-            cell["levels"], cell["shares"], "o-", ms=3, color=palette[f"curve_{place}"], label=name
-        )
+        levels, shares = cell["levels"], cell["shares"]
+        assert isinstance(levels, list)
+        assert isinstance(shares, list)
+        axes.plot(levels, shares, "o-", ms=3, color=palette[f"curve_{place}"], label=name)
     _diagonal(axes, palette, 0.0, 1.0)
     axes.set(xlabel="level of the forecast quantile", ylabel="share of responses below")
 

@@ -47,7 +47,8 @@ def last_ends(values: Floats, ended: Flags) -> Flags:
 
     Nothing is assumed of what lies beyond it: means are those of lengths under the values' caps.
     """
-    return np.logical_or(ended, values == values.max())
+    last: Flags = values == values.max()
+    return ended | last
 
 
 def restricted_mean(values: Floats, ended: Flags) -> float:

@@ -155,10 +155,11 @@ def shown(estimate: Estimate | None, signed: bool = False) -> str:
     """A value with its interval, for a table."""
     if estimate is None:
         return "-"
-    number = (lambda x: f"{x:+.3f}") if signed else (lambda x: f"{x:.3f}")
-    if estimate.low is None or estimate.high is None:
-        return number(estimate.value)
-    return f"{number(estimate.value)} [{number(estimate.low)}, {number(estimate.high)}]"
+    form = "+.3f" if signed else ".3f"
+    value, low, high = estimate.value, estimate.low, estimate.high
+    if low is None or high is None:
+        return f"{value:{form}}"
+    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def rows_of(comparison: Comparison, names: Sequence[str], reference: str) -> list[list[str]]:

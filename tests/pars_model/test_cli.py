@@ -19,6 +19,7 @@ import pytest
 import torch
 import yaml
 
+from pars_export.calibration import Calibration
 from pars_export.errors import ConfigError, InputError
 from pars_model import callbacks, cli
 from pars_model.__main__ import TRAINING_HELP
@@ -132,8 +133,9 @@ def test_the_checkpoint_holds_the_calibration_of_its_own_scores(fit: Fit, table:
     scores = ranker.score([lengths.prompts[p] for p in lengths.prompt[val]])
     wanted = fit_calibration(scores, lengths.length[val], lengths.censored[val])
     assert ranker.calibration is not None
-    np.testing.assert_allclose(ranker.calibration["scores"], wanted["scores"], atol=1e-3)
-    np.testing.assert_allclose(ranker.calibration["tokens"], wanted["tokens"], rtol=1e-3)
+    found, expected = Calibration.from_json(ranker.calibration), Calibration.from_json(wanted)
+    np.testing.assert_allclose(found.scores, expected.scores, atol=1e-3)
+    np.testing.assert_allclose(found.tokens, expected.tokens, rtol=1e-3)
 
 
 def test_checkpoints_need_no_pickle_and_hold_plain_values(fit: Fit) -> None:
@@ -272,8 +274,7 @@ def test_cut_off_responses_train(fit: Fit, make_rows: MakeRows, make_table: Make
     ]  # fmt: skip
     root, _ = fit(data=make_table(rows))
     calibration = load_ranker(root / "best.ckpt").calibration
-    assert calibration is not None
-    assert max(calibration["tokens"]) < 120
+    assert max(Calibration.from_json(calibration).tokens) < 120
 
 
 @pytest.mark.parametrize(
