@@ -128,7 +128,11 @@ def write_plots(folder: Path, found: Sequence[tuple[str, Mapping[str, object]]])
     from pars_bench.chart import Palette, write_png
 
     colours = ("#2563eb", "#d97706", "#059669", "#dc2626", "#7c3aed", "#0891b2")
-    found = found[: len(colours)]
+    # A legend of two columns has no more room.
+    found = [
+        (name if len(name) <= 20 else f"{name[:19]}\N{HORIZONTAL ELLIPSIS}", cell)
+        for name, cell in found[: len(colours)]
+    ]
     roles = {f"curve_{place}": colour for place, colour in enumerate(colours)}
     palette = Palette({"ink": "#1f2937", "line": "#e5e7eb", **roles})
     folder.mkdir(parents=True, exist_ok=True)

@@ -214,9 +214,9 @@ class Calibration:
         # outermost segment rests on the fewest prompts and may be almost anything.
         first, last = self.scores[0], self.scores[-1]
         slope = (self.tokens[-1] - self.tokens[0]) / (last - first)
-        inside = np.interp(x, self.scores, self.tokens)
-        whole: Floats = inside + slope * (np.minimum(x - first, 0.0) + np.maximum(x - last, 0.0))
-        return whole
+        inside: Floats = np.interp(x, self.scores, self.tokens)
+        beyond: Floats = slope * (np.minimum(x - first, 0.0) + np.maximum(x - last, 0.0))
+        return inside + beyond
 
     def _distribution(self, scores: ArrayLike) -> tuple[Floats, Floats, Floats]:
         """Levels (q,), quantiles (n, q) and excess (n,) at scores (n,); NaN where a score is."""
