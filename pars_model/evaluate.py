@@ -221,9 +221,9 @@ def _cells(
         found = None
         if calibration is not None:
             prompt, lengths, censored = part.select(of_group).responses()
-            # Each draw sorts all responses several times, in plain Python.
-            draws = min(resamples, 100)
-            found = reliability(calibration, scores[prompt], lengths, censored, prompt, draws, seed)
+            found = reliability(
+                calibration, scores[prompt], lengths, censored, prompt, resamples, seed
+            )
         names = [part.datasets[dataset] for dataset in inside]
         mixed.append({**cell, "dataset": names, "reliability": found})
     return cells, mixed
