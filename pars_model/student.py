@@ -9,7 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pars_export.runtimes.student import GATE_BOUND, pair_hash
+from pars_export.runtimes.arrays import pair_hash
+from pars_export.runtimes.student import GATE_BOUND
 from pars_export.words import FEATURES
 
 

@@ -17,7 +17,8 @@ from pars_export.artifact import Manifest, write_predictor
 from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec
 from pars_export.parity import builtin_texts
-from pars_export.runtimes.student import TOKENIZER, WEIGHTS, pair_hash
+from pars_export.runtimes.arrays import pair_hash
+from pars_export.runtimes.student import TOKENIZER, WEIGHTS
 from pars_export.words import WordTokenizer, train_tokenizer
 from pars_model.student import StudentModule, StudentShape
 from pars_model.student_fit import predict

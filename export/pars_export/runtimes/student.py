@@ -9,16 +9,17 @@ depends on the whole batch is a concatenation: a score does not depend on its ne
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
+from pars_export.runtimes.arrays import Arrays, Floats, check_arrays, floats, pair_hash
+from pars_export.runtimes.ngrams import MARK, NgramNetwork
 from pars_export.words import FEATURES, WordTokenizer, read_tokenizer
 
 TOKENIZER, WEIGHTS = "tokenizer.json", "student.npz"
@@ -27,44 +28,33 @@ GATE_BOUND = 8.0
 _TOKENS = 2048
 """Tokens computed together: what they need stays in the cache of one core."""
 
-Floats = NDArray[np.float32]
-Integers = TypeVar("Integers", NDArray[np.int64], Any)
-
-
-def pair_hash(first: Integers, second: Integers, buckets: int) -> Integers:
-    """Bucket of each pair of neighbouring tokens; the same for ever, for weights hang on it.
-
-    Args:
-        first: ids, an int64 array (or a tensor, in training).
-        second: the ids after them.
-        buckets: number of buckets, at most 2 to the 31.
-    """
-    mixed = (first * 0x9E3779B1 + second * 0x85EBCA6B) & 0xFFFFFFFF
-    return (mixed * buckets) >> 32
-
 
 class StudentNetwork:
     """Weights and the way from ids to scores."""
 
-    def __init__(self, weights: Mapping[str, NDArray[np.generic]]) -> None:
+    def __init__(self, weights: Arrays) -> None:
         """Take the arrays of `student.npz`.
 
         Raises:
             PredictorError: an array is missing or its shape does not fit the others.
         """
-        _check(weights)
+        sizes = check_arrays(weights, _SHAPES, _KNOWN, {"token", "pair"})
+        if sizes["inputs"] != 2 * sizes["channels"] + len(FEATURES):
+            raise PredictorError(
+                f"the array 'hidden' has {sizes['inputs']} inputs; distil it again."
+            )
         self.vocab_size = len(weights["token"])
         # Small on disk, and ready for use in memory.
         self._token, self._pair = (
-            _floats(weights, name) * _floats(weights, f"{name}_scale") for name in ("token", "pair")
+            floats(weights, name) * floats(weights, f"{name}_scale") for name in ("token", "pair")
         )
-        self._head, self._tail = _floats(weights, "head"), _floats(weights, "tail")
+        self._head, self._tail = floats(weights, "head"), floats(weights, "tail")
         width = self._token.shape[1]
-        self._conv = np.ascontiguousarray(_floats(weights, "conv").reshape(3 * width, -1))
-        self._conv_bias, self._gate = _floats(weights, "conv_bias"), _floats(weights, "gate")
-        self._hidden, self._hidden_bias = (_floats(weights, n) for n in ("hidden", "hidden_bias"))
-        self._out, self._out_bias = _floats(weights, "out"), _floats(weights, "out_bias")
-        self._mean, self._scale = (_floats(weights, n) for n in ("feature_mean", "feature_scale"))
+        self._conv = np.ascontiguousarray(floats(weights, "conv").reshape(3 * width, -1))
+        self._conv_bias, self._gate = floats(weights, "conv_bias"), floats(weights, "gate")
+        self._hidden, self._hidden_bias = (floats(weights, n) for n in ("hidden", "hidden_bias"))
+        self._out, self._out_bias = floats(weights, "out"), floats(weights, "out_bias")
+        self._mean, self._scale = (floats(weights, n) for n in ("feature_mean", "feature_scale"))
         self._places: dict[int, Floats] = {}
 
     def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
@@ -117,12 +107,53 @@ class StudentNetwork:
         return found
 
 
+class Network(Protocol):
+    """Ids and features of texts to scores."""
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens that it has weights for."""
+
+    def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
+        """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
+
+
+class _Sum:
+    """Two networks that read the same ids, and add their scores."""
+
+    def __init__(self, one: Network, other: Network) -> None:
+        if one.vocab_size != other.vocab_size:
+            raise PredictorError(
+                f"its two parts are for {one.vocab_size} and {other.vocab_size} tokens; distil the "
+                "student again."
+            )
+        self.vocab_size = one.vocab_size
+        self._parts = one, other
+
+    def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
+        one, other = (part(ids, features) for part in self._parts)
+        total: Floats = one + other
+        return total
+
+
+def read_network(weights: Arrays) -> Network:
+    """The convolution, the linear part, or the sum of both: whatever the arrays are of.
+
+    Raises:
+        PredictorError: an array is missing or its shape does not fit the others.
+    """
+    if MARK not in weights:
+        return StudentNetwork(weights)
+    linear = NgramNetwork(weights)
+    return _Sum(StudentNetwork(weights), linear) if "conv" in weights else linear
+
+
 class StudentScorer:
     """Texts to scores."""
 
     survives_fork = True
 
-    def __init__(self, tokenizer: WordTokenizer, network: StudentNetwork) -> None:
+    def __init__(self, tokenizer: WordTokenizer, network: Network) -> None:
         self._tokenizer = tokenizer
         self._network = network
 
@@ -149,7 +180,7 @@ def load(folder: Path, manifest: Manifest, threads: int) -> StudentScorer:
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise PredictorError(f"{path}: no arrays that can be read ({error}).") from error
     try:
-        network = StudentNetwork(weights)
+        network = read_network(weights)
     except PredictorError as error:
         raise PredictorError(f"{path}: {error}") from error
     if network.vocab_size != tokenizer.vocab_size:
@@ -160,34 +191,7 @@ def load(folder: Path, manifest: Manifest, threads: int) -> StudentScorer:
     return StudentScorer(tokenizer, network)
 
 
-def _floats(weights: Mapping[str, NDArray[np.generic]], name: str) -> Floats:
-    return np.ascontiguousarray(weights[name], dtype=np.float32)
-
-
-def _check(weights: Mapping[str, NDArray[np.generic]]) -> None:
-    """Whether the arrays are there and of shapes that fit together."""
-    sizes: dict[str, int] = {"features": len(FEATURES), "three": 3, "one": 1}
-    for name, wanted in _SHAPES.items():
-        if name not in weights:
-            raise PredictorError(f"the array {name!r} is missing; distil the student again.")
-        found = weights[name]
-        kinds = "i" if name in ("token", "pair") else "f"
-        if found.dtype.kind not in kinds or found.ndim != len(wanted):
-            raise PredictorError(
-                f"the array {name!r} is {found.dtype} of shape {found.shape}; expected "
-                f"{'whole numbers' if kinds == 'i' else 'fractions'} by {', '.join(wanted)}."
-            )
-        for size, axis in zip(found.shape, wanted, strict=True):
-            if sizes.setdefault(axis, size) != size or size < 1:
-                raise PredictorError(
-                    f"the array {name!r} has {size} {axis}, and {sizes[axis]} were expected."
-                )
-        if not np.isfinite(found).all():
-            raise PredictorError(f"the array {name!r} holds NaN or infinity.")
-    if sizes["inputs"] != 2 * sizes["channels"] + len(FEATURES):
-        raise PredictorError(f"the array 'hidden' has {sizes['inputs']} inputs; distil it again.")
-
-
+_KNOWN = {"features": len(FEATURES), "three": 3, "one": 1}
 _SHAPES: dict[str, tuple[str, ...]] = {
     "token": ("tokens", "width"),
     "token_scale": ("tokens", "one"),

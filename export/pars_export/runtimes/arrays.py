@@ -1,0 +1,69 @@
+"""What the networks of a student share: checked arrays, and the hash of neighbouring tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.errors import PredictorError
+
+Floats = NDArray[np.float32]
+Arrays = Mapping[str, NDArray[np.generic]]
+Integers = TypeVar("Integers", NDArray[np.int64], Any)
+
+
+def pair_hash(first: Integers, second: Integers, buckets: int) -> Integers:
+    """Bucket of each pair of neighbouring tokens; the same for ever, for weights hang on it.
+
+    Args:
+        first: ids, an int64 array (or a tensor, in training).
+        second: the ids after them.
+        buckets: number of buckets, at most 2 to the 31.
+    """
+    mixed = (first * 0x9E3779B1 + second * 0x85EBCA6B) & 0xFFFFFFFF
+    return (mixed * buckets) >> 32
+
+
+def floats(weights: Arrays, name: str) -> Floats:
+    """An array, ready for use in memory."""
+    return np.ascontiguousarray(weights[name], dtype=np.float32)
+
+
+def check_arrays(
+    weights: Arrays,
+    shapes: Mapping[str, tuple[str, ...]],
+    known: Mapping[str, int],
+    whole: set[str],
+) -> dict[str, int]:
+    """Size of each axis.
+
+    Args:
+        weights: the arrays of `student.npz`.
+        shapes: name of each array to its axes; axes of one name are of one size.
+        known: sizes that are known before.
+        whole: names of the arrays of whole numbers; the others hold fractions.
+
+    Raises:
+        PredictorError: an array is missing, of another kind, or its shape does not fit the others.
+    """
+    sizes = dict(known)
+    for name, wanted in shapes.items():
+        if name not in weights:
+            raise PredictorError(f"the array {name!r} is missing; distil the student again.")
+        found = weights[name]
+        if found.dtype.kind != ("i" if name in whole else "f") or found.ndim != len(wanted):
+            raise PredictorError(
+                f"the array {name!r} is {found.dtype} of shape {found.shape}; expected "
+                f"{'whole numbers' if name in whole else 'fractions'} by {', '.join(wanted)}."
+            )
+        for size, axis in zip(found.shape, wanted, strict=True):
+            if sizes.setdefault(axis, size) != size or size < 1:
+                raise PredictorError(
+                    f"the array {name!r} has {size} {axis}, and {sizes[axis]} were expected."
+                )
+        if not np.isfinite(found).all():
+            raise PredictorError(f"the array {name!r} holds NaN or infinity.")
+    return sizes

@@ -1,0 +1,148 @@
+"""The linear part of a student: n-grams of subwords, hashed, and the text's surface features.
+
+A text's tokens and pairs of neighbouring tokens count by (1 + log of how often) x idf, and all of
+them together have length 1. Its first and last tokens are features of their own. Nothing here looks
+at another text of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.runtimes.arrays import Arrays, Floats, check_arrays, floats, pair_hash
+from pars_export.words import FEATURES
+
+MARK = "ngram_token"
+"""The array that only students with this part have."""
+SURFACE_BOUND = 3.0
+"""Standardised surface features are cut to this: a text of a million characters is no surprise."""
+_PLACES = 4
+"""First tokens that count by their place."""
+# Ids of no token: they keep the kinds of ends apart before they are hashed.
+_AT, _AFTER, _LAST, _LAST_TWO = (1 << 20) * np.arange(1, 5)
+
+Ints = NDArray[np.int64]
+Doubles = NDArray[np.float64]
+
+
+class Rows:
+    """Tokens of several texts in one row.
+
+    Attributes:
+        ids: all ids, (t,).
+        text: number of the text of each, (t,).
+        start: place of each text's first token, (n,).
+        size: tokens of each text, (n,), 1 or more.
+    """
+
+    def __init__(self, ids: Sequence[Sequence[int]]) -> None:
+        self.size = np.array([len(each) for each in ids], dtype=np.int64)
+        self.ids = np.fromiter(chain.from_iterable(ids), dtype=np.int64, count=int(self.size.sum()))
+        self.text = np.repeat(np.arange(len(ids)), self.size)
+        self.start = np.cumsum(self.size) - self.size
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def pairs(self, buckets: int) -> tuple[Ints, Ints]:
+        """Text and bucket of each pair of neighbouring tokens."""
+        inside = self.text[1:] == self.text[:-1]
+        bucket = pair_hash(self.ids[:-1], self.ids[1:], buckets)
+        return self.text[1:][inside], bucket[inside]
+
+    def ends(self, buckets: int) -> tuple[Ints, Ints]:
+        """Text and bucket of each feature of the first and last tokens."""
+        texts, found = [], []
+        chained = self.ids[self.start]
+        for place in range(_PLACES):
+            mine = np.flatnonzero(self.size > place)
+            token = self.ids[self.start[mine] + place]
+            texts.append(mine)
+            found.append(pair_hash(token, np.full_like(token, _AT + place), buckets))
+            if place in (1, 2):
+                chained[mine] = pair_hash(chained[mine] + _AFTER, token, buckets)
+                texts.append(mine)
+                found.append(chained[mine])
+        last = self.ids[self.start + self.size - 1]
+        texts.append(np.arange(len(self)))
+        found.append(pair_hash(last, np.full_like(last, _LAST), buckets))
+        mine = np.flatnonzero(self.size > 1)
+        before = self.ids[self.start[mine] + self.size[mine] - 2]
+        texts.append(mine)
+        found.append(pair_hash(before + _LAST_TWO, last[mine], buckets))
+        return np.concatenate(texts), np.concatenate(found)
+
+
+def counted(text: Ints, column: Ints, columns: int) -> tuple[Ints, Ints, Doubles]:
+    """Text, column and 1 + log of how often, of each different column in each text."""
+    key, count = np.unique(text * columns + column, return_counts=True)
+    return key // columns, key % columns, 1 + np.log(count)
+
+
+def standardised(features: Floats, mean: Floats, scale: Floats) -> Floats:
+    """Surface features (n, f) around 0, cut to `SURFACE_BOUND`."""
+    known: Floats = (features - mean) * scale
+    return known.clip(-SURFACE_BOUND, SURFACE_BOUND)
+
+
+class NgramNetwork:
+    """Weights, and the way from ids to scores."""
+
+    def __init__(self, weights: Arrays) -> None:
+        """Take the arrays of `student.npz`.
+
+        Raises:
+            PredictorError: an array is missing or its shape does not fit the others.
+        """
+        check_arrays(weights, _SHAPES, {"features": len(FEATURES), "one": 1}, set())
+        self.vocab_size = len(weights[MARK])
+        self._token, self._token_idf = floats(weights, MARK), floats(weights, "ngram_token_idf")
+        self._pair, self._pair_idf = (
+            floats(weights, name) for name in ("ngram_pair", "ngram_pair_idf")
+        )
+        self._end = floats(weights, "ngram_end")
+        self._surface = floats(weights, "ngram_surface")
+        self._feature_mean, self._feature_scale = (
+            floats(weights, name) for name in ("ngram_feature_mean", "ngram_feature_scale")
+        )
+        self._bias = floats(weights, "ngram_bias")[0]
+
+    def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
+        """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
+        rows = Rows(ids)
+        n = len(rows)
+        total, square = np.zeros(n), np.zeros(n)
+        for weight, idf, (text, column) in (
+            (self._token, self._token_idf, (rows.text, rows.ids)),
+            (self._pair, self._pair_idf, rows.pairs(len(self._pair))),
+        ):
+            text, column, count = counted(text, column, len(weight))
+            value = count * idf[column]
+            total += np.bincount(text, value * weight[column], n)
+            square += np.bincount(text, value * value, n)
+        text, column = rows.ends(len(self._end))
+        known = standardised(features, self._feature_mean, self._feature_scale)
+        scores = (
+            total / np.sqrt(np.maximum(square, 1e-12))
+            + np.bincount(text, self._end[column], n)
+            + (known * self._surface).sum(axis=1)
+            + self._bias
+        )
+        return scores.astype(np.float32)
+
+
+_SHAPES: dict[str, tuple[str, ...]] = {
+    MARK: ("tokens",),
+    "ngram_token_idf": ("tokens",),
+    "ngram_pair": ("buckets",),
+    "ngram_pair_idf": ("buckets",),
+    "ngram_end": ("end buckets",),
+    "ngram_surface": ("features",),
+    "ngram_feature_mean": ("features",),
+    "ngram_feature_scale": ("features",),
+    "ngram_bias": ("one",),
+}
