@@ -28,6 +28,8 @@ class LinearShape:
     """Numbers that hashed pairs of neighbouring tokens share."""
     end_buckets: int = 32_768
     """The same for first and last tokens."""
+    documents: int = 2
+    """Texts that a token, pair or end must occur in to count."""
     penalty: float = 8.0
     """Of squared coefficients; the n-grams of a text have length 1."""
     ngrams: float = 1.0
@@ -72,7 +74,7 @@ class Design:
         grams = hstack([token @ diags(self.token_idf), pair @ diags(self.pair_idf)]).tocsr()
         length = np.sqrt(grams.multiply(grams).sum(axis=1).A1)
         grams = diags(shape.ngrams / np.maximum(length, 1e-6)) @ grams
-        ends = ends @ diags(shape.ends * (self._documents(ends) > 1))
+        ends = ends @ diags(shape.ends * (self._documents(ends) >= shape.documents))
         learned = features[train]
         self.feature_mean = learned.mean(axis=0)
         spread = learned.std(axis=0)
@@ -80,6 +82,7 @@ class Design:
         surface = shape.surface * standardised(features, self.feature_mean, self.feature_scale)
         ones = np.ones((n, 1))
         self.matrix = csr_matrix(hstack([grams, ends, csr_matrix(surface), csr_matrix(ones)]))
+        self.matrix.eliminate_zeros()
 
     def fit(self, train: NDArray[np.int64], target: Doubles, weight: Doubles) -> Doubles:
         """Coefficients (columns,) from texts, their targets (m,) and weights (m,)."""
@@ -125,10 +128,10 @@ class Design:
         return found
 
     def _idf(self, counts: csr_matrix) -> Doubles:
-        """0 for what occurs in one learned text or none: it would be learned by heart."""
+        """0 for what occurs in too few learned texts: it would be learned by heart."""
         documents = self._documents(counts)
         idf = np.log((1 + self._learned.sum()) / (1 + documents)) + 1
-        return np.where(documents > 1, idf, 0.0)
+        return np.where(documents >= self.shape.documents, idf, 0.0)
 
 
 def _sparse(

@@ -87,7 +87,7 @@ class NgramRidge:
         self._idf = np.log((1 + len(texts)) / (1 + counts.astype(bool).sum(axis=0).A1)) + 1
         surface = _surface(texts)
         self._mean, self._spread = surface.mean(axis=0), np.maximum(surface.std(axis=0), 1e-6)
-        x = self._features(texts)
+        x = self._features(counts, self._ends.count(words), surface)
         root = np.ones(len(texts)) if weight is None else np.sqrt(weight)
         inner = np.arange(len(texts)) % _INNER == 0
         fits = {each: _ridge(x[~inner], target[~inner], root[~inner], each) for each in PENALTIES}
@@ -97,20 +97,21 @@ class NgramRidge:
 
     def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Scores (n,) of texts; higher means a longer response."""
-        scores: NDArray[np.float32] = (self._features(texts) @ self._coefficients).astype("f4")
+        words = [split_words(text)[:_READ] for text in texts]
+        counts, ends = self._ngrams.count(words), self._ends.count(words)
+        x = self._features(counts, ends, _surface(texts))
+        scores: NDArray[np.float32] = (x @ self._coefficients).astype("f4")
         return scores
 
-    def _features(self, texts: Sequence[str]) -> csr_matrix:
-        words = [split_words(text)[:_READ] for text in texts]
-        tfidf = self._ngrams.count(words)
+    def _features(self, counts: csr_matrix, ends: csr_matrix, surface: Floats) -> csr_matrix:
+        tfidf = counts.copy()
         tfidf.data = 1 + np.log(tfidf.data)
         tfidf = tfidf @ diags(self._idf)
         lengths = np.sqrt(tfidf.multiply(tfidf).sum(axis=1).A1)
         tfidf = diags(1 / np.maximum(lengths, 1e-12)) @ tfidf
-        surface = _SURFACE * (_surface(texts) - self._mean) / self._spread
-        ones = np.ones((len(texts), 1))
-        ends = _ENDS * self._ends.count(words)
-        return csr_matrix(hstack([tfidf, ends, csr_matrix(surface), csr_matrix(ones)]))
+        known = _SURFACE * (surface - self._mean) / self._spread
+        ones = np.ones((counts.shape[0], 1))
+        return csr_matrix(hstack([tfidf, _ENDS * ends, csr_matrix(known), csr_matrix(ones)]))
 
 
 def _ridge(x: csr_matrix, target: Floats, root: Floats, penalty: float) -> Floats:

@@ -25,6 +25,8 @@ FORMAT = "pars-predictor"
 FORMAT_VERSION = 2
 """1 had no spread of lengths in its calibration; it is read as ever."""
 MANIFEST = "predictor.json"
+DEFAULT_PREDICTOR = Path(__file__).parent / "default"
+"""The predictor inside the package; its `CARD.md` says what it learned from and how it ranks."""
 KINDS = ("encoder", "student", "table", "length")
 
 _REQUIRED = {"format", "format_version", "kind", "input", "engines", "files"}

@@ -85,13 +85,14 @@ def write_table(cell: Cell, root: Path, folder: Path) -> Path:
         "model": [cell.llm] * len(rows),
         "dataset": [cell.dataset] * len(rows),
         "sample": [row["sample"] for row in rows],
-        "finish_reason": ["length" if _cut_off(row) else None for row in rows],
+        "finish_reason": ["length" if cut_off(row) else None for row in rows],
     }
     with atomic_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
     return path
 
 
-def _cut_off(row: dict[str, Any]) -> bool:
+def cut_off(row: dict[str, Any]) -> bool:
+    """Whether a row of the real lengths ended at its cap, as far as the source says."""
     cap = row["max_new_tokens"]
     return row["finish"] == "length" or (cap is not None and 0 < cap <= row["length"])

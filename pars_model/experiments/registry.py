@@ -16,4 +16,8 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.recipe",
         "the default recipe fine-tuned in full, and the ceilings beside it",
     ),
+    "default-predictor": (
+        "pars_model.experiments.default_predictor",
+        "the predictor inside the package: built again, and judged on what it has not seen",
+    ),
 }

@@ -118,34 +118,13 @@ class Network(Protocol):
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
 
 
-class _Sum:
-    """Two networks that read the same ids, and add their scores."""
-
-    def __init__(self, one: Network, other: Network) -> None:
-        if one.vocab_size != other.vocab_size:
-            raise PredictorError(
-                f"its two parts are for {one.vocab_size} and {other.vocab_size} tokens; distil the "
-                "student again."
-            )
-        self.vocab_size = one.vocab_size
-        self._parts = one, other
-
-    def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
-        one, other = (part(ids, features) for part in self._parts)
-        total: Floats = one + other
-        return total
-
-
 def read_network(weights: Arrays) -> Network:
-    """The convolution, the linear part, or the sum of both: whatever the arrays are of.
+    """The convolution or the linear model, whichever the arrays are of.
 
     Raises:
         PredictorError: an array is missing or its shape does not fit the others.
     """
-    if MARK not in weights:
-        return StudentNetwork(weights)
-    linear = NgramNetwork(weights)
-    return _Sum(StudentNetwork(weights), linear) if "conv" in weights else linear
+    return NgramNetwork(weights) if MARK in weights else StudentNetwork(weights)
 
 
 class StudentScorer:

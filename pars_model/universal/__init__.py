@@ -1,0 +1,1 @@
+"""The default predictor: one for every LLM, from lengths that may be redistributed."""

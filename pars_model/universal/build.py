@@ -1,0 +1,114 @@
+"""The default predictor's folder: arrays, calibration, and the card that goes with them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_export.artifact import Manifest, write_predictor
+from pars_export.calibration import Calibration
+from pars_export.errors import PredictorError
+from pars_export.parity import builtin_texts, tau_b
+from pars_export.runtimes.student import TOKENIZER, WEIGHTS
+from pars_model.calibration import fit_calibration
+from pars_model.universal.fit import Fitted, Material
+from pars_model.universal.sources import FAMILIES
+
+CARD, NUMBERS = "CARD.md", "card.json"
+LARGEST = 3_000_000
+"""Bytes of the folder, at most: it goes with every installation."""
+_BOUND = 0.02
+"""What half precision may change, in standard deviations of the scores."""
+_PER_FAMILY = 600
+"""Prompts of each family that the calibration sees: traffic is no multiple choice exam."""
+_WORDS = ("r1distill_gsm8k", "r1distill_math500")
+"""Data sets whose lengths are counted in words."""
+
+
+def calibrate(material: Material, scores: NDArray[np.float32]) -> Mapping[str, object]:
+    """Calibration of scores of unseen prompts by the median length over LLMs.
+
+    Args:
+        material: the prompts.
+        scores: of each, by a fit that did not see it.
+    """
+    table = material.table
+    words = [table.datasets.index(name) for name in _WORDS if name in table.datasets]
+    items = ~np.isin(table.dataset, words)
+    prompt, length = table.prompt[items], table.length[items]
+    order = np.lexsort((length, prompt))
+    prompts, start, count = np.unique(prompt[order], return_index=True, return_counts=True)
+    median = length[order][start + count // 2]
+    mixed = np.random.default_rng(0).permutation(len(prompts))
+    kept = [
+        mixed[material.family[prompts[mixed]] == family][:_PER_FAMILY]
+        for family in range(len(FAMILIES))
+    ]
+    chosen = np.concatenate(kept)
+    return fit_calibration(scores[prompts[chosen]], median[chosen])
+
+
+def write_default(
+    out: Path,
+    material: Material,
+    fitted: Fitted,
+    calibration: Mapping[str, object],
+    training: Mapping[str, object],
+    card: tuple[str, str],
+) -> Manifest:
+    """Write the folder, whole or not at all.
+
+    Args:
+        out: where.
+        material: the prompts.
+        fitted: what was learned from them.
+        calibration: from scores to tokens.
+        training: goes into the manifest.
+        card: Markdown and JSON.
+
+    Raises:
+        PredictorError: the runtime scores otherwise than what was trained, or it is too large.
+    """
+    scorer, scores = fitted.scorer(), fitted.scores
+    texts = list(material.table.prompts)
+    found = scorer.score(texts)
+    worst, bound = float(np.abs(found - scores).max()), _BOUND * float(scores.std())
+    if not worst <= bound:  # NaN must fail too
+        raise PredictorError(
+            f"The student in half precision scores up to {worst:.3g} off what it was trained to, "
+            f"more than the {bound:.3g} allowed; nothing was written."
+        )
+    if not np.isfinite(scorer.score(builtin_texts())).all():
+        raise PredictorError("The student has no score for some prompts; nothing was written.")
+    parity = {
+        "max_abs_diff": worst,
+        "bound": bound,
+        "tau": tau_b(found[:2000], scores[:2000]),
+        "prompts": len(texts),
+    }
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **fitted.arrays)  # type: ignore[arg-type]  # the stub wants no names
+    files: dict[str, Path | str | bytes] = {
+        TOKENIZER: fitted.tokenizer_json,
+        WEIGHTS: buffer.getvalue(),
+        CARD: card[0],
+        NUMBERS: card[1],
+    }
+    size = sum(len(each) for each in files.values() if isinstance(each, (str, bytes)))
+    if size > LARGEST:
+        raise PredictorError(
+            f"The default predictor would take {size} bytes, more than {LARGEST}; give it fewer "
+            "buckets."
+        )
+    manifest = Manifest(
+        kind="student",
+        input=fitted.spec,
+        engines={"student": {"file": WEIGHTS, "parity": parity}},
+        calibration=Calibration.from_json(calibration),
+        training=training,
+    )
+    return write_predictor(out, manifest, files)
