@@ -15,6 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from pars_export.artifact import DEFAULT_PREDICTOR
+
 ROOT = Path(__file__).parent.parent
 PACKAGES = {"pars_model", "pars_export", "pars_vllm", "pars_bench"}
 
@@ -59,6 +61,14 @@ def test_the_demo_data_is_inside_and_small(wheel: Path) -> None:
     assert "pars_bench/demo/prompts.jsonl" in sizes
     assert sizes["pars_bench/demo/lengths.parquet"] < 1_000_000
     assert not [name for name in sizes if name.endswith((".safetensors", ".onnx", ".ckpt"))]
+
+
+def test_the_default_predictor_is_inside(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if name.startswith("pars_export/default/")}
+    files = {f"pars_export/default/{path.name}" for path in DEFAULT_PREDICTOR.iterdir()}
+    assert names == files
+    assert "pars_export/default/predictor.json" in files
 
 
 def test_serving_installs_nothing_of_an_operators_vllm(metadata: Message) -> None:
@@ -111,5 +121,7 @@ def test_wheel_runs_in_a_fresh_environment(wheel: Path, tmp_path: Path) -> None:
         ).stdout
 
     assert "usage: pars" in output(str(venv / "bin/pars"), "--help")
+    first = "from pars_export import Predictor; print(Predictor.default().expected_tokens(['hi']))"
+    assert output(python, "-c", first).startswith("[")
     listing = "import pars_bench, pars_export, pars_model, pars_vllm; print(pars_vllm.__file__)"
     assert str(venv) in output(python, "-c", listing)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from pars_export import runtimes
-from pars_export.artifact import Manifest, folder_sha256, read_manifest
+from pars_export.artifact import DEFAULT_PREDICTOR, Manifest, folder_sha256, read_manifest
 from pars_export.built_here import check_built_here
 from pars_export.calibration import Calibration, KnownLengths
 from pars_export.errors import ConfigError, InputError, PredictorError
@@ -89,6 +89,20 @@ class Predictor:
         if sha256 is None and runtimes.RUNTIMES[chosen].native:
             check_built_here(path / str(manifest.engines[chosen]["file"]))
         return cls(path, manifest, chosen, threads, cpus)
+
+    @classmethod
+    def default(cls, threads: int = 1, cpus: Collection[int] = ()) -> Predictor:
+        """The predictor inside the package, for use before any training.
+
+        It knows no LLM in particular: it ranks by what prompts ask for, and its tokens are those of
+        a typical LLM. One that is trained on the own LLM's lengths ranks better.
+        `CARD.md` in its folder says what it learned from, how well it ranks, and where it fails.
+
+        Args:
+            threads: as in `load`.
+            cpus: as in `load`.
+        """
+        return cls.load(DEFAULT_PREDICTOR, threads=threads, cpus=cpus)
 
     @property
     def sha256(self) -> str:

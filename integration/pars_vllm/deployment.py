@@ -18,7 +18,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from pars_export.artifact import folder_sha256, read_manifest
+from pars_export.artifact import DEFAULT_PREDICTOR, folder_sha256, read_manifest
 from pars_export.errors import ConfigError, ParsError
 from pars_export.runtimes import choose
 from pars_vllm.scorer_worker import WorkerOptions
@@ -105,9 +105,9 @@ def check_cpus(cpus: Sequence[int]) -> None:
 
 def worker_options(settings: Settings, vllm_config: VllmConfig) -> WorkerOptions:
     """Check the predictor folder and say what the scorer process needs; raise ParsError."""
-    assert settings.predictor is not None
     check_cpus(settings.cpus)
-    path = Path(settings.predictor).absolute()
+    chosen = DEFAULT_PREDICTOR if settings.predictor is None else Path(settings.predictor)
+    path = chosen.absolute()
     manifest = read_manifest(path, sha256=settings.predictor_sha256)
     if manifest.calibration is None and manifest.kind != "table":
         raise ConfigError(

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from pars_export.artifact import DEFAULT_PREDICTOR
 from pars_export.errors import ParsError
 from pars_vllm.versions import SUPPORTED, is_supported
 
@@ -50,7 +51,13 @@ class Finding:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``pars doctor``."""
-    parser.add_argument("--predictor", type=Path, metavar="DIR", help="predictor folder to check")
+    parser.add_argument(
+        "--predictor",
+        type=Path,
+        default=DEFAULT_PREDICTOR,
+        metavar="DIR",
+        help="predictor folder to check (default: the one inside the package)",
+    )
     parser.add_argument(
         "--model",
         metavar="PATH",

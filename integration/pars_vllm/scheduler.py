@@ -109,12 +109,13 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             self.pars_scorer = Scorer(options, limits, self.pars_counters)
         self._pars_scores: ScoreSource | None = scores if scores is not None else self.pars_scorer
         base = AsyncScheduler if isinstance(self, AsyncScheduler) else Scheduler
+        which = "predictor" if settings.predictor is not None else "the default predictor"
         logger.info(
             "PARS: ranking %s on vLLM %s, %s%s.",
             settings.ranking,
             vllm.__version__,
             base.__name__,
-            f", predictor {options.predictor} ({options.predictor_sha256})" if options else "",
+            f", {which} {options.predictor} ({options.predictor_sha256})" if options else "",
         )
 
     # ---- vLLM's own steps

@@ -19,7 +19,7 @@ class Settings:
     """Every key of ``additional_config["pars"]``, checked."""
 
     predictor: str | None = None
-    """Predictor folder; needed unless ``ranking`` is "off"."""
+    """Predictor folder; by default the one inside the package."""
     predictor_sha256: str | None = None
     """sha256 (hex) of the folder's predictor.json; another one refuses to start."""
     ranking: Ranking = "on"
@@ -80,10 +80,10 @@ class Settings:
                     f"additional_config['pars'][{name!r}] must be from {low:g} to {high:g}, "
                     f"not {value:g}."
                 )
-        if self.ranking != "off" and not self.predictor:
+        if self.predictor == "":
             raise ConfigError(
-                f"additional_config['pars'] names no 'predictor', which ranking {self.ranking!r} "
-                f'needs: add "predictor": "FOLDER", or set "ranking": "off".'
+                "additional_config['pars']['predictor'] is empty: name a predictor folder, or "
+                "leave the key out to use the default predictor."
             )
         if any(cpu < 0 for cpu in self.cpus):
             raise ConfigError(f"additional_config['pars']['cpus'] has a negative CPU: {self.cpus}.")

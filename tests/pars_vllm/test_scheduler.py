@@ -208,6 +208,19 @@ def steps_of(scheduler: Scheduler, jobs: list[Job]) -> list[Step]:
     return Driver(scheduler, jobs).run().steps
 
 
+def test_without_a_predictor_configured_the_default_one_orders(make: MakePars) -> None:
+    texts = ["Write a detailed essay about the sea.", "Answer yes or no: is the sea salty?"]
+    jobs = [Job(f"r{index}", prompt(text), 3) for index, text in enumerate(texts)]
+    scheduler = make({}, slots=1)
+    ready(scheduler)
+    driver = Driver(scheduler)
+    for job in jobs:
+        driver.add(job)
+    ready(scheduler)
+    assert driver.run().admitted == ["r1", "r0"]
+    assert scheduler.pars_counters.scored == 2
+
+
 @pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 def test_shadow_scores_and_keeps_stock_order(
     make: MakePars, tmp_path: Path, tiny_model: Path, asynchronous: bool

@@ -25,8 +25,7 @@ def test_off_needs_no_predictor() -> None:
 @pytest.mark.parametrize(
     ("section", "sentence"),
     [
-        ({}, "names no 'predictor'"),
-        ({"ranking": "shadow"}, "names no 'predictor'"),
+        ({"predictor": ""}, "is empty: name a predictor folder"),
         ({"predictr": "x"}, "unknown key 'predictr'; did you mean 'predictor'?"),
         ({"zzz": 1}, "known keys: predictor, predictor_sha256"),
         ({"predictor": 3}, "['predictor'] must be a string, not 3"),
