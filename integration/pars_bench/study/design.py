@@ -105,7 +105,6 @@ ENGINES: dict[str, Engine] = {
     "low": Engine("h100", LOW),
     "default": Engine("h100", None),
     "a100-low": Engine("a100", LOW),
-    "a100-default": Engine("a100", None),
 }
 
 
@@ -145,3 +144,7 @@ def comparisons() -> Iterator[Comparison]:
     for name in TRAFFIC:
         yield Comparison("sweep", name, "low", CORE, LOADS if name == "chat" else FEWER_LOADS)
     yield Comparison("orders", "chat", "low", EVERY, (OVERLOAD,))
+    yield Comparison("engines", "chat", "low", CORE, (OVERLOAD,))
+    yield Comparison("engines", "chat", "a100-low", CORE, (OVERLOAD,))
+    yield Comparison("engines", "chat", "low", CORE, requests=BURST)
+    yield Comparison("engines", "chat", "default", CORE[:2], requests=BURST)

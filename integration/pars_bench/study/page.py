@@ -96,8 +96,8 @@ _SECTIONS = (
     (
         "engines",
         "Other GPUs and batch sizes",
-        "By default vLLM 0.32 runs up to 1024 requests at once on an H100 and 256 on an A100; "
-        "where all of them run there is no queue to order.",
+        "By default vLLM 0.32 runs up to 1024 requests at once on an H100; where all of them run "
+        "there is no queue to order, and a burst of fewer would not queue at all.",
     ),
 )
 
