@@ -98,8 +98,8 @@ _SECTIONS = (
         "Other GPUs and batch sizes",
         "By default vLLM 0.32 runs up to 1024 requests at once on an H100: a smaller burst would "
         "not queue at all, and of this one the rest starts before the scores, which come in the "
-        "order of arrival and 200 a second, have reached it. So PARS is arrival order there; only a "
-        "faster predictor could change that.",
+        "order of arrival and 200 a second, have reached it. So PARS is arrival order there; only "
+        "a faster predictor could change that.",
     ),
 )
 
