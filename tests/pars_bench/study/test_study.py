@@ -22,7 +22,7 @@ KINDS = {
 COMPARISONS = (
     Comparison("burst", "chat", "low", ("fcfs", "prompt_length", "pars", "oracle")),
     Comparison("sweep", "azure-conv", "low", CORE[:2], (0.5, 3.0)),
-    Comparison("orders", "chat", "low", (*CORE[:2], "hrrn"), (3.0,)),
+    Comparison("orders", "chat", "low", (*CORE, "hrrn"), (3.0,)),
     Comparison("tau", "chat", "low", CORE, taus=(0.5, 0.9)),
 )
 
