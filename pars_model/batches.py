@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -73,11 +73,8 @@ class Items:
 
     def pick(self, chosen: Ints) -> Items:
         """The chosen items."""
-        columns = ((each.name, getattr(self, each.name)) for each in fields(self))
-        picked: dict[str, Any] = {
-            name: None if column is None else column[chosen] for name, column in columns
-        }
-        return replace(self, **picked)
+        columns = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return Items(**{k: column[chosen] for k, column in columns.items() if column is not None})
 
 
 def pad(texts: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:

@@ -24,7 +24,7 @@ VARIANTS = {
     "weight by evidence": HeadSettings(evidence="weight"),
     "margin by evidence": HeadSettings(evidence="margin"),
 }
-SETTINGS = (Setting(CELLS[0], sample=3), *map(Setting, (CELLS[2], CELLS[3], CELLS[0])))
+SETTINGS = (Setting(CELLS[0], sample=3), Setting(CELLS[3]), Setting(CELLS[2]))
 INTRODUCTION = """\
 The margin objective on the features and splits of the section above, with one learning rate; only
 which pairs teach, and how much, differs. *Rerun noise*: a delta per LLM, such that a rerun would

@@ -155,11 +155,11 @@ def shown(estimate: Estimate | None, signed: bool = False) -> str:
     """A value with its interval, for a table."""
     if estimate is None:
         return "-"
-    form = "+.3f" if signed else ".3f"
-    value, low, high = estimate.value, estimate.low, estimate.high
-    if low is None or high is None:
-        return f"{value:{form}}"
-    return f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    sign = "+" if signed else ""
+    value = f"{estimate.value:{sign}.3f}"
+    if estimate.low is None or estimate.high is None:
+        return value
+    return f"{value} [{estimate.low:{sign}.3f}, {estimate.high:{sign}.3f}]"
 
 
 def rows_of(comparison: Comparison, names: Sequence[str], reference: str) -> list[list[str]]:

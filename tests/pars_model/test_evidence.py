@@ -39,10 +39,8 @@ def table_of(make_table: MakeTable) -> Callable[[Lengths], LengthTable]:
 def sampled(items: int, spread: float, samples: int, seed: int) -> list[list[float]]:
     rng = np.random.default_rng(seed)
     centre = rng.uniform(5, 8, items)[:, None]
-    found: list[list[float]] = np.exp(
-        centre + spread * rng.standard_normal((items, samples))
-    ).tolist()
-    return found
+    found = np.exp(centre + spread * rng.standard_normal((items, samples)))
+    return [[float(tokens) for tokens in each] for each in found]
 
 
 def test_survival_is_the_share_of_reruns_that_keep_an_order() -> None:
