@@ -118,7 +118,8 @@ def read_lengths(path: str | Path) -> LengthTable:
 
     Raises:
         InputError: the file is missing, of an unknown kind, has fewer than two rows, lacks a
-            column, or a row holds something else than a text and a whole number of tokens.
+            column, a row holds something else than a text and a whole number of tokens, or the
+            lengths of one LLM and config are of several units.
     """
     path = Path(path)
     rows = read_rows(path)
@@ -128,7 +129,21 @@ def read_lengths(path: str | Path) -> LengthTable:
             f"{path} holds {found}, but lengths can only be compared between at least two "
             "prompts: collect more with `pars collect`."
         )
+    _check_units(path, rows)
     return _items(path, rows)
+
+
+def _check_units(path: Path, rows: Sequence[Row]) -> None:
+    unit_of: dict[Group, str] = {}
+    for row in rows:
+        group = Group(row.model, row.config)
+        known = unit_of.setdefault(group, row.unit)
+        if known != row.unit:
+            raise InputError(
+                f"{path}: lengths of {str(group) or 'one LLM'} are in {known or 'no named unit'} "
+                f"and in {row.unit or 'no named unit'} (column unit), and cannot be compared: "
+                "convert them, or give each unit a config of its own."
+            )
 
 
 def censored_median(lengths: Floats, censored: Bools) -> tuple[float, bool]:

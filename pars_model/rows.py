@@ -29,6 +29,7 @@ class Row:
         split: train, val or test; ``""`` where the table has no such column.
         prompt_tokens: tokens of the prompt for the LLM, its chat template included; None where
             the table does not say.
+        unit: what the length is counted in; ``""`` where the table does not say.
     """
 
     text: str
@@ -39,6 +40,7 @@ class Row:
     config: str
     split: str
     prompt_tokens: int | None
+    unit: str = ""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -149,6 +151,7 @@ def _row(where: str, fields: Mapping[str, object]) -> Row:
         config=_name(fields.get("config")),
         split=_split(where, fields.get("split")),
         prompt_tokens=_prompt_tokens(where, fields.get("prompt_tokens")),
+        unit=_name(fields.get("unit")),
     )
 
 

@@ -236,3 +236,16 @@ def test_a_text_in_train_and_test_counts_for_the_test_only(make_table: MakeTable
     table = read_lengths(make_table(rows))
     assert table.split.tolist() == ["test", "val"]
     assert "1 prompts appear in several splits" in table.notes[0]
+
+
+def test_one_llm_in_several_units_is_refused(tmp_path: Path) -> None:
+    rows = [{**row, "unit": "tokens"} for row in ROWS]
+    # Another LLM may count otherwise: its lengths are never compared with these.
+    rows[-1]["unit"] = "words"
+    assert len(read_lengths(write(tmp_path / "fine.jsonl", rows))) == 3
+    rows[1]["unit"] = "words"
+    with pytest.raises(InputError, match=r"lengths of a are in tokens and in words .*convert them"):
+        read_lengths(write(tmp_path / "mixed.jsonl", rows))
+    del rows[1]["unit"]
+    with pytest.raises(InputError, match="in tokens and in no named unit"):
+        read_lengths(write(tmp_path / "half.jsonl", rows))
