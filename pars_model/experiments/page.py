@@ -14,7 +14,7 @@ HEAD = """\
 # Ranking
 
 Each section is written by the command that stands in it. Tau is Kendall's tau-b on prompts that
-nothing was fitted or tuned on, ± half its 95 % interval where not said otherwise.
+nothing was fitted or tuned on, its 95 % interval in brackets.
 """
 
 
