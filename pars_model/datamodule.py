@@ -23,7 +23,13 @@ from pars_model.batches import (
     home_clusters,
 )
 from pars_model.evidence import NOISES, label_noise, survival
-from pars_model.lengths import LengthTable, read_lengths, require_pairs, split_prompts
+from pars_model.lengths import (
+    LengthTable,
+    read_lengths,
+    require_pairs,
+    silent_groups,
+    split_prompts,
+)
 from pars_model.pairs import count_comparable, random_pairs
 
 if TYPE_CHECKING:
@@ -132,6 +138,9 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
 
     def _check_splits(self, table: LengthTable) -> None:
         require_pairs(table, self.path)
+        silent = silent_groups(table)
+        if silent:
+            log.warning("%s: %s", self.path, silent)
         if not self._comparable("train"):
             if table.has_split:
                 raise InputError(

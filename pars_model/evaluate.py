@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pars_export.calibration import Calibration
     from pars_model.lengths import LengthTable
 
+FEW_PROMPTS = 30
+"""Below it a bootstrap interval covers less often than it says."""
 SPLITS = ("train", "val", "test", "all")
 
 
@@ -136,7 +138,7 @@ def evaluate(
     """
     import numpy as np
 
-    from pars_model.lengths import read_lengths, require_pairs, split_prompts
+    from pars_model.lengths import read_lengths, require_pairs, silent_groups, split_prompts
 
     table = read_lengths(data)
     require_pairs(table, data)
@@ -161,12 +163,15 @@ def evaluate(
     if not len(part):
         raise InputError(f"The predictor knows none of the prompts of {data} (split {split}).")
     require_pairs(part, f"{data} (split {split})")
+    silent = silent_groups(part)
+    if silent:
+        notes.append(f"Of the prompts judged: {silent}")
     cells, mixed = _cells(part, scores, calibration_of(scorer), resamples, seed)
     return {
         "data": str(data),
         "split": split,
         "split_from": "none" if split == "all" else "table" if table.has_split else "hash",
-        "notes": notes,
+        "notes": [*notes, *_small(cells)],
         "prompts": len(np.unique(part.prompt)),
         "unknown": int(len(numbers) - len(np.unique(part.prompt))),
         **_headline(mixed),
@@ -203,7 +208,7 @@ def _cells(
     calibration: Calibration | None,
     resamples: int,
     seed: int,
-) -> tuple[list[dict[str, object]], list[dict[str, object]]]:
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     import numpy as np
 
     from pars_model.reliability import reliability
@@ -255,6 +260,16 @@ def _cell(
         rerun, median = ceiling
         cell |= {"ceiling_rerun": asdict(rerun), "ceiling_median": median and asdict(median)}
     return cell
+
+
+def _small(cells: list[dict[str, Any]]) -> list[str]:
+    small = [cell for cell in cells if cell["tau"] and cell["prompts"] < FEW_PROMPTS]
+    if not small:
+        return []
+    return [
+        f"{len(small)} of {len(cells)} rows rest on fewer than {FEW_PROMPTS} prompts: their "
+        "intervals, where there is one, are themselves rough."
+    ]
 
 
 def _headline(mixed: list[dict[str, object]]) -> dict[str, object]:

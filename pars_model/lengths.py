@@ -9,7 +9,7 @@ can be compared, because only they are in one unit and come from one queue.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -119,7 +119,7 @@ def read_lengths(path: str | Path) -> LengthTable:
     Raises:
         InputError: the file is missing, of an unknown kind, has fewer than two rows, lacks a
             column, a row holds something else than a text and a whole number of tokens, or the
-            lengths of one LLM and config are of several units.
+            lengths of one LLM and config are in several units.
     """
     path = Path(path)
     rows = read_rows(path)
@@ -129,21 +129,7 @@ def read_lengths(path: str | Path) -> LengthTable:
             f"{path} holds {found}, but lengths can only be compared between at least two "
             "prompts: collect more with `pars collect`."
         )
-    _check_units(path, rows)
     return _items(path, rows)
-
-
-def _check_units(path: Path, rows: Sequence[Row]) -> None:
-    unit_of: dict[Group, str] = {}
-    for row in rows:
-        group = Group(row.model, row.config)
-        known = unit_of.setdefault(group, row.unit)
-        if known != row.unit:
-            raise InputError(
-                f"{path}: lengths of {str(group) or 'one LLM'} are in {known or 'no named unit'} "
-                f"and in {row.unit or 'no named unit'} (column unit), and cannot be compared: "
-                "convert them, or give each unit a config of its own."
-            )
 
 
 def censored_median(lengths: Floats, censored: Bools) -> tuple[float, bool]:
@@ -207,11 +193,32 @@ def require_pairs(table: LengthTable, name: str | Path) -> None:
     )
 
 
+def silent_groups(table: LengthTable) -> str | None:
+    """One sentence on the LLMs of a table that neither teach nor can be judged; None without any.
+
+    They have a single prompt, or lengths that are all equal or cut off.
+    """
+    silent = [
+        str(table.groups[group]) or "one without a name"
+        for group in np.unique(table.group).tolist()
+        for mine in [table.group == group]
+        if not count_comparable(table.length[mine], table.censored[mine], table.group[mine])
+    ]
+    if not silent:
+        return None
+    more = f" and {len(silent) - 3} more" if len(silent) > 3 else ""
+    return (
+        f"{len(silent)} of {len(np.unique(table.group))} LLMs and configs ({', '.join(silent[:3])}"
+        f"{more}) have no two prompts of known, different length: they say nothing about the order."
+    )
+
+
 def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
     prompts: dict[str, int] = {}
     groups: dict[Group, int] = {}
     datasets: dict[str, int] = {}
     items: dict[tuple[int, int, int], list[Row]] = {}
+    units: dict[int, set[str]] = {}
     splits: dict[int, set[str]] = {}
     for row in rows:
         prompt = prompts.setdefault(row.text, len(prompts))
@@ -219,12 +226,14 @@ def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
         dataset = datasets.setdefault(row.dataset, len(datasets))
         items.setdefault((prompt, group, dataset), []).append(row)
         splits.setdefault(prompt, set()).add(row.split)
+        units.setdefault(group, set()).add(row.unit)
     keys = np.array(list(items), dtype=np.int64)
     samples = list(items.values())
     lengths = [np.array([row.length for row in each], dtype=np.float64) for each in samples]
     censored = [np.array([row.censored for row in each], dtype=np.bool_) for each in samples]
     medians = [censored_median(*pair) for pair in zip(lengths, censored, strict=True)]
     split, notes = _one_split(path, [splits[prompt] for prompt in range(len(prompts))])
+    notes += _one_unit(path, {group: units[number] for group, number in groups.items()})
     return LengthTable(
         path=str(path),
         prompts=tuple(prompts),
@@ -240,6 +249,24 @@ def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
         sample_start=np.cumsum([0, *map(len, samples)]).astype(np.int64),
         split=split,
         notes=notes,
+    )
+
+
+def _one_unit(path: Path, units: Mapping[Group, set[str]]) -> tuple[str, ...]:
+    for group, found in units.items():
+        if len(found) > 1:
+            names = " and ".join(repr(name) for name in sorted(found))
+            raise InputError(
+                f"{path}: the column unit of {str(group) or 'its one LLM'} holds {names}, and "
+                "lengths of one LLM and config are compared with each other: count all of them in "
+                "one unit, or tell them apart in the column config."
+            )
+    every = sorted(set().union(*units.values()))
+    if len(every) == 1:
+        return ()
+    return (
+        f"{path}: lengths of different LLMs are in different units ({', '.join(every)}). Orders "
+        "are learned and judged inside each LLM, but expected tokens mix the units.",
     )
 
 

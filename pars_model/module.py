@@ -153,7 +153,11 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         return self.network(input_ids, attention_mask)
 
     def score(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
-        """Scores (n,) of texts in their order, as the exported predictor gives them."""
+        """Scores (n,) of texts in their order, as the exported predictor gives them.
+
+        Raises:
+            InputError: a score is NaN or infinite.
+        """
         tokenizer = self.text_tokenizer()
         tokens = tokenizer.encode(texts)
         order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
@@ -163,6 +167,12 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             ids, mask = pad([tokens[place] for place in part], tokenizer.pad_id)
             with torch.inference_mode():
                 scores[part] = self(ids.to(self.device), mask.to(self.device)).cpu().numpy()
+        wrong = int(np.count_nonzero(~np.isfinite(scores)))
+        if wrong:
+            raise InputError(
+                f"The ranker's scores of {wrong} of {len(texts)} prompts are NaN or infinite: "
+                "train it again with a lower model.lr."
+            )
         return scores
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:

@@ -27,9 +27,10 @@ class Row:
         dataset: where the prompt comes from.
         config: generation settings.
         split: train, val or test; ``""`` where the table has no such column.
+        unit: what the length counts, such as the name of a tokenizer; ``""`` where the table does
+            not say.
         prompt_tokens: tokens of the prompt for the LLM, its chat template included; None where
             the table does not say.
-        unit: what the length is counted in; ``""`` where the table does not say.
     """
 
     text: str
@@ -39,8 +40,8 @@ class Row:
     dataset: str
     config: str
     split: str
+    unit: str
     prompt_tokens: int | None
-    unit: str = ""
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -150,8 +151,8 @@ def _row(where: str, fields: Mapping[str, object]) -> Row:
         dataset=_name(fields.get("dataset")),
         config=_name(fields.get("config")),
         split=_split(where, fields.get("split")),
-        prompt_tokens=_prompt_tokens(where, fields.get("prompt_tokens")),
         unit=_name(fields.get("unit")),
+        prompt_tokens=_prompt_tokens(where, fields.get("prompt_tokens")),
     )
 
 

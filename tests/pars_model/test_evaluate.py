@@ -140,7 +140,7 @@ def test_a_cell_without_a_comparable_pair_has_no_tau(
     make_table: MakeTable, make_rows: MakeRows
 ) -> None:
     same = [
-        {"prompt": f"q {n}", "response_tokens": 5, "model": "tiny", "dataset": "d"}
+        {"prompt": f"q {n}", "response_tokens": 5, "model": "flat", "dataset": "d"}
         for n in range(4)
     ]
     result: dict[str, Any] = evaluate(
@@ -148,7 +148,11 @@ def test_a_cell_without_a_comparable_pair_has_no_tau(
     )
     flat = next(cell for cell in result["cells"] if cell["dataset"] == "d")
     assert flat["tau"] is None
-    assert "-" in render(result)
+    shown = render(result)
+    assert "Of the prompts judged: 1 of 2 LLMs and configs (flat)" in shown
+    assert "1 of 2 rows rest on fewer than 30 prompts" not in shown
+    few: dict[str, Any] = evaluate(Constant(len), make_table(make_rows(29)), "all", resamples=5)
+    assert "1 of 1 rows rest on fewer than 30 prompts" in render(few)
     with pytest.raises(InputError, match="equal or cut off"):
         evaluate(Constant(len), make_table(same))
 

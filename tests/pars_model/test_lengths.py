@@ -20,6 +20,7 @@ from pars_model.lengths import (
     censored_median,
     read_lengths,
     require_pairs,
+    silent_groups,
     split_prompts,
     text_fraction,
 )
@@ -195,6 +196,42 @@ def test_tables_without_a_comparable_pair_are_refused(
         require_pairs(table, "t.jsonl")
 
 
+def test_one_llm_in_several_units_is_refused_and_several_llms_are_noted(
+    make_table: MakeTable,
+) -> None:
+    def row(prompt: str, unit: str, **columns: str) -> dict[str, object]:
+        return {"prompt": prompt, "response_tokens": 3, "unit": unit, **columns}
+
+    with pytest.raises(InputError, match="unit of its one LLM holds 'cl100k' and 'words'"):
+        read_lengths(make_table([row("a", "words"), row("b", "cl100k")]))
+    mixed = [row("a", "", model="m", config="c"), row("b", "words", model="m", config="c")]
+    with pytest.raises(InputError, match=r"unit of m \(c\) holds '' and 'words'"):
+        read_lengths(make_table(mixed))
+    apart = [row("a", "words", model="m"), row("b", "cl100k", model="n")]
+    (note,) = read_lengths(make_table(apart)).notes
+    assert "different units (cl100k, words)" in note
+    assert read_lengths(make_table([row("a", "words"), row("b", "words")])).notes == ()
+
+
+def test_llms_that_say_nothing_about_the_order_are_named(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    assert silent_groups(read_lengths(make_table(make_rows(9)))) is None
+    rows = [
+        *make_rows(9),
+        {"prompt": "alone", "response_tokens": 3, "model": "single"},
+        *({"prompt": p, "response_tokens": 3, "model": "equal"} for p in "ab"),
+        *(
+            {"prompt": p, "response_tokens": n, "model": "cut", "finish_reason": "length"}
+            for p, n in (("a", 3), ("b", 4))
+        ),
+        *({"prompt": p, "response_tokens": 3, "config": "c"} for p in "ab"),
+    ]
+    found = silent_groups(read_lengths(make_table(rows)))
+    assert found is not None
+    assert found.startswith("4 of 5 LLMs and configs (single, equal, cut and 1 more)")
+
+
 def test_the_split_depends_on_the_text_alone(make_table: MakeTable, make_rows: MakeRows) -> None:
     rows = make_rows(300)
     one = read_lengths(make_table(rows))
@@ -236,16 +273,3 @@ def test_a_text_in_train_and_test_counts_for_the_test_only(make_table: MakeTable
     table = read_lengths(make_table(rows))
     assert table.split.tolist() == ["test", "val"]
     assert "1 prompts appear in several splits" in table.notes[0]
-
-
-def test_one_llm_in_several_units_is_refused(tmp_path: Path) -> None:
-    rows = [{**row, "unit": "tokens"} for row in ROWS]
-    # Another LLM may count otherwise: its lengths are never compared with these.
-    rows[-1]["unit"] = "words"
-    assert len(read_lengths(write(tmp_path / "fine.jsonl", rows))) == 3
-    rows[1]["unit"] = "words"
-    with pytest.raises(InputError, match=r"lengths of a are in tokens and in words .*convert them"):
-        read_lengths(write(tmp_path / "mixed.jsonl", rows))
-    del rows[1]["unit"]
-    with pytest.raises(InputError, match="in tokens and in no named unit"):
-        read_lengths(write(tmp_path / "half.jsonl", rows))

@@ -84,6 +84,14 @@ def test_a_checkpoint_needs_no_encoder_folder(encoder: Path, tmp_path: Path) -> 
     assert loaded.input_spec == ranker.input_spec
 
 
+def test_a_ranker_that_diverged_is_refused(ranker: ResponseLengthRanker, tmp_path: Path) -> None:
+    broken = load_ranker(save(ranker, tmp_path / "a.ckpt"))
+    with torch.no_grad():
+        next(broken.head.parameters()).fill_(float("nan"))
+    with pytest.raises(InputError, match=f"of {len(TEXTS)} of {len(TEXTS)} prompts are NaN"):
+        broken.score(TEXTS)
+
+
 @pytest.mark.parametrize("damage", ["missing", "text", "cut", "pickle", "no_pars", "no_config"])
 def test_files_that_are_no_checkpoint_are_refused(
     ranker: ResponseLengthRanker, tmp_path: Path, damage: str
