@@ -258,11 +258,15 @@ def test_validate_test_and_predict_use_the_checkpoint(fit: Fit, table: Path) -> 
     np.testing.assert_allclose([row["score"] for row in rows], ranker.score(prompts), atol=0.05)
 
 
-def test_several_llms_share_a_ranker(fit: Fit, make_rows: MakeRows, make_table: MakeTable) -> None:
+def test_several_llms_share_a_ranker(
+    fit: Fit, make_rows: MakeRows, make_table: MakeTable, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [*make_rows(60), *({**row, "model": "other"} for row in make_rows(60, seed=1))]
-    root, _ = fit("--data.num_workers", 0, data=make_table(rows))
+    silent = {**rows[-1], "model": "single"}  # one prompt: it teaches nothing, and that is said
+    root, _ = fit("--data.num_workers", 0, data=make_table([*rows, silent]))
+    assert "1 of 3 LLMs and configs (single) have no two prompts" in caplog.text
     summary = load_ranker(root / "best.ckpt").training_summary
-    assert summary["data"]["llms"] == ["tiny", "other"]
+    assert summary["data"]["llms"] == ["tiny", "other", "single"]
     assert summary["validation_groups"] == 2
 
 
