@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,7 @@ def run(bench: Workbench) -> Section:
     for family in FAMILIES:
         settings = {"family": family, "recipe": repr(material.recipe)}
         found = bench.kept(
-            f"without {family}", settings, lambda f=family: _left_out(material, f), CODE, digest
+            f"without {family}", settings, partial(_left_out, material, family), CODE, digest
         )
         left_out += found["cells"]
     fitted, ridge = material.fit(), _Ridge(material)
@@ -82,7 +83,7 @@ def run(bench: Workbench) -> Section:
         found = bench.kept(
             f"on {dataset}",
             settings,
-            lambda p=path, d=dataset: _unseen(material, fitted, ridge, p, d),
+            partial(_unseen, material, fitted, ridge, path, dataset),
             CODE,
             f"{digest} {sha256_file(path)}",
         )

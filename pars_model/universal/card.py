@@ -61,7 +61,7 @@ def render(sources: Mapping[str, Mapping[str, object]], left_out: Cells) -> str:
         "| data set | LLM | tau |",
         "|---|---|---:|",
         *(
-            f"| {cell['dataset']} | {llm} | {_shown(tau)} |"
+            f"| {cell['dataset']} | {_escaped(llm)} | {_shown(tau)} |"
             for cell in left_out
             for llm, tau in cell["by_llm"].items()
         ),
@@ -96,7 +96,7 @@ def result_table(cells: Cells) -> list[str]:
 def _source_table(sources: Mapping[str, Mapping[str, object]]) -> list[str]:
     lines = ["| data set | family | LLMs (pattern) | rows | licence |", "|---|---|---|---:|---|"]
     for source in (*SOURCES, OWN):
-        pattern = source.llms.replace("|", "\\|") or "SmolLM2-135M-Instruct"
+        pattern = _escaped(source.llms) or "SmolLM2-135M-Instruct"
         facts = [source.dataset, source.family, f"`{pattern}`"]
         facts += [str(sources[source.dataset]["rows"]), source.licence]
         lines.append(f"| {' | '.join(facts)} |")
@@ -128,3 +128,8 @@ def _shown(estimate: Sequence[float | None], sign: bool = False) -> str:
     value, low, high = estimate
     text = f"{value:+.3f}" if sign else f"{value:.3f}"
     return text if low is None else f"{text} [{low:.3f}, {high:.3f}]"
+
+
+def _escaped(text: str) -> str:
+    """For a cell of a Markdown table."""
+    return text.replace("|", "\\|")

@@ -108,7 +108,7 @@ class Material:
 
     def left_out(self, name: str) -> Bools:
         """Prompts of all families but one, (n,)."""
-        return self.family != FAMILIES.index(name)
+        return self.family != FAMILIES.index(name)  # type: ignore[no-any-return]
 
     def unseen(self) -> Floats:
         """Scores of each prompt by a fit on the other two thirds of the prompts."""

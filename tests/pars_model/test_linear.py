@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ TRAIN = np.arange(0, len(TEXTS), 2)
 TARGET = np.random.default_rng(2).normal(size=len(TEXTS))
 
 
-def learned(**changes: float) -> tuple[np.ndarray, Arrays]:
+def learned(**changes: Any) -> tuple[np.ndarray, Arrays]:
     design = Design(IDS, FEATURES, TRAIN, TOKENIZER.vocab_size, replace(SHAPE, **changes))
     found = design.fit(TRAIN, TARGET[TRAIN], np.ones(len(TRAIN)))
     return design.matrix @ found, design.arrays(found)

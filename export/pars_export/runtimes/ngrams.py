@@ -132,7 +132,7 @@ class NgramNetwork:
             + (known * self._surface).sum(axis=1)
             + self._bias
         )
-        return scores.astype(np.float32)
+        return scores.astype(np.float32)  # type: ignore[no-any-return]  # bincount is Any
 
 
 _SHAPES: dict[str, tuple[str, ...]] = {
