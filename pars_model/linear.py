@@ -71,10 +71,10 @@ class Design:
         end_text, end = rows.ends(shape.end_buckets)
         ends = _sparse(end_text, end, np.ones(len(end)), (n, shape.end_buckets))
         self.token_idf, self.pair_idf = self._idf(token), self._idf(pair)
-        grams = hstack([token @ diags(self.token_idf), pair @ diags(self.pair_idf)]).tocsr()  # type: ignore
+        grams = csr_matrix(hstack([token @ diags(self.token_idf), pair @ diags(self.pair_idf)]))
         length = np.sqrt(grams.multiply(grams).sum(axis=1).A1)
-        grams = diags(shape.ngrams / np.maximum(length, 1e-6)) @ grams  # type: ignore
-        ends = ends @ diags(shape.ends * (self._documents(ends) >= shape.documents))
+        grams = diags(shape.ngrams / np.maximum(length, 1e-6)) @ grams
+        ends = csr_matrix(ends @ diags(shape.ends * (self._documents(ends) >= shape.documents)))
         learned = features[train]
         self.feature_mean = learned.mean(axis=0)
         spread = learned.std(axis=0)
