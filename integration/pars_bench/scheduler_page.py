@@ -16,8 +16,8 @@ GOAL_SCHEDULE = 1.05
 _INTRODUCTION = """\
 Microseconds of one call: the median of the rounds, and in brackets the quartiles. The three take
 turns in one run. A ratio is ours over stock's inside one round: the median of all rounds, and the
-quartiles; below 1, ours is faster. It is CPU time of the engine's thread, so the machine's other work does
-not count, though it does disturb caches.
+quartiles; below 1, ours is faster. It is CPU time of the engine's thread, so the machine's other
+work does not count, though it does disturb caches.
 
 - `add`, `pop`, `remove`, `re-score`: one operation on the waiting queue alone. Stock vLLM never
   scores again. Stock's priority queue gets the expected work as the clients' priority.

@@ -11,7 +11,7 @@ import heapq
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from pars_vllm.policy import Policy, RunningMedian, UrgentCredit
 
@@ -41,20 +41,24 @@ class Entry(Generic[T]):
 
 
 class _Lane(Generic[T]):
-    """A heap of (rank, stamp, entry); an item is dead once its entry carries another stamp."""
+    """A heap of (*rank, stamp, entry); an item is dead once its entry carries another stamp.
+
+    One flat tuple each: a comparison of tuples inside tuples walks the inner ones twice.
+    """
 
     def __init__(self) -> None:
-        self._heap: list[tuple[tuple[float, ...], int, Entry[T]]] = []
+        self._heap: list[tuple[Any, ...]] = []
 
     def push(self, rank: tuple[float, ...], entry: Entry[T]) -> None:
-        heapq.heappush(self._heap, (rank, entry.stamp, entry))
+        heapq.heappush(self._heap, (*rank, entry.stamp, entry))
 
-    def head(self) -> tuple[tuple[float, ...], Entry[T]] | None:
+    def head(self) -> tuple[float, Entry[T]] | None:
+        """The first number of the least rank, and its entry."""
         heap = self._heap
         while heap:
-            rank, stamp, entry = heap[0]
-            if entry.stamp == stamp:
-                return rank, entry
+            least = heap[0]
+            if least[-1].stamp == least[-2]:
+                return least[0], least[-1]
             heapq.heappop(heap)
         return None
 
@@ -63,7 +67,7 @@ class _Lane(Generic[T]):
 
     def trim(self, live: int) -> None:
         if len(self._heap) > 2 * live + 64:
-            self._heap = [item for item in self._heap if item[2].stamp == item[1]]
+            self._heap = [item for item in self._heap if item[-1].stamp == item[-2]]
             heapq.heapify(self._heap)
 
 
@@ -189,7 +193,7 @@ class WaitingOrder(Generic[T]):
                 if entry.stamp == stamp:
                     self._set_deadline(entry)
             self._undated = []
-        while (head := self._deadlines.head()) and head[0][0] <= now:
+        while (head := self._deadlines.head()) and head[0] <= now:
             self._deadlines.pop()
             entry = head[1]
             entry.urgent = True
@@ -234,7 +238,7 @@ class WaitingOrder(Generic[T]):
         self.admitted_urgent += out_of_turn
         if not urgent_in_turn:
             urgent = self._urgent.head()
-            waits = urgent is not None and urgent[0][0] == entry.priority
+            waits = urgent is not None and urgent[0] == entry.priority
             self._credit.admitted(out_of_turn, out_of_turn or waits)
         self._last_urgent_group = entry.group if out_of_turn else None
 
@@ -311,7 +315,7 @@ class WaitingOrder(Generic[T]):
 
     def _first(self) -> tuple[Entry[T], bool]:
         resumed, plain = self._resumed.head(), self._plain_head()
-        if resumed is not None and (plain is None or resumed[0][0] <= plain.priority):
+        if resumed is not None and (plain is None or resumed[0] <= plain.priority):
             return resumed[1], False
         if plain is None:
             raise IndexError("peek or pop from an empty waiting queue")
@@ -319,7 +323,7 @@ class WaitingOrder(Generic[T]):
         if (
             urgent is not None
             and urgent[1] is not plain
-            and urgent[0][0] == plain.priority
+            and urgent[0] == plain.priority
             and (self._credit.ready or urgent[1].group == self._last_urgent_group)
         ):
             return urgent[1], True
