@@ -78,8 +78,8 @@ class Feedback:
     ) -> None:
         """Judge anew after ``every`` ends, on ``least_ended`` known lengths or more.
 
-        Without ``every``, after an eighth of the ``window``: a judgement that shares most of its
-        answers with the one before says little that is new.
+        Without ``every``, when half as many have ended since as were judged last: a judgement that
+        shares most of its answers with the one before says little that is new, and costs as much.
         """
         self.trusted = True
         """False while the order would better be by arrival."""
@@ -94,11 +94,12 @@ class Feedback:
         self._window = window
         self._threshold = threshold
         self._least_ended = least_ended
-        self._every = every if every is not None else max(1, window // 8)
+        self._every = every
         self._chunk = chunk
         self._expected: dict[str, float] = {}
         self._cohort: OrderedDict[str, _Answer] = OrderedDict()
         self._new_ends = 0
+        self._next_ends = least_ended if every is None else every
         self._evaluation: Generator[None, None, bool] | None = None
 
     def scored(self, key: str, expected: float) -> None:
@@ -128,7 +129,7 @@ class Feedback:
     def step(self) -> bool:
         """Go on judging, within a small bound of work; True if ``trusted`` has changed."""
         if self._evaluation is None:
-            if self._new_ends < self._every:
+            if self._new_ends < self._next_ends:
                 return False
             self._new_ends = 0
             self._evaluation = self._evaluate()
@@ -150,8 +151,11 @@ class Feedback:
                 samples.append(Sample(max(expected, 1.0), tokens, answer.ended))
             if index % self._chunk == 0:
                 yield
-        if sum(sample.ended for sample in samples) < self._least_ended:
+        ended = sum(sample.ended for sample in samples)
+        if ended < self._least_ended:
             return False
+        if self._every is None:
+            self._next_ends = max(self._least_ended // 2, ended // 2)
         yield
         concordance = yield from concordance_sweep(samples, max(1, _COMPARED // len(samples)))
         if concordance is None:

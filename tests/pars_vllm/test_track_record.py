@@ -145,7 +145,7 @@ def test_all_is_logged_at_a_bounded_rate(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    traffic = Traffic(tmp_path, wrong=0, right=400)
+    traffic = Traffic(tmp_path, wrong=0, right=1000)
     pars: dict[str, object] = {
         "predictor": str(traffic.table),
         "log_interval_s": 1000.0,
@@ -158,7 +158,7 @@ def test_all_is_logged_at_a_bounded_rate(
         record._clock = lambda: now[0]
         record._next_log = 1000.0
         driver = Driver(scheduler)
-        traffic.put(driver, traffic.jobs(0, 400))
+        traffic.put(driver, traffic.jobs(0, 1000))
         logged = []
         while scheduler.has_unfinished_requests():
             judged = scheduler.pars_counters.judged
