@@ -62,7 +62,10 @@ def _reached(cases: list[Case]) -> str:
             lines.append(
                 f"- A `schedule()` call within {GOAL_SCHEDULE} of stock FCFS at {GOAL_WAITING:,} "
                 f"waiting: {_verdict(case['ratio_fcfs'] <= GOAL_SCHEDULE)}, "
-                f"{_ratio(case['ratio_fcfs'], case['ratio_fcfs_quartiles'])}."
+                f"{_ratio(case['ratio_fcfs'], case['ratio_fcfs_quartiles'])}. Whoever admits in "
+                "another order than arrival reads requests that lie scattered in memory: stock's "
+                "own priority queue does, and against it the call is at "
+                f"{_ratio(case['ratio_priority'], case['ratio_priority_quartiles'])}."
             )
         if case["operation"] == "remove" and case["ratio_priority"] is not None:
             lines.append(
