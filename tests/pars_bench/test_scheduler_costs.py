@@ -122,6 +122,15 @@ def test_the_page_says_what_was_reached_and_what_costs_more() -> None:
     assert "`remove` with" not in page
 
 
+def test_a_few_scattered_rounds_decide_nothing() -> None:
+    samples = {OURS: [90.0, 102.0, 115.0, 101.0], FCFS: [100.0] * 4, "priority": [100.0] * 4}
+    report: SchedulerReport = {
+        "environment": {},
+        "cases": [case_of("schedule", 10_000, samples)],
+    }
+    assert "waiting: not decided by 4 rounds" in render(report, "")
+
+
 def test_too_few_to_measure(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["bench", "scheduler", "--json", "out", "--waiting", "1"])
