@@ -85,7 +85,9 @@ def picture(
                 fmt="o",
                 markersize=4,
                 color=palette[f"curve{number % 6}"],
-                label=each.setting.title,
+                label=each.setting.title.partition(" (")[
+                    0
+                ],  # a legend of two columns has no more room
             )
         axes.axvline(0, color=palette["ink"], linewidth=1)
         axes.set_yticks(range(len(others)), others)
