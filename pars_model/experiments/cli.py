@@ -21,9 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data-root",
         type=Path,
-        default=Path("../shared/data"),
         metavar="DIR",
-        help="folder of prompts.parquet and lengths.parquet (default ../shared/data)",
+        help="folder of prompts.parquet and lengths.parquet; needed but for list",
     )
     parser.add_argument(
         "--out",
@@ -47,6 +46,11 @@ def run(args: argparse.Namespace) -> int:
     for name in ("seeds", "threads"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}: expected 1 or more.")
+    if args.data_root is None:
+        raise InputError(
+            f"pars experiment {args.name} needs --data-root: the folder of prompts.parquet and "
+            "lengths.parquet."
+        )
     import torch
 
     from pars_model.experiments.page import write_section

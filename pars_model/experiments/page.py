@@ -55,7 +55,7 @@ def write_section(page: Path, name: str, section: Section, minutes: float) -> No
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / file) as temporary:
             write(temporary)
-    command = f"pars experiment {name} --markdown docs/results/{page.name}"
+    command = f"pars experiment {name} --data-root DATA --markdown docs/results/{page.name}"
     text = section.markdown(minutes, command, f"{folder.name}/")
     old = page.read_text(encoding="utf-8") if page.is_file() else HEAD
     with atomic_file(page) as temporary:

@@ -123,7 +123,8 @@ def test_a_section_is_written_in_its_place_and_leaves_the_others(tmp_path: Path)
     assert "two again" in text
     assert "\ntwo\n" not in text
     assert "By hand." in text
-    assert f"`pars experiment {first} --markdown docs/results/ranking.md`; 2 minutes" in text
+    command = f"pars experiment {first} --data-root DATA --markdown docs/results/ranking.md"
+    assert f"Made by `{command}`; 2 minutes" in text
     assert "![tau](ranking/tau.svg)" in text
     assert (tmp_path / "ranking" / "tau.svg").is_file()
     page.write_text(text.replace(marks(first)[1], ""))
@@ -146,3 +147,8 @@ def test_a_missing_data_root_is_named(tmp_path: Path, capsys: pytest.CaptureFixt
     arguments = ["experiment", "objectives", "--data-root", str(root), "--out", str(tmp_path)]
     assert main(arguments) == 2
     assert f"{root / 'prompts.parquet'} does not exist" in capsys.readouterr().err
+
+
+def test_the_data_must_be_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["experiment", "objectives"]) != 0
+    assert "pars experiment objectives needs --data-root" in capsys.readouterr().err

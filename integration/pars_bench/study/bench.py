@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         study = run_study(args.out, args.data_root, seeds, args.jobs, list(comparisons()), WINDOWS)
     print(args.out / "study.json")
     if args.page is not None:
-        command = f"pars bench replay --out DIR --data-root ../shared/data --seeds {args.seeds}"
+        command = f"pars bench replay --out DIR --data-root DATA --seeds {args.seeds}"
         write_page(args.page, study, command)
         print(args.page)
     return 0
