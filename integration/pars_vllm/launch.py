@@ -1,4 +1,4 @@
-"""Starts scorer processes: the socket between the two, the command line, the environment."""
+"""Starts scorer processes: what the two share, the command line, the environment."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ class Launcher:
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pars-launcher")
+        self._memory = os.fdopen(os.memfd_create("pars-at-work"), "r+b", buffering=0)
+
+    @property
+    def at_work(self) -> int:
+        """File descriptor of the memory in which the process notes what it has at work."""
+        return self._memory.fileno()
 
     def start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
         """A new process and our non-blocking end of its socket; OSError if there can be none."""
@@ -41,6 +47,7 @@ class Launcher:
     def close(self) -> None:
         """End the thread, and with it a process that still runs."""
         self._thread.shutdown()
+        self._memory.close()
 
     def _spawn(self, connection: int) -> subprocess.Popen[bytes]:
         command = [
@@ -48,6 +55,7 @@ class Launcher:
             "-m",
             "pars_vllm.scorer_worker",
             str(connection),
+            str(self.at_work),
             str(os.getpid()),
             self._options.to_json(),
         ]
@@ -62,5 +70,8 @@ class Launcher:
         # Not multiprocessing: the engine core is a daemonic process, which may not have children
         # of that kind.
         return subprocess.Popen(
-            command, env=environment, pass_fds=[connection], stdin=subprocess.DEVNULL
+            command,
+            env=environment,
+            pass_fds=[connection, self.at_work],
+            stdin=subprocess.DEVNULL,
         )

@@ -1,11 +1,14 @@
 """What the engine core and the scorer process say to each other: small frames, nothing pickled.
 
-One frame is one datagram of a SOCK_SEQPACKET socket pair, so it arrives whole or not at all.
+One frame is one datagram of a SOCK_SEQPACKET socket pair, so it arrives whole or not at all. What
+the engine wants to know of a dead scorer alone, the prompts that it had at work, is no frame but a
+note in shared memory: it costs the engine nothing until then.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 import struct
 from array import array
 from collections.abc import Iterable, Sequence
@@ -19,12 +22,13 @@ TAIL_TOKENS = 1024
 MAX_FRAME = 65_536
 DIGEST_BYTES = 16
 
-REQUEST, READY, BATCH, SCORES, FAILED, FATAL = b"Q", b"R", b"B", b"S", b"F", b"X"
-"""to the scorer: Q one prompt; from it: R loaded, B starts on these prompts, S scores of these,
-F could not score these, X cannot start (a sentence)."""
+REQUEST, READY, SCORES, FAILED, FATAL = b"Q", b"R", b"S", b"F", b"X"
+"""to the scorer: Q one prompt; from it: R loaded, S scores of these, F could not score these, X
+cannot start (a sentence)."""
 
 _REQUEST = struct.Struct("<16sII")
 _SCORE = struct.Struct("<16sff")
+_COUNT = struct.Struct("<H")
 
 
 @dataclass(frozen=True)
@@ -83,15 +87,32 @@ def decode_scores(frame: bytes) -> list[Score]:
     return [Score._make(fields) for fields in _SCORE.iter_unpack(frame[1:])]
 
 
-def encode_digests(kind: bytes, digests: Iterable[bytes], reason: str = "") -> bytes:
-    """A B or F frame: which prompts, and why (the name of an error, never prompt text)."""
+def encode_failed(digests: Iterable[bytes], reason: str) -> bytes:
+    """An F frame: which prompts, and why (the name of an error, never prompt text)."""
     named = reason.encode()[:200]
-    return kind + struct.pack("<H", len(named)) + named + b"".join(digests)
+    return FAILED + _COUNT.pack(len(named)) + named + b"".join(digests)
 
 
-def decode_digests(frame: bytes) -> tuple[list[bytes], str]:
-    """(prompts, reason) of a B or F frame."""
-    (length,) = struct.unpack_from("<H", frame, 1)
-    start = 3 + length
-    digests = [frame[at : at + DIGEST_BYTES] for at in range(start, len(frame), DIGEST_BYTES)]
-    return digests, frame[3:start].decode()
+def decode_failed(frame: bytes) -> tuple[list[bytes], str]:
+    """(prompts, reason) of an F frame."""
+    (length,) = _COUNT.unpack_from(frame, 1)
+    start = 1 + _COUNT.size + length
+    return _split(frame[start:]), frame[1 + _COUNT.size : start].decode()
+
+
+def note_at_work(memory: int, digests: Sequence[bytes]) -> None:
+    """Write into the file descriptor ``memory`` which prompts are at work from now on."""
+    # One call: whoever is killed has written all of it or nothing.
+    os.pwrite(memory, _COUNT.pack(len(digests)) + b"".join(digests), 0)
+
+
+def read_at_work(memory: int) -> list[bytes]:
+    """The prompts of the last :func:`note_at_work`; none before the first."""
+    head = os.pread(memory, _COUNT.size, 0)
+    if not head:
+        return []
+    return _split(os.pread(memory, _COUNT.unpack(head)[0] * DIGEST_BYTES, _COUNT.size))
+
+
+def _split(digests: bytes) -> list[bytes]:
+    return [digests[at : at + DIGEST_BYTES] for at in range(0, len(digests), DIGEST_BYTES)]

@@ -26,6 +26,7 @@ from pars_vllm.compat import replace_waiting
 from pars_vllm.deployment import check_trust, refusal_comes_last, stock_class, worker_options
 from pars_vllm.kv import PassOver, RemainingWork, preempt_longest
 from pars_vllm.metrics import Counters
+from pars_vllm.pace import Pace
 from pars_vllm.policy import Policy
 from pars_vllm.queue import ParsRequestQueue
 from pars_vllm.scorer import Limits, Scorer, ScoreSource
@@ -87,6 +88,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self.pars_record = TrackRecord(settings, self.pars_counters, self.requests)
         self._pars_pass_over: PassOver | None = None
         self._pars_steps = 0
+        self._pars_pace = Pace()
         self._pars_rank_again: deque[str] = deque()
         self._pars_policy = Policy(
             settings.patience, settings.share, settings.prefill_weight, settings.trust_priority
@@ -108,13 +110,12 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             )
             self.pars_scorer = Scorer(options, limits, self.pars_counters)
         self._pars_scores: ScoreSource | None = scores if scores is not None else self.pars_scorer
-        base = AsyncScheduler if isinstance(self, AsyncScheduler) else Scheduler
         which = "predictor" if settings.predictor is not None else "the default predictor"
         logger.info(
             "PARS: ranking %s on vLLM %s, %s%s.",
             settings.ranking,
             vllm.__version__,
-            base.__name__,
+            "AsyncScheduler" if isinstance(self, AsyncScheduler) else "Scheduler",
             f", {which} {options.predictor} ({options.predictor_sha256})" if options else "",
         )
 
@@ -129,8 +130,12 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
 
     def schedule(self, *args: object, **kwargs: object) -> SchedulerOutput:
         """One scheduling step: first what the scorer has answered, then vLLM's own schedule."""
-        if self._pars_scores is not None:
-            self._take_scores(self._pars_scores)
+        scorer = self._pars_scores
+        if scorer is not None:
+            waiting = len(self.pars_queue) if self.pars_queue is not None else 1
+            hurry = len(self._pars_rank_again) + scorer.outstanding
+            if self._pars_pace.due(self._pars_steps, hurry, waiting):
+                self._take_scores(scorer)
         if self.pars_queue is not None:
             self.pars_queue.order.begin(self._pars_steps)
             if self.pars_settings.preempt_longest:
@@ -146,7 +151,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             self.pars_counters.admitted_urgent = self.pars_queue.order.admitted_urgent
         # A step in which nothing ran is no time in which anybody could have been served.
         self._pars_steps += output.total_num_scheduled_tokens > 0
-        if self._pars_scores is not None:
+        if scorer is not None:
             self.pars_record.began(output.scheduled_new_reqs)
         return output
 
@@ -241,8 +246,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         """Prompt tokens whose KV blocks are in the prefix cache now."""
         if not self.cache_config.enable_prefix_caching or request.num_computed_tokens:
             return 0
-        if self.enable_kv_cache_events:
-            return 0  # the lookup may publish events there
+        if self.enable_kv_cache_events:  # the lookup may publish some
+            return 0
         return int(self.kv_cache_manager.get_computed_blocks(request)[1])
 
 

@@ -53,6 +53,10 @@ class ScoreSource(Protocol):
     lost: bool
     recovered: bool
 
+    @property
+    def outstanding(self) -> int:
+        """Requests whose answer is awaited, or not yet taken by ``poll``."""
+
     def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
         """Ask for the expected length of a prompt."""
 
@@ -103,7 +107,6 @@ class Scorer:
         self._awaiting = 0  # requests in _waiters
         self._outbox: deque[tuple[bytes, bytes]] = deque()
         self._in_flight: set[bytes] = set()
-        self._at_work: list[bytes] = []
         self._strikes: OrderedDict[bytes, int] = OrderedDict()
         self._cache: OrderedDict[bytes, float | None] = OrderedDict()
         self._answers: list[tuple[str, float | None]] = []
@@ -118,6 +121,11 @@ class Scorer:
     def pending(self) -> int:
         """Prompts that an answer is awaited for."""
         return len(self._waiters)
+
+    @property
+    def outstanding(self) -> int:
+        """Requests whose answer is awaited, or not yet taken by ``poll``."""
+        return self._awaiting + len(self._answers)
 
     def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
         """Ask for the expected length of a prompt; the answer comes by ``poll``, or never."""
@@ -222,14 +230,14 @@ class Scorer:
     def _lose(self, why: str) -> None:
         """Fail open: forget what was asked, and try a new process after a while."""
         self._drop()
-        self._strike(self._at_work)
+        at_work = protocol.read_at_work(self._launcher.at_work)
+        self._strike([digest for digest in at_work if digest in self._in_flight])
         self.counters.losses += 1
         self.counters.not_sent += self._awaiting
         self._waiters.clear()
         self._awaiting = 0
         self._outbox.clear()
         self._in_flight.clear()
-        self._at_work = []
         self._answers = []
         self._failures = 0
         self.ready = False
@@ -306,12 +314,10 @@ class Scorer:
         kind = frame[:1]
         if kind == protocol.SCORES:
             self._scored(protocol.decode_scores(frame))
-        elif kind == protocol.BATCH:
-            self._at_work, _ = protocol.decode_digests(frame)
         elif kind == protocol.READY:
             self._is_ready(frame)
         elif kind == protocol.FAILED:
-            self._failed(*protocol.decode_digests(frame))
+            self._failed(*protocol.decode_failed(frame))
         elif kind == protocol.FATAL:
             self._lose(frame[1:].decode(errors="replace").rstrip("."))
 
@@ -331,7 +337,6 @@ class Scorer:
     def _scored(self, scores: Sequence[protocol.Score]) -> None:
         self._failures = 0
         self._backoff = _FIRST_BACKOFF_S
-        self._at_work = []
         for digest, _, expected in scores:
             tokens = None if expected != expected else expected  # NaN: not known
             self._remember(digest, tokens)
@@ -351,7 +356,6 @@ class Scorer:
             self._cache.popitem(last=False)
 
     def _failed(self, digests: Sequence[bytes], reason: str) -> None:
-        self._at_work = []
         self._failures += len(digests)
         self.counters.failures += 1
         self._strike(digests)

@@ -1,8 +1,8 @@
 """The scorer process: token ids in, expected response lengths out.
 
-Started by :mod:`pars_vllm.scorer` as ``python -m pars_vllm.scorer_worker FD PARENT OPTIONS``. It
-ends when its socket is closed, when its parent dies, or when it is killed. It imports no vLLM, and
-torch only where the predictor's runtime is torch; it never writes prompt text anywhere.
+Started by :mod:`pars_vllm.launch` as ``python -m pars_vllm.scorer_worker FD NOTE PARENT OPTIONS``.
+It ends when its socket is closed, when its parent dies, or when it is killed. It imports no vLLM,
+and torch only where the predictor's runtime is torch; it never writes prompt text anywhere.
 """
 
 from __future__ import annotations
@@ -96,8 +96,11 @@ class PromptReader:
         return text_of(messages=messages, tools=tools or None)
 
 
-def run(connection: socket.socket, options: WorkerOptions) -> None:
-    """Load the predictor, say so, and score what comes until the socket is closed."""
+def run(connection: socket.socket, at_work: int, options: WorkerOptions) -> None:
+    """Load the predictor, say so, and score what comes until the socket is closed.
+
+    ``at_work``: file descriptor of the memory for :func:`pars_vllm.protocol.note_at_work`.
+    """
     try:
         reader = PromptReader(load_tokenizer(options.tokenizer))
         predictor = Predictor.load(
@@ -117,7 +120,8 @@ def run(connection: socket.socket, options: WorkerOptions) -> None:
         frames = [inbox.get()]
         while len(frames) < DRAIN and not inbox.empty():
             frames.append(inbox.get())
-        _score(connection, predictor, reader, [protocol.decode_request(f) for f in frames])
+        prompts = [protocol.decode_request(frame) for frame in frames]
+        _score(connection, at_work, predictor, reader, prompts)
 
 
 def _receive(connection: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None:
@@ -131,6 +135,7 @@ def _receive(connection: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None
 
 def _score(
     connection: socket.socket,
+    at_work: int,
     predictor: Predictor,
     reader: PromptReader,
     prompts: Sequence[protocol.Prompt],
@@ -138,8 +143,8 @@ def _score(
     known: list[tuple[str, bytes]] = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
-        # Said before they are read: one whose reading kills us must not be sent for ever.
-        connection.send(protocol.encode_digests(protocol.BATCH, [p.digest for p in batch]))
+        # Noted before they are read: one whose reading kills us must not be sent for ever.
+        protocol.note_at_work(at_work, [prompt.digest for prompt in batch])
         for prompt in batch:
             try:
                 known.append((reader.text(prompt), prompt.digest))
@@ -148,14 +153,17 @@ def _score(
                 _report(connection, [prompt.digest], error)
     known.sort(key=lambda pair: len(pair[0]))
     for start in range(0, len(known), BATCH):
-        _score_batch(connection, predictor, known[start : start + BATCH])
+        _score_batch(connection, at_work, predictor, known[start : start + BATCH])
 
 
 def _score_batch(
-    connection: socket.socket, predictor: Predictor, batch: Sequence[tuple[str, bytes]]
+    connection: socket.socket,
+    at_work: int,
+    predictor: Predictor,
+    batch: Sequence[tuple[str, bytes]],
 ) -> None:
     digests = [digest for _, digest in batch]
-    connection.send(protocol.encode_digests(protocol.BATCH, digests))
+    protocol.note_at_work(at_work, digests)
     try:
         scores = predictor.score([text for text, _ in batch])
         tokens = predictor.expected_tokens(scores)
@@ -164,7 +172,7 @@ def _score_batch(
             _report(connection, digests, error)
         else:  # one bad prompt must not take its neighbours' scores away
             for pair in batch:
-                _score_batch(connection, predictor, [pair])
+                _score_batch(connection, at_work, predictor, [pair])
         return
     answers = [
         protocol.Score(digest, float(score), float(length))
@@ -172,14 +180,14 @@ def _score_batch(
     ]
     wrong = sum(not math.isfinite(a.tokens) and not math.isnan(a.score) for a in answers)
     if wrong:
-        connection.send(protocol.encode_digests(protocol.FAILED, digests, "NotFinite"))
+        connection.send(protocol.encode_failed(digests, "NotFinite"))
         return
     connection.send(protocol.encode_scores(answers))
 
 
 def _report(connection: socket.socket, digests: list[bytes], error: BaseException) -> None:
     reason = type(error).__name__
-    connection.send(protocol.encode_digests(protocol.FAILED, digests, reason))
+    connection.send(protocol.encode_failed(digests, reason))
 
 
 def _settle_in(options: WorkerOptions, parent: int) -> None:
@@ -199,12 +207,12 @@ def _settle_in(options: WorkerOptions, parent: int) -> None:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Entry point: FD of the socket, the parent's process id, options as JSON."""
+    """Entry point: FD of the socket and of the note, the parent's process id, options as JSON."""
     connection = socket.socket(fileno=int(arguments[0]))
-    options = WorkerOptions.from_json(arguments[2])
-    _settle_in(options, int(arguments[1]))
+    options = WorkerOptions.from_json(arguments[3])
+    _settle_in(options, int(arguments[2]))
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):  # the engine is gone
-        run(connection, options)
+        run(connection, int(arguments[1]), options)
 
 
 if __name__ == "__main__":

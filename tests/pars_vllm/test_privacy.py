@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import tempfile
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -60,15 +61,16 @@ def test_a_panic_of_native_code_costs_no_more_than_its_own_prompt(
     folder = tiny.write_tokenizer(tmp_path)
     digest, frame = protocol.encode_request(ids_of(folder))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
+    with ours, theirs, tempfile.TemporaryFile() as memory:
         prompts = [protocol.decode_request(frame)]
-        _score(theirs, cast(Predictor, Quoting()), cast(PromptReader, Panicking()), prompts)
-        frames = [ours.recv(protocol.MAX_FRAME) for _ in range(2)]
-    # Named before it is read: if reading it kills the process, it has a strike.
-    assert frames[0] == protocol.encode_digests(protocol.BATCH, [digest])
-    assert frames[1][:1] == protocol.FAILED
-    assert protocol.decode_digests(frames[1]) == ([digest], "Panic")
-    assert_unsaid(repr(frames) + "".join(capfd.readouterr()), ids_of(folder))
+        predictor, reader = cast(Predictor, Quoting()), cast(PromptReader, Panicking())
+        _score(theirs, memory.fileno(), predictor, reader, prompts)
+        answer = ours.recv(protocol.MAX_FRAME)
+        # Noted before it is read: if reading it kills the process, it has a strike.
+        assert protocol.read_at_work(memory.fileno()) == [digest]
+    assert answer[:1] == protocol.FAILED
+    assert protocol.decode_failed(answer) == ([digest], "Panic")
+    assert_unsaid(repr(answer) + "".join(capfd.readouterr()), ids_of(folder))
 
 
 def test_an_error_that_quotes_the_prompt_is_told_by_its_name(
@@ -78,13 +80,13 @@ def test_an_error_that_quotes_the_prompt_is_told_by_its_name(
     reader = PromptReader(load_tokenizer(TokenizerSource(str(folder))))
     _, frame = protocol.encode_request(ids_of(folder))
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with ours, theirs:
-        _score(theirs, cast(Predictor, Quoting()), reader, [protocol.decode_request(frame)])
-        frames = [ours.recv(protocol.MAX_FRAME) for _ in range(3)]
-    # Read, then scored.
-    assert [frame[:1] for frame in frames] == [protocol.BATCH, protocol.BATCH, protocol.FAILED]
-    assert protocol.decode_digests(frames[2])[1] == "ValueError"
-    assert_unsaid(repr(frames) + "".join(capfd.readouterr()), ids_of(folder))
+    prompts = [protocol.decode_request(frame)]
+    with ours, theirs, tempfile.TemporaryFile() as memory:
+        _score(theirs, memory.fileno(), cast(Predictor, Quoting()), reader, prompts)
+        answer = ours.recv(protocol.MAX_FRAME)
+    assert answer[:1] == protocol.FAILED
+    assert protocol.decode_failed(answer)[1] == "ValueError"
+    assert_unsaid(repr(answer) + "".join(capfd.readouterr()), ids_of(folder))
 
 
 @pytest.mark.usefixtures("no_orphans")

@@ -255,9 +255,11 @@ def test_prompt_that_kills_is_not_sent_for_ever(
     scorer = make({"poison": 1.0, "good": 2.0})
     for _ in range(2):
         assert scorer.wait(WAIT)
-        digest, _ = protocol.encode_request(ids("poison"))
-        scorer._at_work = [digest]
         assert scorer.pid is not None
+        os.kill(scorer.pid, signal.SIGSTOP)
+        scorer.submit("a", ids("poison"))
+        digest, _ = protocol.encode_request(ids("poison"))
+        protocol.note_at_work(scorer._launcher.at_work, [digest])
         os.kill(scorer.pid, signal.SIGKILL)
         until(lambda: scorer.lost, scorer)
         scorer.lost = False

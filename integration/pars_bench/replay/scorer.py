@@ -39,6 +39,11 @@ class VirtualScorer:
         self._free_at = 0.0
         self._due: deque[tuple[float, str]] = deque()
 
+    @property
+    def outstanding(self) -> int:
+        """Requests whose answer is awaited, or not yet taken by ``poll``."""
+        return len(self._due)
+
     def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
         """Ask for the expected length of a request."""
         del token_ids

@@ -178,10 +178,15 @@ def test_the_class_is_the_one_that_serves(asynchronous: bool) -> None:
 
 
 def test_scores_can_come_from_elsewhere_and_then_no_process_is_started() -> None:
-    asked, closed = [], []
+    asked: list[tuple[str, int]] = []
+    closed: list[bool] = []
 
     class Elsewhere:
         lost = recovered = False
+
+        @property
+        def outstanding(self) -> int:
+            return len(asked)
 
         def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
             asked.append((request_id, len(token_ids)))
