@@ -8,6 +8,11 @@ the place of that. So most of a call is vLLM's own pass over the running request
 process is alive and answers what it is asked. In an overload that lasts, each request becomes
 urgent once; patience is 0 here, so that this happens at its true rate from the start.
 
+In a server that has run for hours, requests that wait lie scattered in memory, as each took what
+others had left. So the requests that wait at the start are made in random order, for all three
+alike: made in a row, arrival order alone would find them side by side, which is worth some percent
+and is true of no server.
+
 All three see the same load: the k-th request that a scheduler admits gets the k-th response length,
 and scores say nothing about lengths, so that in every step as many requests run, end and are
 admitted here as there, whatever the order; ``min_concordance`` is 0, or such scores would lose the
@@ -27,7 +32,7 @@ from vllm.config import VllmConfig
 from vllm.v1.core.sched.output import SchedulerOutput
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.outputs import ModelRunnerOutput
-from vllm.v1.request import RequestStatus
+from vllm.v1.request import Request, RequestStatus
 
 from pars_bench.modelless import (
     STOP,
@@ -49,8 +54,11 @@ BLOCKS = 60_000
 """KV blocks; more than the running requests ever need."""
 PROMPT_TOKENS = 64
 MEAN_TOKENS = 300
-STEPS = 10
-"""Calls in a sample."""
+STEPS = 3
+"""Calls in a sample: few, so that the three are measured in the same moment of a busy machine."""
+WARM = 1_024
+"""Requests that end before anything is measured: by then the predictor is judged at its usual pace,
+which is faster at the start."""
 PROMPTS_OF = (100, 1_000, 100_000)
 """Prompt tokens of the requests added, in as many cases."""
 ADDED = 8
@@ -71,18 +79,29 @@ class Job:
 class BusyServer:
     """A scheduler in the steady state; each method is one sample in microseconds."""
 
-    def __init__(self, scheduler: Scheduler, jobs: Sequence[Job], waiting: int, seed: int) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        jobs: Sequence[Job],
+        waiting: int,
+        seed: int,
+        warm: int = WARM,
+    ) -> None:
         self._scheduler = scheduler
         self._jobs = jobs
         lengths = random.Random(seed)
         self._lengths = iter(lambda: 1 + int(lengths.expovariate(1 / MEAN_TOKENS)), None)
         self._left: dict[str, int] = {}
         self._arrived = 0
+        self._ended = 0
         self._added = 0
-        for _ in range(waiting + SLOTS):
-            self._arrive()
+        numbers = list(range(waiting + SLOTS))
+        lengths.shuffle(numbers)
+        made = {number: self._make(number) for number in numbers}
+        for number in range(waiting + SLOTS):
+            self._arrive(made.pop(number))
         self._await_scores()
-        while len(scheduler.running) < SLOTS:
+        while len(scheduler.running) < SLOTS or self._ended < warm:
             self._run(scheduler.schedule())
 
     def schedule(self) -> float:
@@ -111,11 +130,11 @@ class BusyServer:
         self._run(self._scheduler.schedule())
         return watch.each(ADDED)
 
-    def _arrive(self) -> None:
-        job = self._jobs[self._arrived]
-        request = make_request(
-            f"r{self._arrived}", job.prompt, priority=job.work, arrival=float(self._arrived)
-        )
+    def _make(self, number: int) -> Request:
+        job = self._jobs[number]
+        return make_request(f"r{number}", job.prompt, priority=job.work, arrival=float(number))
+
+    def _arrive(self, request: Request) -> None:
         self._arrived += 1
         self._scheduler.add_request(request)
 
@@ -150,8 +169,9 @@ class BusyServer:
             sampled_token_ids=sampled,
         )
         self._scheduler.update_from_output(output, result)
+        self._ended += ended
         for _ in range(ended):
-            self._arrive()
+            self._arrive(self._make(self._arrived))
 
 
 def make_jobs(count: int, seed: int, predictor: Path) -> list[Job]:
@@ -181,7 +201,7 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
     beside it.
     """
     # More than can arrive: nobody ends faster than a token a step.
-    count = waiting + SLOTS + 4 * (rounds + 1) * (STEPS + len(PROMPTS_OF))
+    count = waiting + SLOTS + 2 * WARM + 4 * (rounds + 1) * (STEPS + len(PROMPTS_OF))
     predictor = model.parent / f"predictor-{waiting}"
     jobs = make_jobs(count, seed, predictor)
     pars: dict[str, object] = {

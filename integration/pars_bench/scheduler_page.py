@@ -26,7 +26,7 @@ work does not count, though it does disturb caches.
 - `schedule`: a whole `schedule()` call of vLLM's scheduler with its KV cache manager. 256 requests
   run; on average every response has 300 tokens; as one ends, the next is admitted and a new one
   arrives, whose score comes in from a live scorer process. Every request becomes urgent once, as
-  in an overload that lasts.
+  in an overload that lasts. Requests lie in memory at random, for all three alike.
 - `add_request`: what a new request with that many prompt tokens costs the engine, the hand-over to
   the scorer process included."""
 
@@ -64,9 +64,8 @@ def _reached(cases: list[Case]) -> str:
             lines.append(
                 f"- A `schedule()` call within {GOAL_SCHEDULE} of stock FCFS at {GOAL_WAITING:,} "
                 f"waiting: {_verdict(case, 'ratio_fcfs', GOAL_SCHEDULE)}, "
-                f"{_ratio(case['ratio_fcfs'], case['ratio_fcfs_quartiles'])}. Whoever admits in "
-                "another order than arrival reads requests that lie scattered in memory: stock's "
-                "own priority queue does, and against it the call is at "
+                f"{_ratio(case['ratio_fcfs'], case['ratio_fcfs_quartiles'])}; against stock's own "
+                "priority queue, which admits in much the same order, "
                 f"{_ratio(case['ratio_priority'], case['ratio_priority_quartiles'])}."
             )
         if case["operation"] == "remove" and case["ratio_priority"] is not None:

@@ -50,7 +50,7 @@ def servers(tmp_path: Path) -> Iterator[list[BusyServer]]:
         make_scheduler(Scheduler, busy_config(model)),
         make_scheduler(Scheduler, busy_config(model, policy="priority")),
     ]
-    yield [BusyServer(scheduler, jobs, 50, seed=3) for scheduler in schedulers]
+    yield [BusyServer(scheduler, jobs, 50, seed=3, warm=0) for scheduler in schedulers]
     for scheduler in schedulers:
         scheduler.shutdown()
 
