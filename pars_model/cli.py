@@ -11,7 +11,6 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import torch
 from jsonargparse import ArgumentError
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
@@ -20,6 +19,7 @@ from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
 from pars_model.callbacks import BEST, RunLogger, SaveConfig
 from pars_model.datamodule import PromptLengthDataModule
+from pars_model.device import bfloat16_pays, on_cpu
 from pars_model.module import ResponseLengthRanker
 
 log = logging.getLogger("pars")
@@ -156,21 +156,6 @@ def main(args: list[str]) -> int:
             )
             return 130
     return 0
-
-
-def on_cpu(accelerator: str) -> bool:
-    """Whether Lightning will train on the CPU."""
-    others = torch.cuda.is_available() or torch.backends.mps.is_available()
-    return accelerator == "cpu" or (accelerator == "auto" and not others)
-
-
-def bfloat16_pays() -> bool:
-    """Whether this CPU multiplies bfloat16 in hardware; in software it is many times slower.
-
-    Told by the CPU's own flags, never by a stopwatch: the same seed must give the same ranker.
-    """
-    flags = torch.cpu.get_capabilities()
-    return any(flags.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _check_checkpoint(path: str) -> None:

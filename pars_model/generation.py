@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import cast
 
 from pars_export.errors import ConfigError, InputError
+from pars_model.device import engine_dtype
 
 Message = dict[str, object]
 
@@ -91,6 +92,7 @@ def engine_generator(
         model=str(model),
         max_model_len=max_model_len,
         max_num_seqs=concurrency,
+        dtype=engine_dtype(cpu),
         enforce_eager=cpu,
         disable_log_stats=True,
     )

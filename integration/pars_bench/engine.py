@@ -179,10 +179,14 @@ def _command(args: argparse.Namespace) -> str:
 def _engine(stack: ExitStack, model: str, slots: int, **scheduler: object) -> LLM:
     from vllm import LLM
 
+    from pars_bench.server import is_cpu_build
+    from pars_model.device import engine_dtype
+
     llm = LLM(
         model=model,
         max_num_seqs=slots,
         max_model_len=2048,
+        dtype=engine_dtype(is_cpu_build()),
         enforce_eager=True,
         disable_log_stats=True,
         **scheduler,

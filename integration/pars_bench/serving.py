@@ -174,11 +174,14 @@ def _choose_prompts(config: ServingConfig) -> list[Prompt]:
 
 
 def _server_options(config: ServingConfig) -> tuple[str, ...]:
+    from pars_bench.server import is_cpu_build
+    from pars_model.device import engine_dtype
+
     return (
         *("--served-model-name", served_name(config.model)),
         *("--max-num-seqs", str(config.slots)),
         *("--max-model-len", str(config.max_model_len)),
-        *("--dtype", "bfloat16"),
+        *("--dtype", engine_dtype(is_cpu_build())),
         # Compilation would cost minutes per server and is not what is compared.
         "--enforce-eager",
         # Both patterns send the same prompts to one server: with a prefix cache the second would

@@ -350,14 +350,6 @@ def test_bfloat16_is_used_where_it_pays(
     assert ("32-true instead of bf16-mixed" in caplog.text) is not pays
 
 
-@pytest.mark.parametrize("flag", ["avx512_bf16", "amx_bf16", "none"])
-def test_bfloat16_pays_where_the_cpu_has_it(monkeypatch: pytest.MonkeyPatch, flag: str) -> None:
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, flag: True})
-    assert cli.bfloat16_pays() is (flag != "none")
-    assert cli.on_cpu("cpu")
-    assert not cli.on_cpu("cuda")
-
-
 def test_the_config_can_be_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--config", str(CONFIGS / "default.yaml"), "--print_config"]) == 0
     printed = yaml.safe_load(capsys.readouterr().out)
