@@ -36,6 +36,7 @@ class Batch(NamedTuple):
         longer: item that is longer, per pair, (m,).
         shorter: item that is shorter, per pair, (m,).
         evidence: how sure that order is, per pair, in [0, 1], (m,).
+        facts: what is known beside the text, per item, (n, width); (n, 0) where nothing is read.
     """
 
     input_ids: Tensor
@@ -50,6 +51,7 @@ class Batch(NamedTuple):
     longer: Tensor
     shorter: Tensor
     evidence: Tensor
+    facts: Tensor
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,8 @@ class Items:
     """The items of one split, as arrays of one length.
 
     ``noise`` is the standard deviation of the log of each length between reruns; without it the
-    order of every pair is taken as sure.
+    order of every pair is taken as sure. ``facts`` are the numbers (n, width) that a ranker reads
+    beside the text.
     """
 
     prompt: Ints
@@ -67,6 +70,7 @@ class Items:
     target: Floats
     quantile: Floats
     noise: Floats | None = None
+    facts: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -163,6 +167,9 @@ class Collator:
             longer=torch.from_numpy(pairs.longer),
             shorter=torch.from_numpy(pairs.shorter),
             evidence=torch.from_numpy(evidence.astype(np.float32)),
+            facts=torch.zeros(len(items), 0)
+            if items.facts is None
+            else torch.from_numpy(items.facts),
         )
 
 

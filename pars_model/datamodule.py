@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from pars_export.errors import ConfigError, InputError
+from pars_export.facts import FactSpec, standardise
 from pars_export.files import sha256_file
 from pars_model.batches import (
     Batch,
@@ -183,21 +184,59 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         target, quantile = group_targets(table, in_train)
         mine = np.flatnonzero(self.split[table.prompt] == split)
         noise = label_noise(table, in_train, self.noise, self.spread)
+        spec = self.fact_spec()
+        facts = spec.vectors(table.facts, len(table)) if spec else None
         everything = Items(
-            table.prompt, table.length, table.censored, table.group, target, quantile, noise
+            table.prompt, table.length, table.censored, table.group, target, quantile, noise, facts
         )
         return everything.pick(mine)
 
-    def responses(
-        self, prompts: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-        """All responses to these prompts (n,): a place in ``prompts``, length and censoring."""
+    def fact_spec(self) -> FactSpec:
+        """The facts that the ranker reads, standardised by the training items of its fit.
+
+        A ranker from a checkpoint brings its own standardisation.
+        """
+        ranker = self.trainer.lightning_module
+        if ranker.fact_spec is None:
+            table = self._table()
+            in_train = self.split[table.prompt] == "train"
+            known = {name: values[in_train] for name, values in table.facts.items()}
+            ranker.fact_spec = spec = standardise(ranker.fact_names, known)
+            silent = [fact.name for fact in spec.facts if not fact.scale]
+            if silent:
+                log.warning(
+                    "%s: the training rows tell no two values of %s, so nothing is learned of it.",
+                    self.path,
+                    " and ".join(silent),
+                )
+        found: FactSpec = ranker.fact_spec
+        return found
+
+    def facts_of(self, prompts: NDArray[np.int64]) -> NDArray[np.float32]:
+        """What a ranker reads beside these prompts (n, width): by the first item of each."""
         table = self._table()
-        place = np.full(len(table.prompts), -1)
-        place[prompts] = np.arange(len(prompts))
-        prompt, length, censored = table.responses()
-        mine = place[prompt] >= 0
-        return place[prompt[mine]], length[mine], censored[mine]
+        item = np.full(len(table.prompts), -1)
+        item[table.prompt[::-1]] = np.arange(len(table))[::-1]
+        chosen = item[prompts]
+        return self.fact_spec().vectors(
+            {name: values[chosen] for name, values in table.facts.items()}, len(prompts)
+        )
+
+    def responses(
+        self, prompts: NDArray[np.int64], groups: NDArray[np.int64]
+    ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
+        """All responses of these groups (n,) to these prompts (n,).
+
+        Returns:
+            Of each response its place in ``prompts``, its length and whether it was cut off.
+        """
+        table = self._table()
+        place = np.full((len(table.prompts), len(table.groups)), -1)
+        place[prompts, groups] = np.arange(len(prompts))
+        _, length, censored = table.responses()
+        found = np.repeat(place[table.prompt, table.group], np.diff(table.sample_start))
+        mine = found >= 0
+        return found[mine], length[mine], censored[mine]
 
     def summary(self) -> dict[str, Any]:
         """What the ranker was trained on, as plain values."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pars_export.calibration import Calibration
+    from pars_export.facts import Facts
     from pars_model.lengths import LengthTable
 
 FEW_PROMPTS = 30
@@ -39,6 +40,16 @@ class Scorer(Protocol):
 
     def score(self, texts: Sequence[str], /) -> NDArray[np.float32]:
         """Scores of texts; NaN where a text is unknown."""
+
+
+class FactScorer(Protocol):
+    """One that reads facts known at arrival beside the text."""
+
+    reads: tuple[str, ...]
+    """Their names."""
+
+    def score(self, texts: Sequence[str], facts: Sequence[Facts], /) -> NDArray[np.float32]:
+        """Scores of texts with what is known of each."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -156,10 +167,9 @@ def evaluate(
             raise InputError(f"{data} has no prompts of split {split}: choose another --split.")
     part = table.select(chosen)
     numbers = np.unique(part.prompt)
-    scores = np.full(len(table.prompts), np.nan)
-    scores[numbers] = scorer.score([table.prompts[number] for number in numbers])
-    unknown = np.isnan(scores[part.prompt])
-    part = part.select(~unknown)
+    scores = scores_of(scorer, part)
+    unknown = np.isnan(scores)
+    part, scores = part.select(~unknown), scores[~unknown]
     if not len(part):
         raise InputError(f"The predictor knows none of the prompts of {data} (split {split}).")
     require_pairs(part, f"{data} (split {split})")
@@ -178,6 +188,24 @@ def evaluate(
         "cells": cells,
         "mixed": mixed,
     }
+
+
+def scores_of(scorer: Scorer, part: LengthTable) -> NDArray[np.float64]:
+    """Scores of the items of a table (n,); one that reads facts is told each item's own."""
+    import numpy as np
+
+    from pars_export.facts import Facts, rows
+
+    facts = rows(part.facts, len(part)) if getattr(scorer, "reads", ()) else None
+    # One LLM's tokens are not another's: the same prompt may have other facts there.
+    asked = list(zip(part.prompt.tolist(), facts or [Facts()] * len(part), strict=True))
+    different = {key: place for place, key in enumerate(dict.fromkeys(asked))}
+    texts = [part.prompts[number] for number, _ in different]
+    if facts is None:
+        found = scorer.score(texts)
+    else:
+        found = cast("FactScorer", scorer).score(texts, [known for _, known in different])
+    return found.astype(np.float64)[[different[key] for key in asked]]
 
 
 def training_data(scorer: Scorer) -> Mapping[str, Any]:
@@ -218,17 +246,17 @@ def _cells(
         of_group = part.group == group
         inside = np.unique(part.dataset[of_group])
         for dataset in inside:
-            mine = part.select(of_group & (part.dataset == dataset))
-            cell = {"dataset": part.datasets[dataset], **_cell(mine, scores, resamples, seed)}
-            cells.append(cell)
+            mine = of_group & (part.dataset == dataset)
+            cell = _cell(part.select(mine), scores[mine], resamples, seed)
+            cells.append({"dataset": part.datasets[dataset], **cell})
+        whole, of_whole = part.select(of_group), scores[of_group]
         if len(inside) > 1:
-            cell = _cell(part.select(of_group), scores, resamples, seed)
+            cell = _cell(whole, of_whole, resamples, seed)
         found = None
         if calibration is not None:
-            prompt, lengths, censored = part.select(of_group).responses()
-            found = reliability(
-                calibration, scores[prompt], lengths, censored, prompt, resamples, seed
-            )
+            prompt, lengths, censored = whole.responses()
+            each = np.repeat(of_whole, np.diff(whole.sample_start))
+            found = reliability(calibration, each, lengths, censored, prompt, resamples, seed)
         names = [part.datasets[dataset] for dataset in inside]
         mixed.append({**cell, "dataset": names, "reliability": found})
     return cells, mixed
@@ -252,7 +280,7 @@ def _cell(
     }
     if count_comparable(part.length, part.censored, part.group):
         tau, accuracy = tau_and_accuracy(
-            scores[part.prompt], part.length, part.censored, part.prompt, resamples, seed
+            scores, part.length, part.censored, part.prompt, resamples, seed
         )
         cell |= {"tau": asdict(tau), "pair_accuracy": asdict(accuracy)}
     ceiling = noise_ceiling(part, seed=seed)

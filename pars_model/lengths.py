@@ -9,14 +9,16 @@ can be compared, because only they are in one unit and come from one queue.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pars_export.errors import InputError
+from pars_export.facts import COUNTS, NAMES, Columns, Facts, columns
 from pars_model.pairs import count_comparable
 from pars_model.rows import Row, read_rows
 
@@ -57,6 +59,7 @@ class LengthTable:
         sample_start: item ``i`` has samples ``sample_start[i]:sample_start[i + 1]``.
         split: ``"train"``, ``"val"`` or ``"test"`` per prompt, as the table says; ``""`` per
             prompt where the table has no such column.
+        facts: name of a fact known at arrival to its values, per item; NaN where unknown.
         notes: what was odd in the table and how it was read, one sentence each.
     """
 
@@ -73,6 +76,7 @@ class LengthTable:
     sample_censored: Bools
     sample_start: Ints
     split: NDArray[np.str_]
+    facts: Columns = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
@@ -110,6 +114,7 @@ class LengthTable:
             sample_length=self.sample_length[samples],
             sample_censored=self.sample_censored[samples],
             sample_start=np.concatenate([[0], np.cumsum(counts[items])]).astype(np.int64),
+            facts={name: values[items] for name, values in self.facts.items()},
         )
 
 
@@ -234,6 +239,7 @@ def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
     medians = [censored_median(*pair) for pair in zip(lengths, censored, strict=True)]
     split, notes = _one_split(path, [splits[prompt] for prompt in range(len(prompts))])
     notes += _one_unit(path, {group: units[number] for group, number in groups.items()})
+    notes += _unread(path, rows)
     return LengthTable(
         path=str(path),
         prompts=tuple(prompts),
@@ -248,8 +254,20 @@ def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
         sample_censored=np.concatenate(censored),
         sample_start=np.cumsum([0, *map(len, samples)]).astype(np.int64),
         split=split,
+        facts=columns(_facts_of(each) for each in samples),
         notes=notes,
     )
+
+
+def _facts_of(samples: Sequence[Row]) -> Facts:
+    """What was known of an item: each fact from the first of its samples that tells it."""
+    if len(samples) == 1:
+        return samples[0].facts
+    found = {}
+    for name in NAMES:
+        told = (getattr(row.facts, name) for row in samples)
+        found[name] = next((value for value in told if value is not None), None)
+    return Facts(**found)
 
 
 def _one_unit(path: Path, units: Mapping[Group, set[str]]) -> tuple[str, ...]:
@@ -267,6 +285,15 @@ def _one_unit(path: Path, units: Mapping[Group, set[str]]) -> tuple[str, ...]:
     return (
         f"{path}: lengths of different LLMs are in different units ({', '.join(every)}). Orders "
         "are learned and judged inside each LLM, but expected tokens mix the units.",
+    )
+
+
+def _unread(path: Path, rows: Sequence[Row]) -> tuple[str, ...]:
+    counts = Counter(name for row in rows for name in row.unread)
+    return tuple(
+        f"{path}: {count} of {len(rows)} rows hold in the column {name} what is no "
+        f"{'number of tokens' if name in COUNTS else 'true or false'}; there it is unknown."
+        for name, count in counts.items()
     )
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pars_export.errors import ConfigError, InputError
+from pars_export.facts import Facts, FactSpec, check_names, standardise
 from pars_export.inputs import InputSpec, TextTokenizer
 from pars_export.network import POOLINGS, RankerNetwork
 from pars_model.batches import Batch, pad
@@ -48,12 +49,17 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         warmup: share of the steps in which the learning rate rises.
         schedule: linear (falls to 0 at the last step) or constant, after the warm-up.
         dropout: before the head.
+        facts: what the head reads of a request beside its text, of prompt_tokens, max_tokens,
+            structured, tools and reasoning: columns of the length table; none by default.
+        fact_dropout: share of those facts taken for unknown in training, so that serving may lack
+            any of them.
         encoder_config: content of the encoder's config.json; given by a checkpoint, and then no
             pretrained weights are read.
         tokenizer_json: content of the encoder's tokenizer.json; given by a checkpoint.
 
     Attributes:
         calibration: from score to response lengths, fitted on the validation split of each epoch.
+        fact_spec: the facts read and their standardisation; None until a fit has data.
         metrics: tau-b and pair accuracy of the latest validation.
         training_summary: what the ranker was trained on, plain values.
 
@@ -79,6 +85,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         warmup: float = 0.1,
         schedule: str = "linear",
         dropout: float = 0.1,
+        facts: list[str] | None = None,
+        fact_dropout: float = 0.1,
         encoder_config: dict[str, Any] | None = None,
         tokenizer_json: str | None = None,
     ) -> None:
@@ -92,6 +100,10 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             schedule=schedule,
             warmup=warmup,
         )
+        if not 0 <= fact_dropout < 1:
+            raise ConfigError(f"model.fact_dropout is {fact_dropout}, which is out of range.")
+        self.fact_names = check_names(facts or (), "model.facts")
+        self.fact_spec: FactSpec | None = None
         self.input_spec = InputSpec(max_length=max_length, truncation=truncation)
         self.objective = build_objective(objective, margin, buckets, evidence)
         files = None
@@ -107,10 +119,12 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 "most: lower it."
             )
         self.tokenizer_json = tokenizer_json
-        network = RankerNetwork(encoder_config, pooling, self.objective.outputs)
+        width = 2 * len(self.fact_names)
+        network = RankerNetwork(encoder_config, pooling, self.objective.outputs, width)
         # Its parts are ours, so that weights have the same names in checkpoint and predictor; a
         # tuple hides the whole from torch, which would name each weight twice.
         self.encoder, self.head, self._network = network.encoder, network.head, (network,)
+        self.fact_head = network.fact_head
         if files is not None:
             self._take(pretrained_weights(files), files.source)
         self.encoder.set_attn_implementation("sdpa")  # same scores, faster training
@@ -124,6 +138,11 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     def network(self) -> RankerNetwork:
         """The network without lightning; it shares this ranker's weights."""
         return self._network[0]
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the facts that it reads beside the text."""
+        return self.fact_names
 
     def text_tokenizer(self) -> TextTokenizer:
         """The tokenizer of this ranker, cutting texts as in serving."""
@@ -140,20 +159,55 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 f"{len(missing) - 1} more): save the model again."
             )
 
-    def outputs(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Outputs of the head, (n, objective.outputs), in float32."""
+    def outputs(
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        row: Tensor | None = None,
+        facts: Tensor | None = None,
+    ) -> Tensor:
+        """Outputs of the head in float32, (n, objective.outputs).
+
+        Args:
+            input_ids: tokens, (p, t).
+            attention_mask: 1 for tokens, 0 for padding, (p, t).
+            row: the prompt of each item, (n,); by default each prompt is one item.
+            facts: what is read beside the text of each item, (n, width).
+        """
         states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
         vector = self.dropout(self.network.pool(states, attention_mask))
         # bfloat16 keeps 8 bits: in it, scores of different prompts would tie.
         with torch.autocast(vector.device.type, enabled=False):
-            return self.head(vector)
+            if self.fact_head is not None:
+                assert facts is not None
+                chosen = vector if row is None else vector[row]
+                return self.network.logits(chosen, self._some_unknown(facts))
+            outputs = self.head(vector)  # once a prompt, for all of its items
+            return outputs if row is None else outputs[row]
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores (n,) of tokens (n, t); higher means a longer response."""
-        return self.network(input_ids, attention_mask)
+    def _some_unknown(self, facts: Tensor) -> Tensor:
+        """Facts (n, width) of which training takes a share for unknown."""
+        if not self.training:
+            return facts
+        values, unknown = facts.chunk(2, dim=1)
+        gone = torch.rand_like(values) < self.hparams.fact_dropout
+        return torch.cat([values.masked_fill(gone, 0.0), unknown.masked_fill(gone, 1.0)], dim=1)
 
-    def score(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, facts: Tensor | None = None
+    ) -> Tensor:
+        """Scores (n,) of tokens (n, t), and facts (n, width) where they are read."""
+        return self.network(input_ids, attention_mask, facts)
+
+    def score(
+        self, texts: Sequence[str], facts: Sequence[Facts] | None = None, batch_size: int = 64
+    ) -> NDArray[np.float32]:
         """Scores (n,) of texts in their order, as the exported predictor gives them.
+
+        Args:
+            texts: prompts.
+            facts: what is known of each beside its text; by default nothing.
+            batch_size: texts encoded together.
 
         Raises:
             InputError: a score is NaN or infinite.
@@ -162,11 +216,15 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         tokens = tokenizer.encode(texts)
         order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
         scores = np.empty(len(tokens), dtype=np.float32)
+        spec = self.fact_spec or standardise(self.fact_names, {})
+        beside = torch.from_numpy(spec.of(facts, len(tokens)))
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            ids, mask = pad([tokens[place] for place in part], tokenizer.pad_id)
+            rows = [*pad([tokens[place] for place in part], tokenizer.pad_id)]
+            if self.fact_head is not None:
+                rows.append(beside[part])
             with torch.inference_mode():
-                scores[part] = self(ids.to(self.device), mask.to(self.device)).cpu().numpy()
+                scores[part] = self(*(each.to(self.device) for each in rows)).cpu().numpy()
         wrong = int(np.count_nonzero(~np.isfinite(scores)))
         if wrong:
             raise InputError(
@@ -177,7 +235,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of the pairs (or items) of one batch."""
-        outputs = self.outputs(batch.input_ids, batch.attention_mask)[batch.row]
+        outputs = self.outputs(batch.input_ids, batch.attention_mask, batch.row, batch.facts)
         labels = Labels(*(getattr(batch, field) for field in Labels._fields))
         loss = self.objective.loss(outputs, labels)
         self.log("train/loss", loss, prog_bar=True, batch_size=len(batch.input_ids))
@@ -193,8 +251,12 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def predict_step(self, batch: Batch, batch_index: int) -> tuple[Tensor, Tensor]:
         """Numbers of the prompts of one batch, and their scores."""
+        facts = None
+        if self.fact_head is not None:
+            found = self.trainer.datamodule.facts_of(batch.prompt.cpu().numpy())
+            facts = torch.from_numpy(found).to(self.device)
         with torch.autocast(self.device.type, enabled=False):
-            return batch.prompt, self(batch.input_ids, batch.attention_mask)
+            return batch.prompt, self(batch.input_ids, batch.attention_mask, facts)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of an earlier pass."""
@@ -211,7 +273,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             if self.trainer.state.fn == "fit":
                 data = getattr(self.trainer, "datamodule", None)
                 if data is not None:
-                    row, lengths, censored = data.responses(prompt)
+                    row, lengths, censored = data.responses(prompt, group)
                     scores = scores[row]
                 self.calibration = fit_calibration(scores, lengths, censored)
                 self.training_summary = self._training_summary(len(np.unique(group)))
@@ -222,7 +284,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         with torch.autocast(self.device.type, enabled=False):
-            outputs = self.outputs(batch.input_ids, batch.attention_mask)[batch.row]
+            outputs = self.outputs(batch.input_ids, batch.attention_mask, batch.row, batch.facts)
             labels = Labels(*(getattr(batch, field) for field in Labels._fields))
             loss, scores = self.objective.loss(outputs, labels), self.objective.score(outputs)
         self.log(f"{stage}/loss", loss, batch_size=len(batch.input_ids))
@@ -263,6 +325,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             "calibration": self.calibration,
             "metrics": self.metrics,
             "training": self.training_summary,
+            "facts": (self.fact_spec or FactSpec()).to_json(),
             "input": {
                 "max_length": self.input_spec.max_length,
                 "truncation": self.input_spec.truncation,
@@ -282,6 +345,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 "last.ckpt."
             )
         extra = checkpoint.get("pars", {})
+        self.fact_spec = FactSpec.from_json(extra.get("facts", []))
         self.calibration = extra.get("calibration")
         self.metrics = extra.get("metrics", {})
         self.training_summary = extra.get("training", {})

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-HEAD = "head."
+HEADS = ("head.", "fact_head.")
 
 
 def parameter_groups(
@@ -32,7 +32,7 @@ def parameter_groups(
         decay = weight_decay if parameter.ndim > 1 else 0.0
         layer = layers[name]
         below_top = 0 if layer is None else top - layer
-        rate = head_lr if name.startswith(HEAD) else lr * layer_decay**below_top
+        rate = head_lr if name.startswith(HEADS) else lr * layer_decay**below_top
         groups.setdefault((rate, decay), []).append(parameter)
     return [
         {"params": members, "lr": rate, "weight_decay": decay}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pars_export.errors import InputError
+from pars_export.facts import NAMES, Facts
 
 SUFFIXES = (".parquet", ".jsonl", ".csv")
 
@@ -29,8 +30,8 @@ class Row:
         split: train, val or test; ``""`` where the table has no such column.
         unit: what the length counts, such as the name of a tokenizer; ``""`` where the table does
             not say.
-        prompt_tokens: tokens of the prompt for the LLM, its chat template included; None where
-            the table does not say.
+        facts: what was known of the request at its arrival beside the text.
+        unread: names of facts whose value is there and was no such fact.
     """
 
     text: str
@@ -41,7 +42,8 @@ class Row:
     config: str
     split: str
     unit: str
-    prompt_tokens: int | None
+    facts: Facts
+    unread: tuple[str, ...] = ()
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -53,7 +55,10 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(_missing(path, "response_tokens", names))
     if "prompt" not in names and "messages" not in names:
         raise InputError(_missing(path, "prompt (or messages)", names))
-    return [_row(f"{path}, row {number}", fields) for number, fields in enumerate(raw, start=1)]
+    tools = "tools" in names  # then a row without any had none
+    return [
+        _row(f"{path}, row {number}", fields, tools) for number, fields in enumerate(raw, start=1)
+    ]
 
 
 def _missing(path: Path, column: str, names: Sequence[str]) -> str:
@@ -142,7 +147,11 @@ def _first_line(error: Exception) -> str:
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
-def _row(where: str, fields: Mapping[str, object]) -> Row:
+def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
+    values = {**fields, "tools": bool(fields.get("tools")) if tools else None}
+    if not _empty(values.get("prompt_tokens")):
+        _whole_number(where, "prompt_tokens", values["prompt_tokens"])
+    facts = Facts.of(values)
     return Row(
         text=_text(where, fields),
         length=_whole_number(where, "response_tokens", fields.get("response_tokens")),
@@ -152,8 +161,15 @@ def _row(where: str, fields: Mapping[str, object]) -> Row:
         config=_name(fields.get("config")),
         split=_split(where, fields.get("split")),
         unit=_name(fields.get("unit")),
-        prompt_tokens=_prompt_tokens(where, fields.get("prompt_tokens")),
+        facts=facts,
+        unread=tuple(
+            name for name in NAMES if getattr(facts, name) is None and not _empty(values.get(name))
+        ),
     )
+
+
+def _empty(value: object) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
 
 
 def _name(value: object) -> str:
@@ -164,11 +180,6 @@ def _split(where: str, value: object) -> str:
     if value is None or value in ("", "train", "val", "test"):
         return str(value or "")
     raise InputError(f"{where}: split is {value!r}; expected train, val or test.")
-
-
-def _prompt_tokens(where: str, value: object) -> int | None:
-    unknown = value is None or value == "" or (isinstance(value, float) and math.isnan(value))
-    return None if unknown else _whole_number(where, "prompt_tokens", value)
 
 
 def _whole_number(where: str, column: str, value: object) -> int:

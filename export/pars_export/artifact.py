@@ -18,19 +18,22 @@ from pathlib import Path
 
 from pars_export.calibration import Calibration
 from pars_export.errors import ConfigError, PredictorError
+from pars_export.facts import FactSpec
 from pars_export.files import atomic_folder, default_mode, sha256_file
 from pars_export.inputs import TEXT_VERSION, InputSpec
 
 FORMAT = "pars-predictor"
-FORMAT_VERSION = 2
-"""1 had no spread of lengths in its calibration; it is read as ever."""
+FORMAT_VERSION = 3
+"""Newest that is read. 1 had no spread of lengths in its calibration, 2 no facts beside the text;
+both are read as ever, and what reads no facts is still written as 2."""
+_WITHOUT_FACTS = 2
 MANIFEST = "predictor.json"
 DEFAULT_PREDICTOR = Path(__file__).parent / "default"
 """The predictor inside the package; its `CARD.md` says what it learned from and how it ranks."""
 KINDS = ("encoder", "student", "table", "length")
 
 _REQUIRED = {"format", "format_version", "kind", "input", "engines", "files"}
-_OPTIONAL = {"calibration", "training", "metrics"}
+_OPTIONAL = {"calibration", "facts", "training", "metrics"}
 # One plain name: no folder, no parent, nothing hidden.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -62,16 +65,20 @@ class Manifest:
     """How well it ranked, as plain JSON."""
     files: Mapping[str, FileEntry] = field(default_factory=dict)
     """Every file of the folder but the manifest itself."""
+    facts: FactSpec = field(default_factory=FactSpec)
+    """What it reads of a request beside its text; kind `encoder` only."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise PredictorError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}.")
+        if self.facts and self.kind != "encoder":
+            raise PredictorError(f"a predictor of kind {self.kind!r} reads no facts.")
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON, ready to be written."""
         found: dict[str, object] = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION,
+            "format_version": FORMAT_VERSION if self.facts else _WITHOUT_FACTS,
             "kind": self.kind,
             "input": {**asdict(self.input), "text": TEXT_VERSION},
             "engines": {name: dict(engine) for name, engine in self.engines.items()},
@@ -81,6 +88,8 @@ class Manifest:
         }
         if self.calibration is not None:
             found["calibration"] = self.calibration.to_json()
+        if self.facts:
+            found["facts"] = self.facts.to_json()
         return found
 
     @classmethod
@@ -113,6 +122,7 @@ class Manifest:
             training=_object(value.get("training", {}), "training"),
             metrics=_object(value.get("metrics", {}), "metrics"),
             files=files,
+            facts=FactSpec.from_json(value.get("facts", [])),
         )
 
 

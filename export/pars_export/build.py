@@ -20,7 +20,7 @@ from pars_export.errors import InputError, PredictorError
 from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
-from pars_export.parity import Bound, measure, real_texts, split
+from pars_export.parity import Bound, measure, real_texts, some_facts, split
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, EncodedScorer, check_encoder
 from pars_export.runtimes.onnxruntime_engines import OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
@@ -69,6 +69,8 @@ def write_encoder_predictor(
             "pooling": network.pooling,
             "outputs": network.head.out_features,
         }
+        if manifest.facts:
+            config["facts"] = manifest.facts.width
         (folder / CONFIG).write_text(json.dumps(config, indent=2), encoding="utf-8")
         (folder / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
         tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
@@ -78,7 +80,7 @@ def write_encoder_predictor(
         reference = load_network(folder, WEIGHTS).eval()
         _check_same(network.eval(), reference)
         export_onnx(reference, folder / ONNX)
-        writer = _Writer(folder, reference, tokenizer, texts, threads, options)
+        writer = _Writer(folder, manifest, reference, tokenizer, texts, threads, options)
         engines: dict[str, Mapping[str, object]] = {
             "torch": {"file": WEIGHTS},
             "onnx": {
@@ -131,7 +133,7 @@ def add_engines(
             shutil.copyfile(path / name, folder / name)
         tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
         reference = load_network(folder, str(manifest.engines["torch"]["file"])).eval()
-        writer = _Writer(folder, reference, tokenizer, texts, threads, options)
+        writer = _Writer(folder, manifest, reference, tokenizer, texts, threads, options)
         new = {name: writer.write(name) for name in to}
         return seal(folder, replace(manifest, engines={**manifest.engines, **new}))
 
@@ -142,6 +144,7 @@ class _Writer:
     def __init__(
         self,
         folder: Path,
+        manifest: Manifest,
         reference: RankerNetwork,
         tokenizer: TextTokenizer,
         texts: Sequence[str] | None,
@@ -152,12 +155,18 @@ class _Writer:
         if len(self._texts) < 2:
             raise InputError(f"Parity needs two texts or more, found {len(self._texts)}.")
         self._folder = folder
+        self._facts = manifest.facts.width
         self._tokenizer = tokenizer
         self._threads = threads
         self._reference = EncodedScorer(tokenizer, TorchCore(reference, threads))
         ids = tokenizer.encode(calibration)
         self._source = Source(
-            reference, folder / ONNX, ids, tokenizer.spec.max_length, options or BuildOptions()
+            reference,
+            folder / ONNX,
+            ids,
+            tokenizer.spec.max_length,
+            options or BuildOptions(),
+            some_facts(self._facts, len(ids)),
         )
 
     def write(self, name: str) -> dict[str, object]:
@@ -174,9 +183,12 @@ class _Writer:
 
     def compare(self, name: str, path: Path, bound: Bound) -> dict[str, float | int]:
         """Parity of an engine that stands in the folder."""
-        core = OnnxCore(path, self._threads)
+        core = OnnxCore(path, self._threads, facts=self._facts)
         candidate = EncodedScorer(self._tokenizer, core)
-        parity = measure(self._reference, candidate, core, self._tokenizer, self._texts, bound)
+        facts = some_facts(self._facts, len(self._texts))
+        parity = measure(
+            self._reference, candidate, core, self._tokenizer, self._texts, bound, facts
+        )
         parity.check(name)
         return parity.to_json()
 
@@ -200,8 +212,11 @@ def _check_same(network: RankerNetwork, reloaded: RankerNetwork) -> None:
     ids = torch.arange(3 * 9).reshape(3, 9) % 4
     mask = torch.ones_like(ids)
     mask[1, 4:] = 0
+    facts = None
+    if network.fact_head is not None:
+        facts = torch.arange(3.0).unsqueeze(1).expand(3, network.fact_head.facts.in_features)
     with torch.inference_mode():
-        wanted, found = network(ids, mask), reloaded(ids, mask)
+        wanted, found = network(ids, mask, facts), reloaded(ids, mask, facts)
     if not torch.allclose(wanted, found, rtol=1e-4, atol=1e-4, equal_nan=True):
         raise PredictorError(
             f"The network rebuilt from its configuration scores {found.tolist()} where the trained "

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from pars_export.errors import ConfigError, PredictorError
 from pars_export.parity import EXACT, Bound
 from pars_export.tensorrt import BuildOptions
@@ -33,6 +36,8 @@ class Source:
     """Most token ids of a text."""
     options: BuildOptions = field(default_factory=BuildOptions)
     """Of TensorRT engines."""
+    facts: NDArray[np.float32] | None = None
+    """What stands beside the prompts of ``ids``, (n, width), where the ranker reads facts."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +71,7 @@ def _bf16(source: Source, path: Path) -> Mapping[str, object]:
 def _int8(source: Source, path: Path) -> Mapping[str, object]:
     from pars_export.int8 import store_int8
 
-    store_int8(source.onnx, path, source.ids)
+    store_int8(source.onnx, path, source.ids, source.facts)
     return {"weights": "int8", "computes": "int8"}
 
 
@@ -78,7 +83,8 @@ def _tensorrt(library: str) -> Callable[[Source, Path], Mapping[str, object]]:
         graph = path.with_suffix(".graph.onnx")
         _graph(source, graph)
         profiles = profiles_for([len(each) for each in source.ids], source.max_length)
-        found = build_engine(library, graph, path, profiles, source.options)
+        facts = 0 if source.facts is None else source.facts.shape[1]
+        found = build_engine(library, graph, path, profiles, source.options, facts)
         remember(path)
         return found
 
@@ -94,7 +100,7 @@ def _graph(source: Source, path: Path) -> None:
     elif source.options.precision == "int8":
         from pars_export.qdq import store_qdq
 
-        store_qdq(source.onnx, path, source.ids)
+        store_qdq(source.onnx, path, source.ids, source.facts)
     else:
         shutil.copyfile(source.onnx, path)
 

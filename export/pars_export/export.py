@@ -133,6 +133,7 @@ def export_checkpoint(
     from pars_export.artifact import Manifest
     from pars_export.build import write_encoder_predictor
     from pars_export.calibration import Calibration
+    from pars_export.facts import FactSpec
     from pars_model.module import load_ranker
 
     ranker = load_ranker(ckpt)
@@ -147,6 +148,7 @@ def export_checkpoint(
         calibration=Calibration.from_json(ranker.calibration),
         training=ranker.training_summary,
         metrics=ranker.metrics,
+        facts=ranker.fact_spec or FactSpec(),
     )
     return write_encoder_predictor(
         out,

@@ -49,10 +49,15 @@ class _Input:
     least: float = 0.0
 
 
-def store_int8(source: Path, target: Path, ids: Sequence[Sequence[int]]) -> None:
-    """Write the int8 form of ``source``, rounded for the prompts ``ids``."""
+def store_int8(
+    source: Path,
+    target: Path,
+    ids: Sequence[Sequence[int]],
+    facts: NDArray[np.float32] | None = None,
+) -> None:
+    """Write the int8 form of ``source``, rounded for the prompts ``ids`` (and their ``facts``)."""
     model = onnx.load(str(source))
-    rewriter = _Rewriter(model, observe(model, ids))
+    rewriter = _Rewriter(model, observe(model, ids, facts))
     rewriter.run()
     onnx.save(model, str(target))
 
@@ -68,7 +73,11 @@ def products(model: onnx.ModelProto) -> list[onnx.NodeProto]:
     return [n for n in model.graph.node if n.op_type == "MatMul" and n.input[1] in weights]
 
 
-def observe(model: onnx.ModelProto, ids: Sequence[Sequence[int]]) -> dict[str, _Input]:
+def observe(
+    model: onnx.ModelProto,
+    ids: Sequence[Sequence[int]],
+    facts: NDArray[np.float32] | None = None,
+) -> dict[str, _Input]:
     """Run the prompts one by one and sum up every product's input."""
     names = list(dict.fromkeys(node.input[0] for node in products(model)))
     tapped = onnx.ModelProto()
@@ -85,7 +94,12 @@ def observe(model: onnx.ModelProto, ids: Sequence[Sequence[int]]) -> dict[str, _
     rows = np.linspace(0, len(ids) - 1, min(PROMPTS, len(ids))).astype(int)
     for row in rows:
         text = np.array([ids[row]], dtype=np.int64)
-        feed = {"input_ids": text, "attention_mask": np.ones_like(text)}
+        feed: dict[str, NDArray[np.generic]] = {
+            "input_ids": text,
+            "attention_mask": np.ones_like(text),
+        }
+        if facts is not None:
+            feed["facts"] = facts[[row]]
         for name, found in zip(names, session.run(names, feed), strict=True):
             values = found.reshape(-1, found.shape[-1]).astype(np.float64)
             gram, largest = values.T @ values, np.abs(values).max(axis=0)

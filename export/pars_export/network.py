@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from pars_export.errors import PredictorError
 
+FACT_NEURONS = 32
+"""Of the hidden layer that joins facts and text."""
 POOLINGS = ("mean", "cls", "pooler")
 
 
@@ -34,13 +36,14 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         encoder_config: content of the encoder's `config.json`.
         pooling: `mean` over tokens, `cls` (first token) or `pooler` (the encoder's own layer).
         outputs: 1, or the number of buckets.
+        facts: numbers per request that stand beside its text (`FactSpec.width`); 0 for none.
 
     Raises:
         PredictorError: an encoder or pooling that cannot be built.
     """
 
     def __init__(
-        self, encoder_config: Mapping[str, object], pooling: str, outputs: int = 1
+        self, encoder_config: Mapping[str, object], pooling: str, outputs: int = 1, facts: int = 0
     ) -> None:
         super().__init__()
         if pooling not in POOLINGS:
@@ -53,12 +56,19 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         if pooling != "pooler" and getattr(self.encoder, "pooler", None) is not None:
             self.encoder.pooler = None  # it would take part in no score
         self.pooling = pooling
-        self.head = nn.Linear(int(self.encoder.config.hidden_size), outputs)
+        width = int(self.encoder.config.hidden_size)
+        self.head = nn.Linear(width, outputs)
+        self.fact_head = FactHead(width, facts, outputs) if facts else None
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Scores (n,) in float32 of token ids (n, t) under a mask (n, t) of ones and zeros."""
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, facts: Tensor | None = None
+    ) -> Tensor:
+        """Scores (n,) in float32 of token ids (n, t) under a mask (n, t) of ones and zeros.
+
+        A network that reads facts needs them, (n, facts).
+        """
         output = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        return self.score(self.pool(output, attention_mask))
+        return self.score(self.pool(output, attention_mask), facts)
 
     def pool(self, output: EncoderOutput, attention_mask: Tensor) -> Tensor:
         """One vector per text (n, width) from the encoder's output."""
@@ -70,13 +80,41 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         mask = attention_mask.unsqueeze(-1).to(states.dtype)
         return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
 
-    def score(self, pooled: Tensor) -> Tensor:
-        """Scores (n,) of pooled vectors (n, width)."""
+    def logits(self, pooled: Tensor, facts: Tensor | None = None) -> Tensor:
+        """Outputs of the head (n, outputs) of pooled vectors (n, width) and facts (n, facts)."""
         logits: Tensor = self.head(pooled)
+        if self.fact_head is not None:
+            logits = logits + self.fact_head(pooled, facts)
+        return logits
+
+    def score(self, pooled: Tensor, facts: Tensor | None = None) -> Tensor:
+        """Scores (n,) of pooled vectors (n, width) and facts (n, facts)."""
+        logits = self.logits(pooled, facts)
         if logits.shape[1] == 1:
             return logits.squeeze(1)
         index = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
         return (logits.softmax(dim=1) * index).sum(dim=1)
+
+
+class FactHead(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+    """What facts add to the head's outputs, in the light of the text.
+
+    A hidden layer reads both, because what a fact means hangs on what is asked: a long prompt of
+    mathematics has a long answer, a long text to be classified has not.
+    """
+
+    def __init__(self, width: int, facts: int, outputs: int) -> None:
+        super().__init__()
+        self.text = nn.Linear(width, FACT_NEURONS)
+        self.facts = nn.Linear(facts, FACT_NEURONS, bias=False)
+        self.out = nn.Linear(FACT_NEURONS, outputs, bias=False)
+        # What training never varied, such as a mark of facts that were always known, stays silent.
+        nn.init.zeros_(self.facts.weight)
+
+    def forward(self, pooled: Tensor, facts: Tensor) -> Tensor:
+        """Addends (n, outputs) from pooled vectors (n, width) and facts (n, facts)."""
+        found: Tensor = self.out(torch.relu(self.text(pooled) + self.facts(facts)))
+        return found
 
 
 def build_encoder(config: Mapping[str, object]) -> nn.Module:

@@ -12,12 +12,16 @@ import torch
 
 from pars_export.network import RankerNetwork
 
+FACTS = "facts"
+"""Name of the input of what is known beside the text."""
 OPSET = 17
 """First with LayerNormalization as one operator; read by every runtime of the last three years."""
 
 
 def export_onnx(network: RankerNetwork, path: Path) -> None:
     """Write ``network``: int64 `input_ids` and `attention_mask` (n, t) to float32 `scores` (n,).
+
+    One that reads facts has a third input, float32 `facts` (n, facts).
 
     The tracing exporter is used, not the one that goes through torch.export: from eager attention
     its graph is the one in which onnxruntime's optimizer recognises attention and which its
@@ -30,16 +34,22 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
     mask = torch.ones(2, 7, dtype=torch.int64)
     mask[1, 5:] = 0
     axes = {0: "batch", 1: "length"}
+    inputs, names = [ids, mask], ["input_ids", "attention_mask"]
+    shapes = {"input_ids": axes, "attention_mask": axes, "scores": {0: "batch"}}
+    if network.fact_head is not None:
+        inputs.append(torch.zeros(2, network.fact_head.facts.in_features))
+        names.append(FACTS)
+        shapes[FACTS] = {0: "batch"}
     with _expected_warnings(), torch.inference_mode():
         torch.onnx.export(
             network.eval(),
-            (ids, mask),
+            tuple(inputs),
             str(path),
             dynamo=False,
             opset_version=OPSET,
-            input_names=["input_ids", "attention_mask"],
+            input_names=names,
             output_names=["scores"],
-            dynamic_axes={"input_ids": axes, "attention_mask": axes, "scores": {0: "batch"}},
+            dynamic_axes=shapes,
             do_constant_folding=True,
         )
 

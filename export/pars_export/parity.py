@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,7 +14,7 @@ from pars_export.batches import padded
 from pars_export.errors import PredictorError
 from pars_export.inputs import TextTokenizer
 from pars_export.prompts import read_prompts
-from pars_export.runtimes import Scorer
+from pars_export.runtimes import FactScorer, Scorer
 from pars_export.runtimes.encoded import Core
 
 PROMPTS = 500
@@ -134,6 +135,7 @@ def measure(
     tokenizer: TextTokenizer,
     texts: Sequence[str],
     bound: Bound = EXACT,
+    facts: NDArray[np.float32] | None = None,
 ) -> Parity:
     """Compare a candidate with the reference.
 
@@ -148,14 +150,15 @@ def measure(
         tokenizer: of both.
         texts: at least two.
         bound: what the engine promises.
+        facts: for a ranker that reads them beside the texts, (n, width).
 
     Raises:
         PredictorError: the reference's own scores are no numbers.
     """
-    wanted = reference.score(texts)
+    wanted = _scores(reference, texts, facts)
     if not np.isfinite(wanted).all():
         raise PredictorError("The ranker itself scores NaN or infinity; train it again.")
-    found = candidate.score(texts)
+    found = _scores(candidate, texts, facts)
     worst, moved = _worst(wanted, found), 0.0
     ids = tokenizer.encode(texts)
     # Evenly over the texts as given, which are not sorted by length.
@@ -163,7 +166,8 @@ def measure(
     for size in (1, 3, 8):
         for start in range(0, len(mixed), size):
             rows = mixed[start : start + size]
-            again = core(*padded([ids[row] for row in rows], tokenizer.pad_id))
+            part = padded([ids[row] for row in rows], tokenizer.pad_id)
+            again = core(*part) if facts is None else core(*part, facts[rows])
             worst = max(worst, _worst(wanted[rows], again))
             moved = max(moved, _worst(found[rows], again))
     deviation = float(wanted.std())
@@ -179,6 +183,27 @@ def measure(
         batch_bound=max(bound.batch * deviation, least),
         prompts=len(texts),
     )
+
+
+def _scores(
+    scorer: Scorer, texts: Sequence[str], facts: NDArray[np.float32] | None
+) -> NDArray[np.float32]:
+    if facts is None:
+        return scorer.score(texts)
+    return cast("FactScorer", scorer).score(texts, facts)
+
+
+def some_facts(width: int, count: int) -> NDArray[np.float32] | None:
+    """Facts to compare engines on (count, width), a third of them unknown; None where width is 0.
+
+    Standardised numbers of deviation 1, the same each time; marks of what is unknown after them.
+    """
+    if not width:
+        return None
+    rng = np.random.default_rng(0)
+    unknown = rng.random((count, width // 2)) < 1 / 3
+    values = np.where(unknown, 0.0, rng.standard_normal(unknown.shape))
+    return np.concatenate([values, unknown], axis=1, dtype=np.float32)
 
 
 def _worst(wanted: NDArray[np.float32], found: NDArray[np.float32]) -> float:

@@ -18,6 +18,7 @@ from pars_export.artifact import DEFAULT_PREDICTOR, Manifest, folder_sha256, rea
 from pars_export.built_here import check_built_here
 from pars_export.calibration import Calibration, KnownLengths
 from pars_export.errors import ConfigError, InputError, PredictorError
+from pars_export.facts import Facts
 
 
 class Predictor:
@@ -109,20 +110,37 @@ class Predictor:
         """The value to pin this predictor by."""
         return self._sha256
 
-    def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def score(
+        self, texts: Sequence[str], facts: Sequence[Facts] | None = None
+    ) -> NDArray[np.float32]:
         """Scores (n,) of texts, in their order; higher means a longer response.
 
         NaN stands for a text that a `table` predictor does not know.
 
+        Args:
+            texts: prompts, or what `pars_export.inputs.text_of` makes of messages.
+            facts: what is known of each request beside its text; whatever is unknown is neutral,
+                and none at all is no error. Without effect where `Predictor.reads` is empty.
+
         Raises:
-            InputError: not a list of texts.
+            InputError: not a list of texts, or not as many facts.
             PredictorError: the model gave a score that is not a number.
         """
         texts = _list_of_texts(texts)
         if not texts:
             return np.empty(0, dtype=np.float32)
+        if facts is not None and len(facts) != len(texts):
+            raise InputError(
+                f"There are {len(facts)} facts for {len(texts)} texts; give one of each, or none."
+            )
+        spec = self.manifest.facts
         with self._lock, _running_on(self.cpus):
-            scores = self._ready().score(texts)
+            scorer = self._ready()
+            if spec:
+                beside = spec.of(facts, len(texts))
+                scores = cast("runtimes.FactScorer", scorer).score(texts, beside)
+            else:
+                scores = scorer.score(texts)
         wrong = int(np.count_nonzero(~np.isfinite(scores)))
         if wrong and self.manifest.kind != "table":
             raise PredictorError(
@@ -130,6 +148,11 @@ class Predictor:
                 "prompts; train and export it again."
             )
         return scores
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """Names of the facts (`pars_export.facts.Facts`) that it reads beside the text."""
+        return tuple(fact.name for fact in self.manifest.facts.facts)
 
     def expected_tokens(self, prompts: Sequence[str] | ArrayLike) -> NDArray[np.float32]:
         """Expected response tokens (n,), at least 1; NaN where the score is NaN.

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pars_export.errors import InputError
+from pars_export.facts import Facts
 from pars_export.inputs import text_of
 
 FORMATS = ("auto", "lines", "jsonl")
@@ -15,10 +16,11 @@ FORMATS = ("auto", "lines", "jsonl")
 
 @dataclass(frozen=True)
 class Prompt:
-    """A text to score, and what its line called it."""
+    """A text to score, what its line called it, and what else its line told."""
 
     text: str
     prompt_id: str | None = None
+    facts: Facts = field(default_factory=Facts)
 
 
 def read_texts(path: Path) -> list[str]:
@@ -87,4 +89,5 @@ def _request(line: str, where: str) -> Prompt:
     except InputError as error:
         raise InputError(f"{where}: {error}") from error
     found = value.get("prompt_id")
-    return Prompt(text, None if found is None else str(found))
+    facts = Facts.of({**value, "tools": bool(value.get("tools"))})
+    return Prompt(text, None if found is None else str(found), facts)

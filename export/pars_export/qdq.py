@@ -12,17 +12,22 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from onnx import helper, numpy_helper
 
 from pars_export.gptq import LARGEST, paired_scales, round_weight
 from pars_export.int8 import FLOOR, observe, products, smoothing, weights_of
 
 
-def store_qdq(source: Path, target: Path, ids: Sequence[Sequence[int]]) -> None:
+def store_qdq(
+    source: Path,
+    target: Path,
+    ids: Sequence[Sequence[int]],
+    facts: NDArray[np.float32] | None = None,
+) -> None:
     """Write the Q/DQ form of ``source``, with scales and rounding for the prompts ``ids``."""
     model = onnx.load(str(source))
-    seen = observe(model, ids)
+    seen = observe(model, ids, facts)
     stored = weights_of(model)
     weights = {
         node.output[0]: numpy_helper.to_array(stored[node.input[1]]).astype(np.float64)

@@ -2,7 +2,8 @@
 
 Prompts come from FILE or standard input: one a line, or JSONL with `prompt` or `messages`. Each
 gives one line of JSON with its `score` (higher: longer response) and `expected_tokens`; null where
-the predictor does not know.
+the predictor does not know. A predictor that reads facts beside the text takes them from the keys
+`prompt_tokens`, `max_tokens`, `structured`, `tools` and `reasoning` of JSONL.
 """
 
 from __future__ import annotations
@@ -75,7 +76,7 @@ def score_stream(predictor: Predictor, prompts: Iterable[Prompt], out: TextIO) -
 
 
 def _score_block(predictor: Predictor, block: list[Prompt], out: TextIO) -> None:
-    scores = predictor.score([prompt.text for prompt in block])
+    scores = predictor.score([prompt.text for prompt in block], [prompt.facts for prompt in block])
     tokens = predictor.expected_tokens(scores)
     for prompt, score, length in zip(block, scores.tolist(), tokens.tolist(), strict=True):
         known = score == score  # NaN is not itself

@@ -20,6 +20,8 @@ from pars_export.batches import BatchPlan
 from pars_export.errors import ConfigError, PredictorError
 
 INPUTS = ("input_ids", "attention_mask")
+FACTS = "facts"
+"""Third input of a ranker that reads facts beside the text."""
 OUTPUT = "scores"
 PRECISIONS = ("fp16", "fp32", "int8")
 _STEP = 16  # tokens; a profile ends at a multiple of this
@@ -90,8 +92,17 @@ def build_engine(
     target: Path,
     profiles: Sequence[Profile],
     options: BuildOptions | None = None,
+    facts: int = 0,
 ) -> Mapping[str, object]:
     """Build ``graph`` with ``library`` (`tensorrt` or `tensorrt_rtx`) into the file ``target``.
+
+    Args:
+        library: which of the two.
+        graph: the ONNX file.
+        target: the engine's file.
+        profiles: shapes of token ids that it is for.
+        options: what may differ.
+        facts: numbers per prompt of the input `FACTS`; 0 where the graph has none.
 
     Returns:
         What the manifest says of the engine: what it was built with and what it can run.
@@ -119,6 +130,9 @@ def build_engine(
         shapes = builder.create_optimization_profile()
         for name in INPUTS:
             shapes.set_shape(name, (1, 1), profile.opt, profile.max)
+        if facts:
+            rows = (1, profile.opt[0], profile.max[0])
+            shapes.set_shape(FACTS, *((each, facts) for each in rows))
         config.add_optimization_profile(shapes)
     _apply(trt, config, options)
     capabilities = _target(trt, library, config, options)

@@ -26,8 +26,15 @@ class Scorer(Protocol):
     survives_fork: bool
     """Whether a forked child may load the runtime again."""
 
-    def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+    def score(self, texts: Sequence[str], /) -> NDArray[np.float32]:
         """Scores (n,); NaN only for a text that the predictor does not know."""
+
+
+class FactScorer(Protocol):
+    """Texts and what is known beside them to scores: the `Scorer` of a ranker that reads facts."""
+
+    def score(self, texts: Sequence[str], facts: NDArray[np.float32], /) -> NDArray[np.float32]:
+        """Scores (n,) of texts with the numbers (n, width) of `FactSpec.of`."""
 
 
 class _Load(Protocol):

@@ -25,9 +25,13 @@ class Core(Protocol):
     survives_fork: bool
 
     def __call__(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        facts: NDArray[np.float32] | None = None,
+        /,
     ) -> NDArray[np.float32]:
-        """Scores (n,) of ids (n, t)."""
+        """Scores (n,) of ids (n, t), and of facts (n, width) where the ranker reads them."""
 
 
 class EncodedScorer:
@@ -39,13 +43,18 @@ class EncodedScorer:
         self._plan = plan or BatchPlan()
         self.survives_fork = core.survives_fork
 
-    def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Scores (n,) in the order of the texts."""
+    def score(
+        self, texts: Sequence[str], facts: NDArray[np.float32] | None = None
+    ) -> NDArray[np.float32]:
+        """Scores (n,) in the order of the texts; a ranker that reads facts needs them."""
         ids = self._tokenizer.encode(texts)
         scores = np.empty(len(ids), dtype=np.float32)
         for batch in micro_batches([len(each) for each in ids], self._plan):
             rows = padded([ids[index] for index in batch], self._tokenizer.pad_id)
-            scores[batch] = self._core(*rows)
+            if facts is None:
+                scores[batch] = self._core(*rows)
+            else:
+                scores[batch] = self._core(*rows, facts[batch])
         return scores
 
 
@@ -82,6 +91,19 @@ def check_encoder(folder: Path, tokenizer: TextTokenizer) -> None:
         raise PredictorError(
             f"{folder / CONFIG}: the encoder takes {positions} tokens at most, and "
             f"input.max_length is {tokenizer.spec.max_length}."
+        )
+
+
+def check_facts(where: Path, found: int, manifest: Manifest) -> None:
+    """Whether a network reads as many numbers beside the text as the manifest's facts make.
+
+    Raises:
+        PredictorError: it does not.
+    """
+    if found != manifest.facts.width:
+        raise PredictorError(
+            f"{where}: the network reads {found} numbers beside the text, and the facts of "
+            f"predictor.json make {manifest.facts.width}; export the predictor again."
         )
 
 

@@ -14,6 +14,8 @@ from pars_export.onnx_file import check_self_contained
 from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
 
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
+FACTS = {"facts": "tensor(float)"}
+"""Third input of a ranker that reads facts beside the text."""
 OUTPUTS = {"scores": "tensor(float)"}
 CPU = "CPUExecutionProvider"
 
@@ -25,7 +27,7 @@ class OnnxCore:
     # opened in the child is sound.
     survives_fork = True
 
-    def __init__(self, path: Path, threads: int, provider: str = CPU) -> None:
+    def __init__(self, path: Path, threads: int, provider: str = CPU, facts: int = 0) -> None:
         if provider not in onnxruntime.get_available_providers():
             raise PredictorError(
                 f"{path}: the installed onnxruntime {onnxruntime.__version__} has no {provider}; "
@@ -54,11 +56,11 @@ class OnnxCore:
                 f"{path}: {provider} of onnxruntime {onnxruntime.__version__} does not start here; "
                 "is there a GPU with its libraries? Otherwise choose the runtime onnx."
             )
-        self._check_signature()
+        self._check_signature(facts)
 
-    def _check_signature(self) -> None:
+    def _check_signature(self, facts: int) -> None:
         for what, found, wanted in (
-            ("inputs", self._session.get_inputs(), INPUTS),
+            ("inputs", self._session.get_inputs(), INPUTS | (FACTS if facts else {})),
             ("outputs", self._session.get_outputs(), OUTPUTS),
         ):
             types = {each.name: each.type for each in found}
@@ -66,15 +68,29 @@ class OnnxCore:
                 raise PredictorError(
                     f"{self._path}: the model's {what} are {types}; expected {wanted}."
                 )
+        shapes = [each.shape[1:] for each in self._session.get_inputs() if each.name in FACTS]
+        if facts and shapes != [[facts]]:
+            raise PredictorError(
+                f"{self._path}: the model's facts are of shape {shapes[0]} a prompt, and the "
+                f"manifest's make {facts} numbers; export the predictor again."
+            )
 
     def __call__(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        facts: NDArray[np.float32] | None = None,
+        /,
     ) -> NDArray[np.float32]:
-        """Scores (n,) of ids (n, t)."""
+        """Scores (n,) of ids (n, t), and of facts (n, width) where the ranker reads them."""
+        feed: dict[str, NDArray[np.generic]] = {
+            "input_ids": input_ids,
+            "attention_mask": attention_mask,
+        }
+        if facts is not None:
+            feed["facts"] = facts
         try:
-            (scores,) = self._session.run(
-                ["scores"], {"input_ids": input_ids, "attention_mask": attention_mask}
-            )
+            (scores,) = self._session.run(["scores"], feed)
         except Exception as error:  # likewise
             raise PredictorError(
                 f"{self._path}: onnxruntime failed on a batch of {input_ids.shape} ids "
@@ -123,4 +139,5 @@ def _load(
 ) -> EncodedScorer:
     tokenizer = load_tokenizer(folder, manifest)
     path = folder / str(manifest.engines[engine]["file"])
-    return EncodedScorer(tokenizer, OnnxCore(path, threads, provider))
+    core = OnnxCore(path, threads, provider, manifest.facts.width)
+    return EncodedScorer(tokenizer, core)

@@ -19,7 +19,7 @@ from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
 from pars_export.runtimes.cuda import Cuda, Device
 from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
-from pars_export.tensorrt import INPUTS, OUTPUT, import_library
+from pars_export.tensorrt import FACTS, INPUTS, OUTPUT, import_library
 
 _GRAPHS = 16
 """Shapes that get a CUDA graph and a context of their own; each context holds GPU memory."""
@@ -76,6 +76,7 @@ class TensorRtCore:
         engine: the engine.
         profiles: largest shape (rows, tokens) of each of its profiles, in its order.
         device: the GPU.
+        facts: numbers per prompt that it reads beside the ids; 0 for none.
 
     Raises:
         PredictorError: the engine has other tensors or profiles than these.
@@ -84,17 +85,25 @@ class TensorRtCore:
     survives_fork = False  # a CUDA context cannot be used in a forked child
 
     def __init__(
-        self, name: str, engine: Engine, profiles: list[tuple[int, int]], device: Device
+        self,
+        name: str,
+        engine: Engine,
+        profiles: list[tuple[int, int]],
+        device: Device,
+        facts: int = 0,
     ) -> None:
         self._name = name
         self._engine = engine
         self._profiles = profiles
         self._device = device
+        self._facts = facts
         self._check()
         self._stream = device.stream()
         rows = max(each[0] for each in profiles)
         ids = max(each[0] * each[1] for each in profiles) * np.dtype(np.int64).itemsize
         self._sizes = dict.fromkeys(INPUTS, ids) | {OUTPUT: rows * 4}
+        if facts:
+            self._sizes[FACTS] = rows * facts * 4
         self._host = {each: device.pinned(size) for each, size in self._sizes.items()}
         self._memory = {each: device.memory(size) for each, size in self._sizes.items()}
         self._contexts = [self._context(index) for index in range(len(profiles))]
@@ -107,6 +116,8 @@ class TensorRtCore:
         ]
         types = {name: self._engine.get_tensor_dtype(name).name for name in names}
         wanted = dict.fromkeys(INPUTS, "INT64") | {OUTPUT: "FLOAT"}
+        if self._facts:
+            wanted[FACTS] = "FLOAT"
         if types != wanted:
             raise PredictorError(
                 f"{self._name}: the engine's tensors are {types}; expected {wanted}."
@@ -136,9 +147,13 @@ class TensorRtCore:
         return context
 
     def __call__(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        facts: NDArray[np.float32] | None = None,
+        /,
     ) -> NDArray[np.float32]:
-        """Scores (n,) of ids (n, t).
+        """Scores (n,) of ids (n, t), and of facts (n, width) where the ranker reads them.
 
         Raises:
             PredictorError: a shape beyond every profile, or a call that fails.
@@ -147,6 +162,8 @@ class TensorRtCore:
         profile = self._profile(shape)
         for name, values in zip(INPUTS, (input_ids, attention_mask), strict=True):
             self._part(name, values.size * 8).view(np.int64)[:] = values.ravel()
+        if facts is not None:
+            self._part(FACTS, facts.size * 4).view(np.float32)[:] = facts.ravel()
         ready = self._graphs.get(shape)
         if ready is not None:
             self._device.launch(ready.graph, self._stream)
@@ -177,6 +194,11 @@ class TensorRtCore:
         for name in INPUTS:
             self._demand(context.set_input_shape(name, shape), f"the shape {shape} of {name}")
             self._device.upload(self._memory[name], self._part(name, size), self._stream)
+        if self._facts:
+            beside = (shape[0], self._facts)
+            self._demand(context.set_input_shape(FACTS, beside), f"the shape {beside} of {FACTS}")
+            part = self._part(FACTS, beside[0] * beside[1] * 4)
+            self._device.upload(self._memory[FACTS], part, self._stream)
         self._demand(context.execute_async_v3(self._stream), f"a batch of {shape} ids")
         self._device.download(self._part(OUTPUT, shape[0] * 4), self._memory[OUTPUT], self._stream)
 
@@ -269,5 +291,5 @@ def _load(name: str, folder: Path, manifest: Manifest) -> EncodedScorer:
         raise PredictorError(
             f"{path}: {library} {trt.__version__} cannot load it on this GPU; export it again here."
         )
-    core = TensorRtCore(str(path), engine, profiles, device)
+    core = TensorRtCore(str(path), engine, profiles, device, manifest.facts.width)
     return EncodedScorer(load_tokenizer(folder, manifest), core)

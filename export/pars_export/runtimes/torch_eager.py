@@ -14,7 +14,13 @@ from safetensors.torch import load_model
 from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
 from pars_export.network import RankerNetwork
-from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer, read_config
+from pars_export.runtimes.encoded import (
+    CONFIG,
+    EncodedScorer,
+    check_facts,
+    load_tokenizer,
+    read_config,
+)
 
 # torch's number of threads belongs to the process, not to a network.
 _threads_lock = threading.Lock()
@@ -30,16 +36,19 @@ class TorchCore:
         self.survives_fork = threads == 1
 
     def __call__(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        facts: NDArray[np.float32] | None = None,
+        /,
     ) -> NDArray[np.float32]:
-        """Scores (n,) of ids (n, t)."""
+        """Scores (n,) of ids (n, t), and of facts (n, width) where the ranker reads them."""
+        rows = [input_ids, attention_mask] if facts is None else [input_ids, attention_mask, facts]
         with _threads_lock, torch.inference_mode():
             before = torch.get_num_threads()
             torch.set_num_threads(self._threads)
             try:
-                scores = self._network(
-                    torch.from_numpy(input_ids), torch.from_numpy(attention_mask)
-                )
+                scores = self._network(*map(torch.from_numpy, rows))
             finally:
                 torch.set_num_threads(before)
             found: NDArray[np.float32] = scores.numpy()
@@ -56,7 +65,12 @@ def load_network(folder: Path, file: str) -> RankerNetwork:
     outputs, encoder = config["outputs"], config["encoder"]
     assert isinstance(outputs, int)
     assert isinstance(encoder, dict)
-    network = RankerNetwork(encoder, str(config.get("pooling")), outputs)
+    facts = config.get("facts", 0)
+    if isinstance(facts, bool) or not isinstance(facts, int) or facts < 0:
+        raise PredictorError(
+            f"{folder / CONFIG}: facts is {facts!r}; expected numbers per request."
+        )
+    network = RankerNetwork(encoder, str(config.get("pooling")), outputs, facts)
     try:
         load_model(network, folder / file)
     except (SafetensorError, RuntimeError) as error:
@@ -71,4 +85,6 @@ def load(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
     """The reference scorer of a predictor folder."""
     tokenizer = load_tokenizer(folder, manifest)
     network = load_network(folder, str(manifest.engines["torch"]["file"]))
+    found = 0 if network.fact_head is None else network.fact_head.facts.in_features
+    check_facts(folder / CONFIG, found, manifest)
     return EncodedScorer(tokenizer, TorchCore(network, threads))

@@ -94,7 +94,7 @@ def read_items(path: Path, choice: Choice, limit: int | None, seed: int) -> Item
             ),
             "prompt_tokens_from": (
                 "the table"
-                if all(item[0].prompt_tokens is not None for item in drawn)
+                if all(item[0].facts.prompt_tokens is not None for item in drawn)
                 else f"the texts, {BYTES_PER_TOKEN} bytes a token"
             ),
         },
@@ -114,7 +114,7 @@ def _request(item: Sequence[Row], samples: Sequence[int]) -> TrafficRequest:
     row = item[samples[0]]
     return TrafficRequest(
         arrival_s=0.0,
-        prompt_tokens=max(1, row.prompt_tokens or estimated_tokens(row.text)),
+        prompt_tokens=max(1, row.facts.prompt_tokens or estimated_tokens(row.text)),
         # An empty response is one token all the same: the one that ends it.
         output_tokens=max(1, row.length),
         prompt=row.text,

@@ -1,0 +1,157 @@
+"""A ranker that reads facts known at arrival beside the text, from the table to the predictor."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+import torch
+
+from pars_export import Predictor
+from pars_export.errors import ConfigError
+from pars_export.export import export_checkpoint
+from pars_export.facts import Facts, standardise
+from pars_model.cli import main
+from pars_model.evaluate import evaluate
+from pars_model.lengths import read_lengths
+from pars_model.module import ResponseLengthRanker, load_ranker
+
+if TYPE_CHECKING:
+    from tests.pars_model.conftest import MakeTable
+
+CONFIG = Path(__file__).parents[2] / "configs" / "default.yaml"
+
+
+def told_by_tokens(prompts: int, **columns: object) -> list[dict[str, Any]]:
+    """Prompts that say nothing of the answer, whose length follows the prompt's tokens."""
+    rng = random.Random(0)
+    rows = []
+    for number in range(prompts):
+        tokens = rng.choice([10, 40, 160, 640])
+        length = max(1, round(tokens * rng.lognormvariate(0, 0.2)))
+        text = f"write a story about the {rng.choice(['moon', 'sea'])} {number}"
+        row = {"prompt": text, "response_tokens": length, "prompt_tokens": tokens, "model": "tiny"}
+        rows.append({**row, **columns})
+    return rows
+
+
+def test_columns_become_facts_of_items(make_table: MakeTable) -> None:
+    rows = [
+        {"prompt": "a", "response_tokens": 5, "sample": 0, "max_tokens": 64, "reasoning": True},
+        {"prompt": "a", "response_tokens": 7, "sample": 1, "prompt_tokens": 3},
+        {"prompt": "b", "response_tokens": 2, "max_tokens": -1, "tools": [{"name": "f"}]},
+    ]
+    table = read_lengths(make_table(rows))
+    nan = float("nan")
+    expected = {
+        "prompt_tokens": [3, nan],
+        "max_tokens": [64, nan],
+        "structured": [nan, nan],
+        "tools": [0, 1],
+        "reasoning": [1, nan],
+    }
+    assert table.facts.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_array_equal(table.facts[name], values, name)
+    assert table.select(np.array([False, True])).facts["tools"].tolist() == [1]
+    assert len(table.notes) == 1
+    assert "1 of 3 rows hold in the column max_tokens what is no number of tokens" in table.notes[0]
+
+
+def fit(encoder: Path, table: Path, root: Path, *more: object) -> ResponseLengthRanker:
+    arguments: list[object] = ["fit", "--config", CONFIG, "--data.path", table]
+    arguments += ["--model.encoder", encoder, "--trainer.default_root_dir", root]
+    arguments += ["--trainer.accelerator", "cpu", "--model.max_length", 32]
+    arguments += ["--trainer.max_epochs", 8, "--data.batch_size", 16, "--model.head_lr", 1e-2]
+    assert main([str(each) for each in (*arguments, *more)]) == 0
+    return load_ranker(root / "best.ckpt")
+
+
+def test_facts_go_all_the_way(
+    encoder: Path, make_table: MakeTable, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = make_table(told_by_tokens(160))
+    blind = fit(encoder, table, tmp_path / "blind")
+    ranker = fit(encoder, table, tmp_path / "run", "--model.facts", "[prompt_tokens, tools]")
+    assert ranker.reads == ("prompt_tokens", "tools")
+    assert ranker.fact_spec is not None
+    usual = np.log1p([10, 40, 160, 640]).mean()
+    assert ranker.fact_spec.facts[0].mean == pytest.approx(usual, abs=0.3)
+    assert ranker.fact_spec.facts[1].scale == 0, "the table tells nothing of tools"
+    judged: dict[str, Any] = evaluate(ranker, table, "test", resamples=5)
+    assert judged["tau"] > 0.6
+    without: dict[str, Any] = evaluate(blind, table, "test", resamples=5)
+    assert without["tau"] < 0.4
+
+    export_checkpoint(tmp_path / "run" / "best.ckpt", tmp_path / "predictor")
+    predictor = Predictor.load(tmp_path / "predictor")
+    assert predictor.reads == ranker.reads
+    texts = ["write a story about the sea 1"] * 4
+    facts = [Facts(prompt_tokens=n) for n in (10, 40, 160)]
+    scores = predictor.score(texts, [*facts, Facts()])
+    assert scores[0] < scores[1] < scores[2], "more tokens, longer answers"
+    assert scores[0] < scores[3] < scores[2], "unknown stands between"
+    np.testing.assert_allclose(ranker.score(texts, [*facts, Facts()]), scores, atol=1e-4)
+    assert evaluate(predictor, table, "test", resamples=5)["tau"] == pytest.approx(judged["tau"])
+
+    capsys.readouterr()
+    best = str(tmp_path / "run" / "best.ckpt")
+    root = ["--trainer.default_root_dir", str(tmp_path / "predict")]
+    arguments = ["predict", "--config", str(CONFIG), "--data.path", str(table), *root]
+    model = ["--model.encoder", str(encoder), "--model.facts", "[prompt_tokens, tools]"]
+    model += ["--model.max_length", "32"]
+    assert main([*arguments, *model, "--ckpt_path", best]) == 0
+    predicted = (tmp_path / "predict" / "predictions.jsonl").read_text().splitlines()
+    assert len(predicted) == 160
+
+
+def test_some_facts_are_unknown_in_training_and_none_in_evaluation(encoder: Path) -> None:
+    ranker = ResponseLengthRanker(str(encoder), facts=["prompt_tokens"], fact_dropout=0.5)
+    torch.manual_seed(0)
+    facts = torch.tensor([[1.5, 0.0]]).repeat(400, 1)
+    found = ranker.train()._some_unknown(facts)
+    gone = found[:, 1] == 1
+    assert 150 < int(gone.sum()) < 250
+    assert found[gone].unique().tolist() == [0, 1]
+    assert torch.equal(found[~gone], facts[~gone])
+    assert torch.equal(ranker.eval()._some_unknown(facts), facts)
+
+
+def test_a_ranker_without_facts_has_the_weights_it_had(encoder: Path) -> None:
+    plain = ResponseLengthRanker(str(encoder))
+    assert not any("fact" in name for name in plain.state_dict())
+    assert plain.reads == ()
+    told = ResponseLengthRanker(str(encoder), facts=["tools", "prompt_tokens"])
+    assert told.reads == ("prompt_tokens", "tools"), "in a fixed order"
+    assert {n for n in told.state_dict() if "fact" in n} == {
+        f"fact_head.{name}" for name in ("text.weight", "text.bias", "facts.weight", "out.weight")
+    }
+    with pytest.raises(ConfigError, match=r"model\.facts names 'length'"):
+        ResponseLengthRanker(str(encoder), facts=["length"])
+    with pytest.raises(ConfigError, match=r"model\.fact_dropout is 1"):
+        ResponseLengthRanker(str(encoder), fact_dropout=1.0)
+
+
+def test_one_prompt_of_several_llms_has_its_own_facts_and_scores(
+    encoder: Path, make_table: MakeTable
+) -> None:
+    ranker = ResponseLengthRanker(str(encoder), facts=["prompt_tokens"]).eval()
+    assert ranker.fact_head is not None
+    torch.nn.init.ones_(ranker.fact_head.facts.weight)
+    rows = [
+        {"prompt": f"one {n}", "response_tokens": 9 + n, "model": llm, "prompt_tokens": tokens}
+        for n in range(3)
+        for llm, tokens in (("first", 5), ("second", 500))
+    ]
+    table = read_lengths(make_table(rows))
+    ranker.fact_spec = standardise(["prompt_tokens"], table.facts)
+    from pars_model.evaluate import scores_of
+
+    scores = scores_of(ranker, table)
+    assert len(set(scores.round(5).tolist())) == 6
+    alone = ranker.score(["one 1"], [Facts(prompt_tokens=500)])
+    item = (table.prompt == table.prompts.index("one 1")) & (table.facts["prompt_tokens"] == 500)
+    np.testing.assert_allclose(scores[item], alone, atol=1e-5)
