@@ -9,18 +9,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 
 from pars_export.files import sha256_file
 from pars_model.batches import pad
+from pars_model.encoder import find_encoder
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.workbench import Workbench
 from pars_model.kept import Rows, in_steps
-from pars_model.lengths import LengthTable, read_lengths, text_fraction
+from pars_model.lengths import LengthTable, censored_median, read_lengths, text_fraction
 from pars_model.module import ResponseLengthRanker
 
 LAYERS = (2, 4, 6)
@@ -63,18 +66,43 @@ def frozen_cell(bench: Workbench, cell: Cell) -> FrozenCell:
     return FrozenCell(table, features, sha256_file(path), path)
 
 
-def one_sample(table: LengthTable, number: int) -> LengthTable:
-    """The table as if each prompt had been answered once: its ``number``-th sample alone."""
-    places = table.sample_start[:-1] + np.minimum(number, np.diff(table.sample_start) - 1)
-    length, censored = table.sample_length[places], table.sample_censored[places]
+def of_samples(table: LengthTable, first: int, count: int = 1) -> LengthTable:
+    """The table as if each prompt had been answered ``count`` times, or as often as it was.
+
+    Args:
+        table: lengths with all their samples.
+        first: number of the first sample taken; after a prompt's last one follows its first.
+        count: samples of each prompt, whose median is its length.
+    """
+    chosen, starts = [], [0]
+    for start, end in pairwise(table.sample_start.tolist()):
+        taken = [start + (first + each) % (end - start) for each in range(min(count, end - start))]
+        chosen += taken
+        starts.append(len(chosen))
+    length, censored = table.sample_length[chosen], table.sample_censored[chosen]
+    medians = [
+        censored_median(length[start:end], censored[start:end]) for start, end in pairwise(starts)
+    ]
     return replace(
         table,
-        length=length,
-        censored=censored,
+        length=np.array([median for median, _ in medians]),
+        censored=np.array([bound for _, bound in medians]),
         sample_length=length,
         sample_censored=censored,
-        sample_start=np.arange(len(length) + 1),
+        sample_start=np.array(starts, dtype=np.int64),
     )
+
+
+def with_prompt_tokens(table: LengthTable) -> LengthTable:
+    """The table with each prompt's number of tokens, counted whole by the encoder's tokenizer.
+
+    It stands in for the LLM's own, which real lengths come without.
+    """
+    tokenizer = Tokenizer.from_str(find_encoder(ENCODER).tokenizer_json)
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    counts = np.array([len(tokenizer.encode(text).ids) for text in table.prompts], dtype=np.float64)
+    return replace(table, facts={**table.facts, "prompt_tokens": counts[table.prompt]})
 
 
 class FrozenEncoder:

@@ -8,7 +8,12 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from pars_model.experiments.cells import Cell
-from pars_model.experiments.frozen import FrozenCell, frozen_cell, one_sample
+from pars_model.experiments.frozen import (
+    FrozenCell,
+    frozen_cell,
+    of_samples,
+    with_prompt_tokens,
+)
 from pars_model.experiments.heads import CODE, HeadSettings, fit_head
 from pars_model.experiments.judging import Judged, Standing, judge
 from pars_model.experiments.workbench import Result, Workbench
@@ -82,7 +87,9 @@ def compare(
     """
     frozen = frozen_cell(bench, setting.cell)
     truth = frozen.table
-    labels = truth if setting.sample is None else one_sample(truth, setting.sample)
+    if any(head.facts for head in variants.values()):
+        truth = with_prompt_tokens(truth)
+    labels = truth if setting.sample is None else of_samples(truth, setting.sample)
     scores: dict[int, dict[str, list[float]]] = {seed: {} for seed in range(bench.seeds)}
     chosen: dict[str, float] = {}
     for name, head in variants.items():

@@ -12,6 +12,14 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.filters",
         "which pairs teach: fixed delta, rerun noise, noise model, soft weight and margin",
     ),
+    "samples": (
+        "pars_model.experiments.samples",
+        "labels: the median of several answers to a prompt against one answer",
+    ),
+    "facts": (
+        "pars_model.experiments.facts",
+        "the prompt's length in tokens, known at arrival, beside its text",
+    ),
     "recipe": (
         "pars_model.experiments.recipe",
         "the default recipe fine-tuned in full, and the ceilings beside it",

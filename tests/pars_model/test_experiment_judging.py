@@ -8,7 +8,7 @@ import pytest
 
 from pars_model.experiments import judging, matrix
 from pars_model.experiments.cells import Cell
-from pars_model.experiments.frozen import one_sample
+from pars_model.experiments.frozen import of_samples
 from pars_model.experiments.heads import HeadSettings
 from pars_model.experiments.judging import Judged, judge, mean_gain
 from pars_model.experiments.matrix_page import parts
@@ -55,10 +55,22 @@ def test_one_sample_of_each_prompt(make_table: MakeTable) -> None:
         for name, samples in (("a", [(5, None), (9, "length")]), ("b", [(7, None)]))
         for tokens, reason in samples
     ]
-    table = one_sample(read_lengths(make_table(rows)), 1)
+    table = of_samples(read_lengths(make_table(rows)), 1)
     assert table.length.tolist() == [9, 7]
     assert table.censored.tolist() == [True, False]
     assert [table.samples_of(item)[0].tolist() for item in (0, 1)] == [[9], [7]]
+
+
+def test_the_median_of_some_samples(make_table: MakeTable) -> None:
+    rows = [
+        {"prompt": name, "response_tokens": tokens}
+        for name, samples in (("a", (1, 2, 4, 100)), ("b", (7, 9)))
+        for tokens in samples
+    ]
+    table = read_lengths(make_table(rows))
+    assert of_samples(table, 0, 2).length.tolist() == [1.5, 8]
+    assert of_samples(table, 3, 3).length.tolist() == [2, 8], "after the last comes the first"
+    assert of_samples(table, 0, 4).length.tolist() == table.length.tolist()
 
 
 def test_a_comparison_has_baselines_ceilings_and_goes_on_where_it_stopped(
