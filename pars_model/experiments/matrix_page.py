@@ -35,8 +35,27 @@ def verdict(comparisons: Sequence[Comparison], names: Sequence[str], reference: 
         assert gain.high is not None
         word = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no different"
         lines.append(f"- {name}: {shown(gain, signed=True)}, {word} within 95 %.")
-    mean = f"Mean difference to {reference} over the {len(comparisons)} cells:"
-    return "\n".join([mean, "", *lines])
+    of = f"Mean difference to {reference} over the {len(comparisons)} cells"
+    of = of if len(comparisons) > 1 else f"Difference to {reference}"
+    return "\n".join([f"{of}:", "", *lines, *_nothing_better(comparisons, names, reference)])
+
+
+def _nothing_better(
+    comparisons: Sequence[Comparison], names: Sequence[str], reference: str
+) -> list[str]:
+    """Says so where no method beats the reference, in the mean or in any cell."""
+    gains = [
+        gain
+        for name in names
+        if name != reference
+        for gain in (
+            overall(comparisons, name),
+            *(each.standings[name].gain for each in comparisons),
+        )
+    ]
+    if any(gain.low is not None and gain.low > 0 for gain in gains):
+        return []
+    return ["", f"Nothing beats {reference}, neither in the mean nor in any one cell."]
 
 
 def parts(comparisons: Sequence[Comparison], names: Sequence[str], reference: str) -> list[str]:
