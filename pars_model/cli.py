@@ -52,6 +52,7 @@ class RankerCLI(LightningCLI):  # type: ignore[misc]  # mypy does not follow lig
     def before_instantiate_classes(self) -> None:
         """Logs go where best.ckpt goes; bfloat16 is used where it is any faster."""
         trainer = self.config[self.subcommand].trainer
+        trainer.use_distributed_sampler = False  # the data module gives each process its share
         wanted = trainer.precision == "bf16-mixed" and on_cpu(trainer.accelerator)
         if wanted and not bfloat16_pays():
             trainer.precision = "32-true"
@@ -79,6 +80,8 @@ class RankerCLI(LightningCLI):  # type: ignore[misc]  # mypy does not follow lig
 
     def after_predict(self) -> None:
         """Write scores in the order of the table's prompts."""
+        if not self.trainer.is_global_zero:
+            return  # every process has scored all prompts
         batches = self.trainer.predict_loop.predictions or []
         prompts = self.datamodule.table.prompts
         scores = {

@@ -124,7 +124,18 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         self._pad_id = 0
 
     def setup(self, stage: str | None = None) -> None:
-        """Read the table, split it by prompt text and tokenise each prompt once."""
+        """Read the table, split it by prompt text and tokenise each prompt once.
+
+        Raises:
+            InputError: the table cannot be used.
+            ConfigError: several processes, and Lightning would deal out the batches once more.
+        """
+        accelerator = getattr(self.trainer, "_accelerator_connector", None)
+        if self.trainer.world_size > 1 and getattr(accelerator, "use_distributed_sampler", False):
+            raise ConfigError(
+                "trainer.use_distributed_sampler is True with several devices, but the data module "
+                "gives each process its share of the batches itself: set it to False."
+            )
         if self.table is None:
             table = read_lengths(self.path)
             for note in table.notes:
@@ -298,14 +309,16 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
     def predict_dataloader(self) -> DataLoader[Batch]:
         """All prompts of the table, sorted by token count."""
         everything = np.arange(len(self._table().prompts))
-        none = self.items("")
-        return self._sorted(everything, none)
+        return self._sorted(everything.tolist(), self.items(""))
 
     def _evaluation(self, items: Items) -> DataLoader[Batch]:
-        return self._sorted(np.unique(items.prompt), items)
+        """This process's share of the prompts; never none, so that all go the same way."""
+        prompts = np.unique(items.prompt).tolist()
+        share = prompts[self.trainer.global_rank :: self.trainer.world_size]
+        return self._sorted(share or prompts[:1], items)
 
-    def _sorted(self, prompts: NDArray[np.int64], items: Items) -> DataLoader[Batch]:
-        ordered = sorted(prompts.tolist(), key=lambda prompt: len(self._tokens[prompt]))
+    def _sorted(self, prompts: list[int], items: Items) -> DataLoader[Batch]:
+        ordered = sorted(prompts, key=lambda prompt: len(self._tokens[prompt]))
         return DataLoader(
             ordered,  # a list is a data set: it has length and items
             batch_size=self.eval_batch_size,

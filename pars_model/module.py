@@ -287,13 +287,16 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             outputs = self.outputs(batch.input_ids, batch.attention_mask, batch.row, batch.facts)
             labels = Labels(*(getattr(batch, field) for field in Labels._fields))
             loss, scores = self.objective.loss(outputs, labels), self.objective.score(outputs)
-        self.log(f"{stage}/loss", loss, batch_size=len(batch.input_ids))
+        several = self.trainer.world_size > 1
+        self.log(f"{stage}/loss", loss, batch_size=len(batch.input_ids), sync_dist=several)
         prompt = batch.prompt[batch.row]
         found = (scores, batch.length, batch.censored, batch.group, prompt)
         self._seen.append(tuple(each.detach().cpu().numpy() for each in found))
 
     def _summarise(self, stage: str) -> tuple[np.ndarray, ...]:
-        seen = map(np.concatenate, zip(*self._seen, strict=True))
+        seen = [np.concatenate(each) for each in zip(*self._seen, strict=True)]
+        if self.trainer.world_size > 1:
+            seen = self._of_all_processes(seen)
         scores, lengths, censored, group, prompt = seen
         if not np.isfinite(scores).all():
             raise InputError(
@@ -305,8 +308,28 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             "tau": mean_over_groups(counts, lambda each: each.tau),
             "pair_accuracy": mean_over_groups(counts, lambda each: each.accuracy),
         }
-        self.log_dict({f"{stage}/{k}": v for k, v in self.metrics.items()}, prog_bar=True)
+        several = self.trainer.world_size > 1  # all have the same, which Lightning cannot know
+        named = {f"{stage}/{k}": v for k, v in self.metrics.items()}
+        self.log_dict(named, prog_bar=True, sync_dist=several)
         return scores, lengths, censored, group, prompt
+
+    def _of_all_processes(self, seen: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """The columns of every process one after another, each prompt once; the same in all.
+
+        Args:
+            seen: columns of one length, the last of them numbers of prompts.
+        """
+        mine = torch.from_numpy(np.stack([each.astype(np.float64) for each in seen], axis=1))
+        sizes = self.all_gather(torch.tensor(len(mine), device=self.device)).tolist()
+        padded = mine.new_zeros(max(sizes), mine.shape[1])
+        padded[: len(mine)] = mine
+        found = self.all_gather(padded.to(self.device)).cpu().numpy()
+        parts: list[np.ndarray] = []
+        for rows, size in zip(found, sizes, strict=True):
+            known = np.concatenate([part[:, -1] for part in parts] or [np.empty(0)])
+            parts.append(rows[:size][~np.isin(rows[:size, -1], known)])
+        table = np.concatenate(parts)
+        return [table[:, at].astype(each.dtype) for at, each in enumerate(seen)]
 
     def _training_summary(self, groups: int) -> dict[str, Any]:
         data = getattr(self.trainer, "datamodule", None)
