@@ -131,4 +131,5 @@ def worker_options(settings: Settings, vllm_config: VllmConfig) -> WorkerOptions
         threads=settings.threads,
         cpus=settings.cpus,
         niceness=settings.niceness,
+        reads=tuple(fact.name for fact in manifest.facts.facts),
     )

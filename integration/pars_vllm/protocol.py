@@ -39,6 +39,8 @@ class Prompt:
     head: tuple[int, ...]
     tail: tuple[int, ...] = ()
     """Empty where ``head`` is the whole prompt."""
+    known: bytes = b""
+    """What `pars_vllm.arrival.pack` made; empty where the predictor reads the text alone."""
 
 
 class Score(NamedTuple):
@@ -50,8 +52,11 @@ class Score(NamedTuple):
     """Expected response length."""
 
 
-def encode_request(token_ids: Sequence[int]) -> tuple[bytes, bytes]:
-    """(digest, frame) of a prompt; at most HEAD_TOKENS + TAIL_TOKENS ids are looked at."""
+def encode_request(token_ids: Sequence[int], known: bytes = b"") -> tuple[bytes, bytes]:
+    """(digest, frame) of a prompt; at most HEAD_TOKENS + TAIL_TOKENS ids are looked at.
+
+    ``known``: what else its score hangs on, 16 bytes at most.
+    """
     total = len(token_ids)
     if total > HEAD_TOKENS + TAIL_TOKENS:
         ids = array("I", token_ids[:HEAD_TOKENS])
@@ -63,18 +68,19 @@ def encode_request(token_ids: Sequence[int]) -> tuple[bytes, bytes]:
     body = ids.tobytes()
     # The length keeps apart two long prompts that only differ in the middle they do not send.
     digest = hashlib.blake2b(
-        body, digest_size=DIGEST_BYTES, salt=total.to_bytes(8, "little")
+        body, digest_size=DIGEST_BYTES, salt=total.to_bytes(8, "little"), person=known
     ).digest()
-    return digest, REQUEST + _REQUEST.pack(digest, len(ids), tail) + body
+    return digest, REQUEST + _REQUEST.pack(digest, len(ids), tail) + body + known
 
 
 def decode_request(frame: bytes) -> Prompt:
     """The prompt of a Q frame."""
     digest, count, tail = _REQUEST.unpack_from(frame, 1)
     ids = array("I")
-    ids.frombytes(frame[1 + _REQUEST.size :])
+    end = 1 + _REQUEST.size + count * ids.itemsize
+    ids.frombytes(frame[1 + _REQUEST.size : end])
     assert len(ids) == count
-    return Prompt(digest, tuple(ids[: count - tail]), tuple(ids[count - tail :]))
+    return Prompt(digest, tuple(ids[: count - tail]), tuple(ids[count - tail :]), frame[end:])
 
 
 def encode_scores(scores: Iterable[Score]) -> bytes:

@@ -22,6 +22,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from pars_export.errors import ConfigError
+from pars_vllm.arrival import facts_of, pack
 from pars_vllm.compat import replace_waiting
 from pars_vllm.deployment import check_trust, refusal_comes_last, stock_class, worker_options
 from pars_vllm.kv import PassOver, RemainingWork, preempt_longest
@@ -86,6 +87,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self.pars_scorer: Scorer | None = None
         self.pars_queue: ParsRequestQueue | None = None
         self.pars_record = TrackRecord(settings, self.pars_counters, self.requests)
+        self._pars_reads = options.reads if options is not None else ()
         self._pars_pass_over: PassOver | None = None
         self._pars_steps = 0
         self._pars_pace = Pace()
@@ -176,7 +178,11 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         assert self._pars_scores is not None
         if request.pooling_params is not None or not request.prompt_token_ids:
             return False
-        self._pars_scores.submit(request.request_id, request.prompt_token_ids)
+        if self._pars_reads:
+            facts = facts_of(request, self._pars_reads, self.max_model_len)
+            self._pars_scores.submit(request.request_id, request.prompt_token_ids, pack(facts))
+        else:
+            self._pars_scores.submit(request.request_id, request.prompt_token_ids)
         return True
 
     def _take_scores(self, scorer: ScoreSource) -> None:

@@ -57,8 +57,8 @@ class ScoreSource(Protocol):
     def outstanding(self) -> int:
         """Requests whose answer is awaited, or not yet taken by ``poll``."""
 
-    def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
-        """Ask for the expected length of a prompt."""
+    def submit(self, request_id: str, token_ids: Sequence[int], known: bytes = b"", /) -> None:
+        """Ask for the expected length of a prompt, of which more may be known."""
 
     def poll(self) -> list[tuple[str, float | None]]:
         """(request id, expected tokens or None) of what was answered since the last call."""
@@ -127,13 +127,16 @@ class Scorer:
         """Requests whose answer is awaited, or not yet taken by ``poll``."""
         return self._awaiting + len(self._answers)
 
-    def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
-        """Ask for the expected length of a prompt; the answer comes by ``poll``, or never."""
+    def submit(self, request_id: str, token_ids: Sequence[int], known: bytes = b"") -> None:
+        """Ask for the expected length of a prompt; the answer comes by ``poll``, or never.
+
+        ``known``: what `pars_vllm.arrival.pack` made, where the predictor reads it.
+        """
         if self._down or self._awaiting >= self._limits.max_pending:
             self.counters.not_sent += 1  # before any work: this may be a flood
             return
         try:
-            digest, frame = protocol.encode_request(token_ids)
+            digest, frame = protocol.encode_request(token_ids, known)
         except (OverflowError, TypeError):  # ids that no tokenizer gives
             self.counters.not_sent += 1
             return

@@ -17,14 +17,17 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 from pars_export.errors import ParsError
+from pars_export.facts import Facts
 from pars_export.inputs import text_of
 from pars_export.predictor import Predictor
 from pars_vllm import protocol
+from pars_vllm.arrival import unpack
 from pars_vllm.prompt import learn, parse
 from pars_vllm.tokenizer import PromptTokenizer, TokenizerSource, load_tokenizer
 
@@ -47,6 +50,8 @@ class WorkerOptions:
     threads: int = 1
     cpus: tuple[int, ...] = field(default=())
     niceness: int = 0
+    reads: tuple[str, ...] = ()
+    """Facts (`pars_export.facts`) that the predictor reads beside the text."""
 
     def to_json(self) -> str:
         """For the command line."""
@@ -58,7 +63,16 @@ class WorkerOptions:
         value = json.loads(text)
         value["tokenizer"] = TokenizerSource(**value["tokenizer"])
         value["cpus"] = tuple(value["cpus"])
+        value["reads"] = tuple(value["reads"])
         return cls(**value)
+
+
+class Reading(NamedTuple):
+    """What a predictor gets of a prompt."""
+
+    text: str
+    facts: Facts | None = None
+    """None where it reads the text alone."""
 
 
 class PromptReader:
@@ -80,6 +94,17 @@ class PromptReader:
 
     def text(self, prompt: protocol.Prompt) -> str:
         """The text of a prompt; its template, if it has one, taken off."""
+        return self.read(prompt).text
+
+    def read(self, prompt: protocol.Prompt) -> Reading:
+        """The text of a prompt and, where the engine sent any, the facts known beside it."""
+        text, tools = self._text_and_tools(prompt)
+        if not prompt.known:
+            return Reading(text)
+        return Reading(text, replace(unpack(prompt.known), tools=tools))
+
+    def _text_and_tools(self, prompt: protocol.Prompt) -> tuple[str, bool | None]:
+        """The text, and whether tools are offered; None where the template cannot be taken off."""
         if date.today() != self._day:
             self._learn()
         if not prompt.tail:
@@ -90,10 +115,10 @@ class PromptReader:
         parsed = parse(templated, self._delimiters) if self._delimiters is not None else None
         if parsed is None:
             if prompt.tail:
-                return GAP.join((self._tokenizer.raw(prompt.head), ends[1]))
-            return self._tokenizer.raw(prompt.head)
+                return GAP.join((self._tokenizer.raw(prompt.head), ends[1])), None
+            return self._tokenizer.raw(prompt.head), None
         messages, tools = parsed
-        return text_of(messages=messages, tools=tools or None)
+        return text_of(messages=messages, tools=tools or None), bool(tools)
 
 
 def run(connection: socket.socket, at_work: int, options: WorkerOptions) -> None:
@@ -140,18 +165,18 @@ def _score(
     reader: PromptReader,
     prompts: Sequence[protocol.Prompt],
 ) -> None:
-    known: list[tuple[str, bytes]] = []
+    known: list[tuple[Reading, bytes]] = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]
         # Noted before they are read: one whose reading kills us must not be sent for ever.
         protocol.note_at_work(at_work, [prompt.digest for prompt in batch])
         for prompt in batch:
             try:
-                known.append((reader.text(prompt), prompt.digest))
+                known.append((reader.read(prompt), prompt.digest))
             # Also a panic of native code, which is no Exception. Its text could quote the prompt.
             except BaseException as error:  # noqa: BLE001
                 _report(connection, [prompt.digest], error)
-    known.sort(key=lambda pair: len(pair[0]))
+    known.sort(key=lambda pair: len(pair[0].text))
     for start in range(0, len(known), BATCH):
         _score_batch(connection, at_work, predictor, known[start : start + BATCH])
 
@@ -160,12 +185,14 @@ def _score_batch(
     connection: socket.socket,
     at_work: int,
     predictor: Predictor,
-    batch: Sequence[tuple[str, bytes]],
+    batch: Sequence[tuple[Reading, bytes]],
 ) -> None:
     digests = [digest for _, digest in batch]
     protocol.note_at_work(at_work, digests)
     try:
-        scores = predictor.score([text for text, _ in batch])
+        texts = [reading.text for reading, _ in batch]
+        facts = [reading.facts for reading, _ in batch if reading.facts is not None]
+        scores = predictor.score(texts, facts) if facts else predictor.score(texts)
         tokens = predictor.expected_tokens(scores)
     except BaseException as error:  # noqa: BLE001  # as above
         if len(batch) == 1:

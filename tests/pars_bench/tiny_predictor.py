@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -13,8 +14,9 @@ _PIECES = [
 ]
 
 
-def tiny_tokenizer_json() -> str:
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys(_WORDS + _PIECES)]
+def tiny_tokenizer_json(words: Sequence[str] = _WORDS) -> str:
+    """A WordPiece tokenizer of these words and of single letters, digits and signs."""
+    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys([*words, *_PIECES])]
     ids = {token: index for index, token in enumerate(vocabulary)}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer()
@@ -39,13 +41,17 @@ def tiny_config(tokenizer_json: str) -> dict[str, object]:
     }
 
 
-def write_tiny_predictor(folder: Path) -> Path:
-    """A predictor folder of the kind encoder, with the engines every one has."""
+def write_tiny_predictor(folder: Path, facts: Sequence[str] = ()) -> Path:
+    """A predictor folder of the kind encoder, with the engines every one has.
+
+    ``facts``: what it reads beside the text, and heeds as much.
+    """
     import torch
 
     from pars_export.artifact import Manifest
     from pars_export.build import write_encoder_predictor
     from pars_export.calibration import Calibration
+    from pars_export.facts import FactSpec, Standard
     from pars_export.inputs import InputSpec
     from pars_export.network import RankerNetwork
     from pars_export.parity import builtin_texts
@@ -53,15 +59,19 @@ def write_tiny_predictor(folder: Path) -> Path:
     tokenizer_json = tiny_tokenizer_json()
     config = tiny_config(tokenizer_json)
     torch.manual_seed(0)
+    network = RankerNetwork(config, "mean", facts=2 * len(facts)).eval()
+    if network.fact_head is not None:
+        torch.nn.init.normal_(network.fact_head.facts.weight)
     write_encoder_predictor(
         folder,
-        RankerNetwork(config, "mean").eval(),
+        network,
         config,
         tokenizer_json,
         Manifest(
             kind="encoder",
             input=InputSpec(max_length=64, truncation="head_tail"),
             calibration=Calibration((-1.0, 0.0, 1.0), (10.0, 100.0, 1000.0)),
+            facts=FactSpec(tuple(Standard(name, 0.5, 1.0) for name in facts)),
         ),
         builtin_texts(),
     )

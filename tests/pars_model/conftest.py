@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from tiny_predictor import tiny_config, tiny_tokenizer_json
 from transformers import BertConfig, BertModel
 
 MakeRows = Callable[..., list[dict[str, Any]]]
@@ -21,30 +21,14 @@ MakeTable = Callable[..., Path]
 
 KINDS = {"word": 3, "list": 40, "story": 400}
 WORDS = [*KINDS, "write", "a", "about", "one", "two", "the", "moon", "sea", "of"]
-PIECES = [f"{mark}{c}" for c in "abcdefghijklmnopqrstuvwxyz0123456789.?" for mark in ("", "##")]
 
 
 def write_encoder(folder: Path) -> Path:
-    vocabulary = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *dict.fromkeys(WORDS + PIECES)]
-    ids = {token: index for index, token in enumerate(vocabulary)}
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer()
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])]
-    )
+    tokenizer_json = tiny_tokenizer_json(WORDS)
     torch.manual_seed(0)
-    config = BertConfig(
-        vocab_size=len(ids),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        max_position_embeddings=128,
-        initializer_range=0.2,
-    )
+    config = BertConfig(**tiny_config(tokenizer_json))
     BertModel(config).save_pretrained(folder)
-    (folder / "tokenizer.json").write_text(tokenizer.to_str(), encoding="utf-8")
+    (folder / "tokenizer.json").write_text(tokenizer_json, encoding="utf-8")
     return folder
 
 

@@ -143,6 +143,7 @@ def test_attributes_of_a_request() -> None:
     assert request.num_computed_tokens == 0
     assert request.num_preemptions == 0
     assert request.max_tokens == 7
+    assert request.use_structured_output is False
     assert request.priority == 4
     assert request.pooling_params is None
 

@@ -51,7 +51,7 @@ class Panic(BaseException):
 class Panicking:
     """A reader that quotes the prompt as it fails."""
 
-    def text(self, prompt: protocol.Prompt) -> str:
+    def read(self, prompt: protocol.Prompt) -> str:
         raise Panic(f"byte index 3 of {SECRET} is not a char boundary")
 
 
