@@ -185,28 +185,29 @@ class _Rewriter:
             "Reshape", [name, self._constant(f"int8.tokens{width}", [-1, width], np.int64)], at
         )
         if one_sided:
-            moved = self._add("Add", [flat, self._constant("int8.floor", FLOOR)], f"{at}.moved")
+            # Rounding cuts off what little may lie below zero then.
             flat = size = self._add(
-                "Max", [moved, self._constant("int8.zero", 0.0)], f"{at}.positive"
+                "Add", [flat, self._constant("int8.floor", FLOOR)], f"{at}.moved"
             )
         else:
             smooth = smoothing(seen, self._fed[name])
             factor = self._constant(f"{at}.factor", 1 / smooth)
             flat = self._add("Mul", [flat, factor], f"{at}.smooth")
             size = self._add("Abs", [flat], f"{at}.size")
-        top = self._add("ReduceMax", [size], f"{at}.top", axes=[-1], keepdims=1)
+        top = self._add("ReduceMax", [size], f"{at}.top", axes=[-1], keepdims=0)
         top = self._add("Max", [top, tiny], f"{at}.largest")
         steps = 255.0 if one_sided else float(LARGEST)
         steps_name = self._constant(f"int8.steps{int(steps)}", steps)
-        scale = self._add("Div", [top, steps_name], f"{at}.scale")
-        inverse = self._add("Div", [steps_name, top], f"{at}.inverse")
-        scaled = self._add("Mul", [flat, inverse], f"{at}.scaled")
+        scales = self._add("Div", [top, steps_name], f"{at}.scales")
+        inputs = [flat, scales]
         if not one_sided:
-            scaled = self._add(
-                "Add", [scaled, self._constant("int8.middle", 128.0)], f"{at}.centred"
-            )
-        nearest = self._add("Round", [scaled], f"{at}.nearest")
-        whole = self._add("Cast", [nearest], f"{at}.whole", to=TensorProto.UINT8)
+            count = self._add("Shape", [scales], f"{at}.count")
+            middle = self._constant("int8.middle128", 128, np.uint8)
+            inputs.append(self._add("Expand", [middle, count], f"{at}.middles"))
+        # One pass over the tensor: scaling, rounding, moving to the middle and narrowing.
+        whole = self._add("QuantizeLinear", inputs, f"{at}.whole", axis=0)
+        column = self._constant("int8.column", [1], np.int64)
+        scale = self._add("Unsqueeze", [scales, column], f"{at}.scale")
         shape = self._add("Shape", [name], f"{at}.shape", start=0, end=-1)
         self._rounded[name] = _Rounded(whole, scale, shape, smooth)
         return self._rounded[name]

@@ -15,11 +15,18 @@ from pars_bench.predictor import baselines, bench, cells, processes, speed
 from pars_bench.predictor.contestants import Contestant, choose
 from pars_bench.predictor.goals import sentences
 from pars_bench.predictor.page import losses, render
+from pars_bench.predictor.products import Products, products_name
 from pars_bench.predictor.rates import OPERATIONS, UNITS
-from pars_bench.predictor.report import PredictorReport, over_floor, rates_of
+from pars_bench.predictor.report import (
+    PredictorReport,
+    over_floor,
+    over_floor_of_products,
+    over_floor_unrounded,
+    rates_of,
+)
 from pars_bench.predictor.texts import TextMaker, repeated
-from pars_bench.predictor.work import Work, work_of_encoder
-from pars_export.artifact import read_manifest
+from pars_bench.predictor.work import Work, products_of, work_of_encoder
+from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.errors import ConfigError
 from pars_export.inputs import InputSpec, TextTokenizer
 from pars_export.runtimes import RUNTIMES
@@ -82,10 +89,14 @@ def test_everyone_has_turns_and_the_first_round_does_not_count(
         return float(len(turns)), 1 / len(turns)
 
     monkeypatch.setattr(speed, "_sample", sample)
-    found = speed.take_turns({name: lambda n=name: turns.append(n) for name in "abc"}, 2)  # type: ignore[misc]
+    found = speed.take_turns({name: lambda n=name: turns.append(n) for name in "abc"}, 2, threads=2)  # type: ignore[misc]
     assert "".join(turns) == "abcbcacab"
     assert found["a"] == {"seconds": [6.0, 8.0], "cores": (1 / 8, 1 / 6)}
     assert found["b"]["seconds"] == [4.0, 9.0]
+    turns.clear()
+    # With one thread it is CPU time: of 6 seconds it ran a sixth, and so on.
+    found = speed.take_turns({name: lambda n=name: turns.append(n) for name in "abc"}, 2, threads=1)  # type: ignore[misc]
+    assert found["a"]["seconds"] == [1.0, 1.0]
 
 
 def test_a_run_that_is_interrupted_goes_on(
@@ -128,13 +139,15 @@ def test_a_run_that_is_interrupted_goes_on(
         (32, 4),
     ]
     for cell in report["speed"]:
-        assert set(cell["speeds"]) == {*UNITS, *report["contestants"]}
+        products = {products_name(name, "float32") for name in ("tiny", "other")}
+        assert set(cell["speeds"]) == {*UNITS, *products, *report["contestants"]}
         for found in cell["speeds"].values():
             assert len(found["seconds"]) == 2
             assert min(found["seconds"]) > 0
             assert found["cores"][1] < 1.1  # bound to one CPU, whatever a library would like
     onnx = report["starts"]["tiny onnx"]
     assert onnx["imported"] == ["onnxruntime"]  # loading a predictor imports no training code
+    assert onnx["cpu_seconds"][0] > 0
     assert onnx["peak_mib"][0] is not None
     assert onnx["resident_mib"][0] is not None
     assert onnx["peak_mib"][0] >= onnx["resident_mib"][0] > 20
@@ -202,7 +215,8 @@ def report_of(name: str, entry: dict[str, object], ms: float, bert_ms: float) ->
         ],
         "starts": {
             n: {
-                "seconds": [ms / 10],
+                "seconds": [ms / 5],
+                "cpu_seconds": [ms / 10],
                 "resident_mib": [ms * 50],
                 "peak_mib": [500.0],
                 "imported": [],
@@ -227,7 +241,7 @@ def test_goals_are_judged_by_the_numbers() -> None:
     assert "10 times faster a prompt than BERT, one thread: **reached**" in said[1]
     assert "12.5 times at worst" in said[1]
     assert "tau than a trained BERT-base: **not compared**" in said[2]
-    assert "interpreter: **reached**, 0.04 s and 20 MiB" in said[3]
+    assert "**reached**, 0.04 s of CPU time and 20 MiB (0.08 s on the clock)" in said[3]
     assert "under 5 s, one thread: **reached**, 0.4 s" in said[4]
     assert losses(fast) == [
         "Nowhere is anything faster than what a folder is loaded with by default."
@@ -243,6 +257,54 @@ def test_goals_are_judged_by_the_numbers() -> None:
     student = report_of("x", {"what": "student"}, ms=0.7, bert_ms=10.0)
     assert "under 0.5 s, one thread: **missed**" in sentences(student)[-1]
     assert not any("times the floor of" in each for each in sentences(student))
+
+
+def test_what_bounds_an_int8_engine() -> None:
+    # Float32: 10 ms, of which 6 are products; those take 3.2 in int8, the engine 9.
+    report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
+    work = report["contestants"]["x onnx"]["work"]
+    assert work is not None
+    report["contestants"]["x onnx-int8"] = {
+        **report["contestants"]["x onnx"],
+        "what": "onnx-int8",
+        "work": {**work, "precision": "int8", "weights": 1e7},
+    }
+    for part in (report["starts"], report["orders"]):
+        part["x onnx-int8"] = part["x onnx"]  # type: ignore[assignment]
+    report["bursts"][0]["seconds"]["x onnx-int8"] = [1.0]
+    (cell,) = report["speed"]
+    for name, ms in (
+        ("x onnx-int8", 9.0),
+        (products_name("x", "float32"), 6.0),
+        (products_name("x", "int8"), 3.2),
+    ):
+        cell["speeds"][name] = {"seconds": [ms / 1e3] * 3, "cores": (1.0, 1.0)}
+    floor = 32 * 1e7 / (OPERATIONS / 20e-3) * 1e3
+    assert over_floor_of_products(report, cell, "x onnx-int8") == pytest.approx(3.2 / floor)
+    assert over_floor_unrounded(report, cell, "x onnx-int8") == pytest.approx((10 - 2.8) / floor)
+    assert over_floor_unrounded(report, cell, "x onnx") is None
+    (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
+    assert "**missed**" in said
+    assert "1 of the 1 missed would still be missed (2.42 to 2.42 times the floor)" in said
+    assert "| *x onnx-int8: were rounding free* | 2.42 |" in render(report, [])
+
+
+def test_products_alone_are_those_of_the_encoder() -> None:
+    assert sum(count * rows * columns for count, rows, columns in products_of(MINILM)) == 10_616_832
+    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
+    for precision in ("float32", "int8"):
+        Products(tiny, precision, 1).of(tokens=3)()
+
+
+def test_default_is_the_predictor_inside_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert bench._folder(Path("default")) == DEFAULT_PREDICTOR
+    (tmp_path / "default").mkdir()
+    assert bench._folder(Path("default")) == Path("default")
+    default = Contestant("default", "student", str(DEFAULT_PREDICTOR), baseline=False)
+    assert default.work() is None, "a linear student multiplies no matrices"
 
 
 def test_what_cannot_be_measured_is_refused(

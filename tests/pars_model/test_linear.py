@@ -51,8 +51,22 @@ def test_a_prompt_alone_and_in_any_batch_has_one_score() -> None:
     network = NgramNetwork(learned()[1])
     together = network(IDS, FEATURES)
     alone = [network([ids], FEATURES[[row]])[0] for row, ids in enumerate(IDS)]
-    assert_allclose(alone, together, atol=1e-6)
+    assert np.array_equal(alone, together), "few are summed in Python, in the order of many"
     assert network([], FEATURES[:0]).shape == (0,)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 48, 700])
+def test_odd_texts_alone_score_exactly_as_in_a_batch(length: int) -> None:
+    network = NgramNetwork(learned()[1])
+    rng = np.random.default_rng(length)
+    # One token over and over, two in turn, and any; counts beyond the table of logarithms too.
+    texts = [[7] * length, [7, 9] * length, rng.integers(0, network.vocab_size, length).tolist()]
+    texts += [IDS[row] for row in range(20)]
+    features = np.tile(FEATURES[:1] * 1e6, (len(texts), 1)).astype(np.float32)
+    together = network(texts, features)
+    for row, ids in enumerate(texts):
+        assert network([ids], features[[row]])[0] == together[row]
+    assert np.array_equal(network(texts[:3], features[:3]), together[:3])
 
 
 def test_what_is_not_learned_from_changes_nothing() -> None:

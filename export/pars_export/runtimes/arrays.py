@@ -12,14 +12,14 @@ from pars_export.errors import PredictorError
 
 Floats = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[np.generic]]
-Integers = TypeVar("Integers", NDArray[np.int64], Any)
+Integers = TypeVar("Integers", NDArray[np.int64], int, Any)
 
 
 def pair_hash(first: Integers, second: Integers, buckets: int) -> Integers:
     """Bucket of each pair of neighbouring tokens; the same for ever, for weights hang on it.
 
     Args:
-        first: ids, an int64 array (or a tensor, in training).
+        first: ids, an int64 array (one id, or a tensor in training).
         second: the ids after them.
         buckets: number of buckets, at most 2 to the 31.
     """

@@ -7,8 +7,11 @@ at another text of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +26,12 @@ SURFACE_BOUND = 3.0
 _PLACES = 4
 """First tokens that count by their place."""
 # Ids of no token: they keep the kinds of ends apart before they are hashed.
-_AT, _AFTER, _LAST, _LAST_TWO = (1 << 20) * np.arange(1, 5)
+_AT, _AFTER, _LAST, _LAST_TWO = (place << 20 for place in range(1, 5))
+
+_FEW = 16
+"""Up to so many texts are read one by one: for few, arrays cost more than what they hold."""
+_COUNTS = [0.0, *(1 + np.log(np.arange(1, 65))).tolist()]
+"""1 + log of how often, as `counted` has it."""
 
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
@@ -83,6 +91,32 @@ def counted(text: Ints, column: Ints, columns: int) -> tuple[Ints, Ints, Doubles
     return key // columns, key % columns, 1 + np.log(count)
 
 
+def weighted(
+    columns: Sequence[int], weight: memoryview[float], idf: memoryview[float]
+) -> tuple[float, float]:
+    """Sum of values times weights, and of squared values, of one text's columns."""
+    total = square = 0.0
+    for column, often in sorted(Counter(columns).items()):
+        count = _COUNTS[often] if often < len(_COUNTS) else 1 + float(np.log(often))
+        value = count * idf[column]
+        total += value * weight[column]
+        square += value * value
+    return total, square
+
+
+def ends_of(ids: Sequence[int], buckets: int) -> Iterator[int]:
+    """Buckets of one text's first and last tokens, as `Rows.ends` has them."""
+    chained = ids[0]
+    for place, token in enumerate(ids[:_PLACES]):
+        yield pair_hash(token, _AT + place, buckets)
+        if place in (1, 2):
+            chained = pair_hash(chained + _AFTER, token, buckets)
+            yield chained
+    yield pair_hash(ids[-1], _LAST, buckets)
+    if len(ids) > 1:
+        yield pair_hash(ids[-2] + _LAST_TWO, ids[-1], buckets)
+
+
 def standardised(features: Floats, mean: Floats, scale: Floats) -> Floats:
     """Surface features (n, f) around 0, cut to `SURFACE_BOUND`."""
     known: Floats = (features - mean) * scale
@@ -110,9 +144,35 @@ class NgramNetwork:
             floats(weights, name) for name in ("ngram_feature_mean", "ngram_feature_scale")
         )
         self._bias = floats(weights, "ngram_bias")[0]
+        # Single numbers come out of these as Python's own, several times sooner than out of arrays.
+        self._one_token, self._one_token_idf, self._one_pair, self._one_pair_idf, self._one_end = (
+            cast("memoryview[float]", each.data)
+            for each in (self._token, self._token_idf, self._pair, self._pair_idf, self._end)
+        )
 
     def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
+        surface = standardised(features, self._feature_mean, self._feature_scale)
+        known: Floats = (surface * self._surface).sum(axis=1)
+        return self._few(ids, known) if len(ids) <= _FEW else self._many(ids, known)
+
+    def _few(self, ids: Sequence[Sequence[int]], surface: Floats) -> Floats:
+        """One text after the other in plain Python: the same sums in the same order."""
+        bias, scores = float(self._bias), np.empty(len(ids), dtype=np.float32)
+        for index, (tokens, known) in enumerate(zip(ids, surface.tolist(), strict=True)):
+            buckets = len(self._pair)
+            total, square = weighted(tokens, self._one_token, self._one_token_idf)
+            row = np.array(tokens)
+            pairs = pair_hash(row[:-1], row[1:], buckets).tolist()
+            more, squares = weighted(pairs, self._one_pair, self._one_pair_idf)
+            ends = 0.0
+            for bucket in ends_of(tokens, len(self._end)):
+                ends += self._one_end[bucket]
+            length = math.sqrt(max(square + squares, 1e-12))
+            scores[index] = (total + more) / length + ends + known + bias
+        return scores
+
+    def _many(self, ids: Sequence[Sequence[int]], surface: Floats) -> Floats:
         rows = Rows(ids)
         n = len(rows)
         total, square = np.zeros(n), np.zeros(n)
@@ -125,11 +185,10 @@ class NgramNetwork:
             total += np.bincount(text, value * weight[column], n)
             square += np.bincount(text, value * value, n)
         text, column = rows.ends(len(self._end))
-        known = standardised(features, self._feature_mean, self._feature_scale)
         scores = (
             total / np.sqrt(np.maximum(square, 1e-12))
             + np.bincount(text, self._end[column], n)
-            + (known * self._surface).sum(axis=1)
+            + surface
             + self._bias
         )
         return scores.astype(np.float32)  # type: ignore[no-any-return]  # bincount is Any

@@ -69,7 +69,32 @@ class StudentNetwork:
         scores[start:] = self._score(ids[start:], features[start:])
         return scores
 
+    def _one(self, ids: Sequence[int], features: Floats) -> Floats:
+        """Score (1,) of one text's ids and its features (1, f): `_score` without the gaps."""
+        row = np.array([0, *ids, 0])
+        x = np.zeros((len(row), self._token.shape[1]), dtype=np.float32)
+        inside = x[1:-1]
+        self._token.take(row[1:-1], axis=0, out=inside, mode="clip")  # ids fit; unbuffered
+        pair = pair_hash(row[1:-1], row[2:], len(self._pair))
+        inside += self._pair.take(pair, axis=0)
+        inside += self._place(len(ids))[:-1]
+        h = np.concatenate([x[:-2], inside, x[2:]], axis=1) @ self._conv
+        h += self._conv_bias
+        np.maximum(h, 0.0, out=h)
+        weight = h @ self._gate
+        np.minimum(np.maximum(weight, -GATE_BOUND, out=weight), GATE_BOUND, out=weight)
+        np.exp(weight, out=weight)
+        mean = weight @ h
+        mean /= weight.sum()
+        known = (features[0] - self._mean) * self._scale
+        hidden = np.concatenate([mean, h.max(axis=0), known]) @ self._hidden
+        hidden += self._hidden_bias
+        score: Floats = np.maximum(hidden, 0.0, out=hidden) @ self._out + self._out_bias
+        return score
+
     def _score(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
+        if len(ids) == 1:
+            return self._one(ids[0], features)
         # All texts in one row, an empty place between them: what lies there stays zero.
         lengths = [len(each) for each in ids]
         row = np.array([0, *chain.from_iterable((*each, 0) for each in ids)])

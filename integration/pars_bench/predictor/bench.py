@@ -31,13 +31,24 @@ if TYPE_CHECKING:
 PROMPTS = Path(__file__).parents[1] / "demo" / "prompts.jsonl"
 MODULES = tuple(
     f"pars_bench.predictor.{name}"
-    for name in ("baselines", "contestants", "loading", "processes", "rates", "speed", "texts")
+    for name in (
+        "baselines",
+        "contestants",
+        "loading",
+        "processes",
+        "products",
+        "rates",
+        "speed",
+        "texts",
+    )
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of ``pars bench predictor``."""
-    parser.add_argument("folders", type=Path, nargs="*", metavar="DIR", help="predictor folders")
+    parser.add_argument(
+        "folders", type=Path, nargs="*", metavar="DIR", help="predictor folders, or `default`"
+    )
     parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="results")
     parser.add_argument(
         "--markdown",
@@ -110,15 +121,20 @@ def measure(args: argparse.Namespace) -> PredictorReport:
     from pars_bench.experiment import compute
     from pars_bench.predictor.cells import Cells
     from pars_bench.predictor.contestants import choose
+    from pars_bench.predictor.rates import vector_instructions
     from pars_bench.progress import TerminalProgress
     from pars_export.artifact import folder_sha256
     from pars_export.files import sha256_file
 
     if not args.folders:
         raise ConfigError("Which predictor folders? Give at least one DIR.")
-    contestants = choose(args.folders, _names(args.baselines))
+    folders = [_folder(folder) for folder in args.folders]
+    contestants = choose(folders, _names(args.baselines))
     grid = _fitting(_asked(args), contestants)
-    environment = describe_machine()
+    environment = {
+        **describe_machine(),
+        "vector_instructions": ", ".join(vector_instructions()),
+    }
     progress = TerminalProgress()
     with ExitStack() as stack:
         cells = Cells(stack, contestants, grid, args.prompts)
@@ -126,7 +142,7 @@ def measure(args: argparse.Namespace) -> PredictorReport:
         of: Facts = {
             "environment": environment,
             "contestants": [asdict(each) for each in contestants],
-            "predictors": [folder_sha256(folder) for folder in args.folders],
+            "predictors": [folder_sha256(folder) for folder in folders],
             "prompts": sha256_file(args.prompts),
         }
         folder = args.json.with_name(f"{args.json.name}.cells")
@@ -172,6 +188,13 @@ def _fitting(grid: Grid, contestants: Sequence[Contestant]) -> Grid:
         lengths=tuple(length for length in grid.lengths if length <= longest),
         threads=tuple(threads for threads in grid.threads if threads <= cores),
     )
+
+
+def _folder(named: Path) -> Path:
+    """`default` is the predictor inside the package, unless a folder here is called so."""
+    from pars_export.artifact import DEFAULT_PREDICTOR
+
+    return DEFAULT_PREDICTOR if str(named) == "default" and not named.exists() else named
 
 
 def _names(text: str | None) -> list[str] | None:

@@ -109,6 +109,7 @@ class Cells:
             starts = [found[f"start-{slug}-{turn}"] for turn in range(self._starts(slug))]
             report["starts"][each.name] = {
                 "seconds": [start["seconds"] for start in starts],
+                "cpu_seconds": [start["cpu_seconds"] for start in starts],
                 "resident_mib": [start["resident_mib"] for start in starts],
                 "peak_mib": [start["peak_mib"] for start in starts],
                 "imported": starts[0]["imported"],

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from pathlib import Path
 from typing import TypedDict
 
@@ -21,6 +22,8 @@ class Loaded(TypedDict):
 
     resident_mib: float | None
     """Memory in use when it could score."""
+    cpu_seconds: float
+    """Of this process until then, from its start."""
     imported: list[str]
     """Those of `LOOKED_FOR` that were imported."""
 
@@ -42,6 +45,7 @@ def main() -> None:
             scorer = Predictor.load(found["folder"], found["what"])  # type: ignore[assignment]
         loaded: Loaded = {
             "resident_mib": memory_mib("VmRSS"),
+            "cpu_seconds": time.process_time(),
             "imported": [name for name in LOOKED_FOR if name in sys.modules],
         }
         print(json.dumps(loaded), file=answers, flush=True)

@@ -10,7 +10,7 @@ from pars_bench.facts import flatten
 from pars_bench.predictor.goals import sentences
 from pars_bench.predictor.grid import START_PROMPTS, TOKENS, TOKENS_LARGE
 from pars_bench.predictor.pictures import write_pictures
-from pars_bench.predictor.rates import SIZE, UNITS
+from pars_bench.predictor.rates import DOT_PRODUCTS, SIZE, UNITS
 from pars_bench.predictor.report import (
     PredictorReport,
     SpeedCell,
@@ -18,7 +18,10 @@ from pars_bench.predictor.report import (
     cells_of,
     median_ms,
     milliseconds,
+    ours,
     over_floor,
+    over_floor_of_products,
+    over_floor_unrounded,
     quartiles,
     rates_of,
 )
@@ -27,26 +30,31 @@ from pars_export.files import atomic_file
 
 _INTRODUCTION = """\
 A contestant gets texts and gives scores, so its tokenizer counts; texts have an exact number of
-tokens. All take turns in one process: a sample is the mean over calls for some {burst} ms, each
-of {rounds} rounds has one of each, and the figures are medians, with quartiles in brackets. The
-process is bound to as many CPUs as it may have threads. Contestants named after a folder are its
-runtimes. BERT-base (the paper's), OPT-125M (vllm-ltr's) and the Hugging Face pipeline (of the
-first folder's encoder) have random weights: they tell time, not how well they rank. The two large
-ones get up to {large:,} tokens a call, the others up to {tokens:,}, which is what an encoder's
-runtime scores together."""
+tokens. All take turns in one process: a sample is the mean over calls for some {burst} ms, each of
+{rounds} rounds has one of each, and the figures are medians, with quartiles in brackets. With one
+thread the time is CPU time, so that nothing else on the machine counts, beyond what it takes of
+caches and memory; with more it is the clock's. The process is bound to as many CPUs as it may have
+threads. Contestants named after a folder are its runtimes. BERT-base (the paper's), OPT-125M
+(vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder) have random weights: they
+tell time, not how well they rank. The two large ones get up to {large:,} tokens a call, the others
+up to {tokens:,}, which is what an encoder's runtime scores together."""
 
 _FLOOR = """\
 The floor is the time for the matrix products alone, each at the rate of its precision that this
 machine reached in the same rounds with the fastest of {libraries} on matrices of {size} by {size},
 or the time for reading the weights once a call at the rate of a copy in memory, whichever is
-longer. `onnx-int8` has its products with weights in int8 and those of attention in float32;
-`onnx-bf16` computes in float32. Everything else (normalisation, softmax, activation functions,
-rounding, the tokenizer) is what a runtime pays on top."""
+longer. Rows in italics are bounds: an engine's products with weights alone, by onnxruntime at the
+engine's own shapes, over their part of the floor; and the float32 engine with nothing exchanged but
+its products for those of int8, as if rounding cost nothing. `onnx-int8` has its products with
+weights in int8 and those of attention in float32; `onnx-bf16` computes in float32. {instructions}
+Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
+runtime pays on top."""
 
 _LOADING = """\
 From nothing to able to score, one thread: interpreter, imports, check of every file's hash,
-weights; files are in the system's cache. Resident is the memory in use then; the peak is after
-scoring {prompts} real prompts in one call."""
+weights. Files are in the system's cache, so a process waits for nothing but its turn: what the
+clock says beyond the CPU time went to whatever else ran. Resident is the memory in use then; the
+peak is after scoring {prompts} real prompts in one call."""
 
 
 ALONE = 0.95
@@ -80,7 +88,9 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
         *(f"![{caption}]({name})\n\n{caption}" for name, caption in pictures),
         *_speeds(report),
         "## Against the floor",
-        _FLOOR.format(libraries=" and ".join(libraries), size=SIZE),
+        _FLOOR.format(
+            libraries=" and ".join(libraries), size=SIZE, instructions=_instructions(report)
+        ),
         _rates(report),
         *_floors(report),
         "## Load time and memory",
@@ -158,7 +168,36 @@ def _floors(report: PredictorReport) -> Iterator[str]:
             found = over_floor(report, cell, name)
             return "" if found is None else f"{found:.2f}"
 
-        yield _by_length(report, cells_of(report, threads, batch), ratio)
+        cells = cells_of(report, threads, batch)
+        yield _by_length(report, cells, ratio) + _bounds(report, cells)
+
+
+def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
+    """Rows for what bounds an engine: its products alone, and rounding for nothing."""
+    lines = []
+    for name, _ in ours(report):
+        for label, measure in (
+            ("products with weights alone", over_floor_of_products),
+            ("were rounding free", over_floor_unrounded),
+        ):
+            found = [measure(report, cell, name) for cell in cells]
+            if any(each is not None for each in found):
+                shown = " | ".join("" if each is None else f"{each:.2f}" for each in found)
+                lines.append(f"\n| *{name}: {label}* | {shown} |")
+    return "".join(lines)
+
+
+def _instructions(report: PredictorReport) -> str:
+    flags = str(report["environment"].get("vector_instructions", ""))
+    if not flags:
+        return ""
+    known = flags.split(", ")
+    if any(each in known for each in DOT_PRODUCTS):
+        return f"This CPU has {flags}, and so dot products of bytes."
+    return (
+        f"This CPU has {flags} and no dot products of bytes (VNNI): its products in int8 are "
+        "less than four times faster than those in float32, as the rates below say."
+    )
 
 
 def _by_length(
@@ -192,12 +231,13 @@ def _rates(report: PredictorReport) -> str:
 
 def _starts(report: PredictorReport) -> str:
     lines = [
-        "| | seconds | resident, MiB | peak, MiB | imports |",
-        "|---|---:|---:|---:|---|",
+        "| | CPU seconds | on the clock | resident, MiB | peak, MiB | imports |",
+        "|---|---:|---:|---:|---:|---|",
     ]
     for name, starts in report["starts"].items():
         cells = [
             _bold(name, report["contestants"][name]["auto"]),
+            _spread(quartiles(starts["cpu_seconds"])),
             _spread(quartiles(starts["seconds"])),
             _memory(starts["resident_mib"]),
             _memory(starts["peak_mib"]),

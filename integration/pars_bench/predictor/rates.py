@@ -7,6 +7,7 @@ reach is still a floor.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,22 @@ UNITS: Mapping[str, tuple[str, int]] = {
 """Name of a measurement to what it is a rate of, and how much of that one call does."""
 
 
+VECTORS = ("avx2", "avx512f", "avx512_bf16", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
+"""Flags of /proc/cpuinfo that decide how fast products are; the last is of Arm's."""
+DOT_PRODUCTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
+"""Those with dot products of bytes."""
+
+
+def vector_instructions() -> list[str]:
+    """The CPU's `VECTORS`; none where the system has no such file."""
+    try:
+        text = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return []
+    flags = {word for line in text.splitlines() for word in line.partition(":")[2].split()}
+    return [each for each in VECTORS if each in flags]
+
+
 def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
     """One call for each of `UNITS`."""
     rng = np.random.default_rng(0)
@@ -36,8 +53,7 @@ def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
     weight = rng.integers(-64, 64, (SIZE, SIZE), dtype=np.int8)
     source = np.ones(_COPIED, dtype=np.uint8)
     target = np.empty_like(source)
-    floats = _session("MatMul", left, right, threads)
-    integers = _session("MatMulInteger", whole, weight, threads)
+    floats, integers = product_session(right, threads), product_session(weight, threads)
     return {
         "float32, numpy": lambda: np.matmul(left, right, out=product),
         "float32, onnxruntime": lambda: floats.run(None, {"a": left}),
@@ -46,28 +62,37 @@ def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
     }
 
 
-def _session(
-    kind: str, left: NDArray[np.generic], weight: NDArray[np.generic], threads: int
-) -> Any:
-    """A product with constant weights, which onnxruntime packs once, as it does a model's."""
+def product_session(weight: NDArray[np.generic], threads: int) -> Any:
+    """A product of an input `a` (m, k) with a constant ``weight`` (k, n).
+
+    onnxruntime packs the weight once, as it does a model's. Float32 weights take float32; int8
+    weights take uint8 around 128 and give int32.
+    """
     import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
-    whole = kind == "MatMulInteger"
+    whole = weight.dtype == np.int8
+    rows, columns = weight.shape
     constants = [numpy_helper.from_array(weight, "b")]
     if whole:
         constants.append(numpy_helper.from_array(np.array(128, dtype=np.uint8), "middle"))
     graph = helper.make_graph(
-        [helper.make_node(kind, ["a", *(each.name for each in constants)], ["y"])],
+        [
+            helper.make_node(
+                "MatMulInteger" if whole else "MatMul",
+                ["a", *(each.name for each in constants)],
+                ["y"],
+            )
+        ],
         "product",
         [
             helper.make_tensor_value_info(
-                "a", helper.np_dtype_to_tensor_dtype(left.dtype), left.shape
+                "a", TensorProto.UINT8 if whole else TensorProto.FLOAT, ["m", rows]
             )
         ],
         [
             helper.make_tensor_value_info(
-                "y", TensorProto.INT32 if whole else TensorProto.FLOAT, [SIZE, SIZE]
+                "y", TensorProto.INT32 if whole else TensorProto.FLOAT, ["m", columns]
             )
         ],
         constants,

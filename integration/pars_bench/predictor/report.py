@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import TypedDict
 
 import numpy as np
 
+from pars_bench.predictor.products import products_name
 from pars_bench.predictor.rates import UNITS
-from pars_bench.predictor.speed import Speed
 from pars_bench.predictor.work import Work
+
+ENGINES = ("onnx", "onnx-int8", "onnx-bf16")
+"""Runtimes whose products are measured alone, too."""
+
+
+class Speed(TypedDict):
+    """What one contestant or rate gave in a cell."""
+
+    seconds: list[float]
+    """Of a call, one a round; CPU time with one thread, else on the clock."""
+    cores: tuple[float, float]
+    """CPU time over wall time, the smallest and the largest of the rounds. More than the threads
+    that were allowed would mean that their number did not hold; with one thread, less than 1 that
+    something else ran on its core."""
 
 
 class Entry(TypedDict):
@@ -40,6 +55,8 @@ class Starts(TypedDict):
 
     seconds: list[float]
     """Until it can score, from nothing: interpreter, imports, hashes, weights."""
+    cpu_seconds: list[float]
+    """Of which the process ran: all of it where nothing else wanted the CPU."""
     resident_mib: list[float | None]
     peak_mib: list[float | None]
     """The most it ever had, after scoring some prompts one by one and together."""
@@ -52,7 +69,7 @@ class Burst(TypedDict):
     threads: int
     prompts: int
     seconds: dict[str, list[float]]
-    """Of each contestant, one a round."""
+    """Of each contestant, one a round; CPU time with one thread, else on the clock."""
 
 
 class Order(TypedDict):
@@ -118,6 +135,49 @@ def over_floor(report: PredictorReport, cell: SpeedCell, name: str) -> float | N
         return None
     floor = work.floor([cell["length"]] * cell["batch"], rates_of(cell))
     return quartiles(speed["seconds"])[1] / floor
+
+
+def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) -> float | None:
+    """What an engine's products with weights take alone, over its floor without attention."""
+    entry = report["contestants"][name]
+    work, alone = work_of(entry), _products(cell, entry)
+    if work is None or alone is None:
+        return None
+    floor = replace(work, attention=0.0).floor([cell["length"]] * cell["batch"], rates_of(cell))
+    return alone / floor
+
+
+def over_floor_unrounded(report: PredictorReport, cell: SpeedCell, name: str) -> float | None:
+    """The least that an int8 engine could take in its library, over its floor.
+
+    That is the folder's float32 engine with nothing but its products exchanged for those of int8,
+    as if rounding activations and scaling results cost nothing.
+    """
+    entry = report["contestants"][name]
+    floats = next(
+        (
+            n
+            for n, other in report["contestants"].items()
+            if other["folder"] == entry["folder"] and other["what"] == "onnx"
+        ),
+        None,
+    )
+    whole, work = _products(cell, entry), work_of(entry)
+    if floats is None or work is None or work.precision != "int8" or whole is None:
+        return None
+    own = _products(cell, report["contestants"][floats])
+    if own is None:
+        return None
+    seconds = quartiles(cell["speeds"][floats]["seconds"])[1] - own + whole
+    return seconds / work.floor([cell["length"]] * cell["batch"], rates_of(cell))
+
+
+def _products(cell: SpeedCell, entry: Entry) -> float | None:
+    """Median seconds of an engine's products alone."""
+    if entry["folder"] is None or entry["work"] is None:
+        return None
+    found = cell["speeds"].get(products_name(entry["folder"], str(entry["work"]["precision"])))
+    return None if found is None else quartiles(found["seconds"])[1]
 
 
 def work_of(entry: Entry) -> Work | None:

@@ -15,28 +15,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TypedDict
 
 import numpy as np
 
 from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.grid import TOKENS_LARGE
+from pars_bench.predictor.report import ENGINES, Speed
 
 BURST_S = 0.03
 """A sample is the mean over calls for at least this long."""
 _SETTLE_S = 0.002
 """Threads of the contestant before may still be spinning; they are left that long to stop."""
-
-
-class Speed(TypedDict):
-    """What one contestant or rate gave in a cell."""
-
-    seconds: list[float]
-    """Of a call, one a round; wall time."""
-    cores: tuple[float, float]
-    """CPU time over wall time, the smallest and the largest of the rounds. More than the threads
-    that were allowed would mean that their number did not hold; with one thread, less than 1 that
-    something else ran on its core."""
 
 
 class Speeds:
@@ -45,6 +34,8 @@ class Speeds:
     def __init__(
         self, contestants: Sequence[Contestant], threads: int, longest: int, prompts: Path
     ) -> None:
+        from pars_bench.predictor.contestants import read_encoder
+        from pars_bench.predictor.products import Products, products_name
         from pars_bench.predictor.rates import rate_calls
         from pars_bench.predictor.texts import TextMaker
         from pars_bench.promptfile import read_prompts
@@ -56,6 +47,13 @@ class Speeds:
         self._contestants = {each.name: each for each in contestants}
         self._scorers = {each.name: each.open(threads, longest) for each in contestants}
         self._rates = rate_calls(threads)
+        self._products = {
+            products_name(Path(each.folder).name, work.precision): Products(
+                read_encoder(Path(each.folder)), work.precision, threads
+            )
+            for each in contestants
+            if each.what in ENGINES and (work := each.work()) is not None
+        }
         self._prompts = [prompt.text for prompt in read_prompts(prompts)]
         self._makers: dict[str, TextMaker] = {}
         spec = InputSpec(max_length=longest)
@@ -71,11 +69,13 @@ class Speeds:
         texts = {name: maker.draw(length, batch) for name, maker in self._makers.items()}
         others = next(iter(texts.values()))
         calls: dict[str, Callable[[], object]] = dict(self._rates)
+        for name, products in self._products.items():
+            calls[name] = products.of(length * batch)
         for name, contestant in self._contestants.items():
             if not contestant.large or length * batch <= TOKENS_LARGE:
                 scorer, given = self._scorers[name], texts.get(contestant.folder, others)
                 calls[name] = partial(scorer.score, given)
-        return take_turns(calls, rounds)
+        return take_turns(calls, rounds, self._threads)
 
     def burst(self, names: Sequence[str], count: int, turn: int) -> dict[str, float]:
         """Seconds in which each ranks real prompts, cut as its folder says, in one call.
@@ -94,9 +94,10 @@ class Speeds:
             predictor = Predictor.load(contestant.folder, contestant.what, self._threads)
             predictor.score(["What is warm runs at full speed."])
             gc.collect()
-            start = time.perf_counter()
+            clock = clock_of(self._threads)
+            start = clock()
             predictor.score(texts)
-            found[name] = time.perf_counter() - start
+            found[name] = clock() - start
         return found
 
     def order(self, name: str) -> dict[str, object]:
@@ -116,11 +117,18 @@ class Speeds:
         return {key: found[key] for key in ("tau", "interval", "prompts", "of")}
 
 
-def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, Speed]:
-    """One sample of each a round; the first round only warms up and is left out.
+def clock_of(threads: int) -> Callable[[], float]:
+    """CPU time where one thread does all the work, so that nobody else's work counts.
 
-    Wall time, other than in `pars_bench.sidebyside`: with several threads it is what one waits.
+    With several threads it is the clock: what one waits.
     """
+    return time.process_time if threads == 1 else time.perf_counter
+
+
+def take_turns(
+    calls: Mapping[str, Callable[[], object]], rounds: int, threads: int
+) -> dict[str, Speed]:
+    """One sample of each a round; the first round only warms up and is left out."""
     names = list(calls)
     found: dict[str, Speed] = {name: {"seconds": [], "cores": (np.inf, 0.0)} for name in names}
     often = dict.fromkeys(names, 1)
@@ -130,14 +138,14 @@ def take_turns(calls: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
             seconds, cores = _sample(calls[name], often[name])
             often[name] = max(1, min(1000, round(BURST_S / max(seconds, 1e-6))))
             if turn:
-                found[name]["seconds"].append(seconds)
+                found[name]["seconds"].append(seconds * cores if threads == 1 else seconds)
                 least, most = found[name]["cores"]
                 found[name]["cores"] = min(least, cores), max(most, cores)
     return found
 
 
 def _sample(call: Callable[[], object], often: int) -> tuple[float, float]:
-    """(seconds of a call, cores it used)."""
+    """(seconds of a call on the clock, cores it used)."""
     time.sleep(_SETTLE_S)
     gc.disable()
     if often > 1:  # what the contestant before threw out of the caches comes back

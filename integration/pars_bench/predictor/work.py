@@ -60,9 +60,7 @@ def work_of_encoder(config: Mapping[str, object], engine: str) -> Work:
             weights of two bytes.
     """
     width, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
-    inner = _size(config, "intermediate_size" if "intermediate_size" in config else "ffn_dim")
-    # Query, key, value and output projections; the two layers of the feed-forward network.
-    parameters = layers * (4 * width * width + 2 * width * inner)
+    parameters = sum(count * rows * columns for count, rows, columns in products_of(config))
     each = {"onnx-int8": 1, "onnx-bf16": 2}.get(engine, _FLOAT_BYTES)
     return Work(
         precision="int8" if engine == "onnx-int8" else "float32",
@@ -74,11 +72,21 @@ def work_of_encoder(config: Mapping[str, object], engine: str) -> Work:
     )
 
 
-def work_of_student(folder: Path, most_tokens: int) -> Work:
-    """Of a student, by the shapes of its arrays."""
+def products_of(config: Mapping[str, object]) -> list[tuple[int, int, int]]:
+    """Products with weights of a transformer: how many, and rows and columns of the weight."""
+    width, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
+    inner = _size(config, "intermediate_size" if "intermediate_size" in config else "ffn_dim")
+    # Query, key, value and output projections; the two layers of the feed-forward network.
+    return [(4 * layers, width, width), (layers, width, inner), (layers, inner, width)]
+
+
+def work_of_student(folder: Path, most_tokens: int) -> Work | None:
+    """Of a student, by the shapes of its arrays; None of a linear one, which has no products."""
     from pars_export.runtimes.student import WEIGHTS
 
     with (folder / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+        if "conv" not in arrays:
+            return None
         convolution, hidden = arrays["conv"].size, arrays["hidden"].size
         width = arrays["conv"].shape[1]
     return Work(
