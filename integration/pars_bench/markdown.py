@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 
 from pars_bench.facts import flatten, predictor_pairs
@@ -22,9 +23,14 @@ def render(report: Report, command: str) -> str:
         _facts(report),
     ]
     for pattern in patterns_of(report):
-        parts += [f"## {PATTERN_NAMES.get(pattern, pattern)}", _list(headline(report, pattern))]
+        parts += [f"## {PATTERN_NAMES.get(pattern, pattern)}", bullets(headline(report, pattern))]
         parts.append(_table(report, pattern))
-    parts += ["## Where it loses", _list(losses(report)), "## What to doubt", _list(doubts(report))]
+    parts += [
+        "## Where it loses",
+        bullets(losses(report)),
+        "## What to doubt",
+        bullets(doubts(report)),
+    ]
     return "\n\n".join(parts) + "\n"
 
 
@@ -70,5 +76,6 @@ def _table(report: Report, pattern: str) -> str:
     return "\n".join(lines)
 
 
-def _list(sentences: list[str]) -> str:
+def bullets(sentences: Iterable[str]) -> str:
+    """A list of Markdown."""
     return "\n".join(f"- {sentence}" for sentence in sentences)

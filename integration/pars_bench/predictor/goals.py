@@ -17,6 +17,7 @@ from pars_bench.predictor.report import (
     over_floor_of_products,
     over_floor_unrounded,
     quartiles,
+    threads_named,
 )
 
 OVER_FLOOR = 1.5
@@ -158,7 +159,7 @@ def _bursts(report: PredictorReport) -> Iterator[str]:
             floor = burst_floor(report, burst, name)
             yield (
                 f"{name} ranks {burst['prompts']:,} real prompts in under {wanted:g} s, "
-                f"{_threads(burst['threads'])}: {verdict(seconds < wanted)}, {seconds:.3g} s"
+                f"{threads_named(burst['threads'])}: {verdict(seconds < wanted)}, {seconds:.3g} s"
                 f"{_ceiling(entry, floor, wanted)}."
             )
 
@@ -176,7 +177,3 @@ def _ceiling(entry: Entry, floor: float | None, wanted: float) -> str:
 def _shape(shape: Sequence[int]) -> str:
     length, batch = shape
     return f"{length} tokens, batch {batch}"
-
-
-def _threads(count: int) -> str:
-    return "one thread" if count == 1 else f"{count} threads"

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import median
 
 from pars_bench.facts import flatten
+from pars_bench.markdown import bullets
 from pars_bench.predictor.goals import sentences
 from pars_bench.predictor.grid import START_PROMPTS, TOKENS, TOKENS_LARGE
 from pars_bench.predictor.pictures import write_pictures
@@ -24,6 +25,7 @@ from pars_bench.predictor.report import (
     over_floor_unrounded,
     quartiles,
     rates_of,
+    threads_named,
 )
 from pars_bench.predictor.speed import BURST_S
 from pars_export.files import atomic_file
@@ -56,6 +58,19 @@ weights. Files are in the system's cache, so a process waits for nothing but its
 clock says beyond the CPU time went to whatever else ran. Resident is the memory in use then; the
 peak is after scoring {prompts} real prompts in one call."""
 
+_BURST = """\
+All ranked in one call, by what each folder is loaded with by default; loaded anew each time, so
+that nothing is remembered of a prompt. The same clock as above."""
+
+_ORDERS = """\
+Kendall's tau-b between scores and lengths on the test prompts of the length table that ships with
+the demonstration, with its 95 % interval (bootstrap over prompts)."""
+
+_LOSSES = """\
+Beside what each folder is loaded with by default, all that is faster anywhere, however it ranks."""
+
+_CORES = """\
+CPU time over time on the clock, of every sample."""
 
 ALONE = 0.95
 """Share of a sample in which the process ran, from which on nothing else disturbed it."""
@@ -83,7 +98,7 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
             tokens=TOKENS,
         ),
         "## What was wanted",
-        _list(sentences(report)),
+        bullets(sentences(report)),
         "## Time per prompt",
         *(f"![{caption}]({name})\n\n{caption}" for name, caption in pictures),
         *_speeds(report),
@@ -93,18 +108,15 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
         ),
         _rates(report),
         *_floors(report),
-        "## Load time and memory",
-        _LOADING.format(prompts=START_PROMPTS),
-        _starts(report),
-        "## A burst of real prompts",
-        _bursts(report),
-        "## How well they rank",
-        _orders(report),
-        "## Where something else is faster",
-        _list(losses(report)),
-        "## Whether the number of threads held",
-        _cores(report),
     ]
+    for title, words, table in (
+        ("Load time and memory", _LOADING.format(prompts=START_PROMPTS), _starts(report)),
+        ("A burst of real prompts", _BURST, _bursts(report)),
+        ("How well they rank", _ORDERS, _orders(report)),
+        ("Where something else is faster", _LOSSES, bullets(losses(report))),
+        ("Whether the number of threads held", _CORES, _cores(report)),
+    ):
+        parts += [f"## {title}", words, table]
     return "\n\n".join(parts) + "\n"
 
 
@@ -134,11 +146,11 @@ def losses(report: PredictorReport) -> list[str]:
 
 def _speeds(report: PredictorReport) -> Iterator[str]:
     for threads, batch in dict.fromkeys((c["threads"], c["batch"]) for c in report["speed"]):
-        yield f"### {_threads(threads).capitalize()}, batch {batch}: milliseconds a prompt"
+        yield f"### {threads_named(threads).capitalize()}, batch {batch}: milliseconds a prompt"
         cells = cells_of(report, threads, batch)
         yield _by_length(report, cells, lambda cell, name: _spread(milliseconds(cell, name)))
     for threads in dict.fromkeys(cell["threads"] for cell in report["speed"]):
-        yield f"### {_threads(threads).capitalize()}: most prompts a second, at the best batch"
+        yield f"### {threads_named(threads).capitalize()}: most prompts a second, at the best batch"
         yield _throughput(report, threads)
 
 
@@ -162,7 +174,7 @@ def _throughput(report: PredictorReport, threads: int) -> str:
 
 def _floors(report: PredictorReport) -> Iterator[str]:
     for threads, batch in dict.fromkeys((c["threads"], c["batch"]) for c in report["speed"]):
-        yield f"### {_threads(threads).capitalize()}, batch {batch}: times the floor"
+        yield f"### {threads_named(threads).capitalize()}, batch {batch}: times the floor"
 
         def ratio(cell: SpeedCell, name: str) -> str:
             found = over_floor(report, cell, name)
@@ -217,7 +229,7 @@ def _by_length(
 def _rates(report: PredictorReport) -> str:
     threads = list(dict.fromkeys(cell["threads"] for cell in report["speed"]))
     lines = [
-        f"| rate | {' | '.join(_threads(count) for count in threads)} |",
+        f"| rate | {' | '.join(threads_named(count) for count in threads)} |",
         f"|---|{'---:|' * len(threads)}",
     ]
     for rate, unit in (("float32", "GFLOP/s"), ("int8", "Gop/s"), ("memory", "GB/s")):
@@ -265,9 +277,6 @@ def _bursts(report: PredictorReport) -> str:
 
 def _orders(report: PredictorReport) -> str:
     lines = [
-        "Kendall's tau-b between scores and lengths on the test prompts of the length table that "
-        "ships with the demonstration, with its 95 % interval (bootstrap over prompts).",
-        "",
         "| | tau | 95 % interval | prompts |",
         "|---|---:|---:|---:|",
     ]
@@ -300,8 +309,8 @@ def _cores(report: PredictorReport) -> str:
                 f"; in {alone} of {len(speeds)} cells a contestant had its core to itself for at "
                 f"least {ALONE:.0%} of every sample"
             )
-        lines.append(f"{_threads(threads).capitalize()}: {said}.")
-    return _list(lines)
+        lines.append(f"{threads_named(threads).capitalize()}: {said}.")
+    return bullets(lines)
 
 
 def _lengths(cells: Sequence[SpeedCell]) -> list[int]:
@@ -325,16 +334,8 @@ def _number(value: float) -> str:
 
 
 def _shape(cell: SpeedCell) -> str:
-    return f"{cell['length']} tokens, batch {cell['batch']}, {_threads(cell['threads'])}"
-
-
-def _threads(count: int) -> str:
-    return "one thread" if count == 1 else f"{count} threads"
+    return f"{cell['length']} tokens, batch {cell['batch']}, {threads_named(cell['threads'])}"
 
 
 def _bold(name: str, auto: bool) -> str:
     return f"**{name}**" if auto else name
-
-
-def _list(lines: Sequence[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines)

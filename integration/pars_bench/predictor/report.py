@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TypedDict
 
@@ -219,8 +219,6 @@ def cells_of(
     ]
 
 
-def fastest(cell: SpeedCell, names: Mapping[str, object]) -> str | None:
-    """Who of these takes least in a cell."""
-    known = {name: median_ms(cell, name) for name in names}
-    taken = {name: value for name, value in known.items() if value is not None}
-    return min(taken, key=taken.__getitem__, default=None)
+def threads_named(count: int) -> str:
+    """As the page has it."""
+    return "one thread" if count == 1 else f"{count} threads"

@@ -7,6 +7,7 @@ from pathlib import Path
 from statistics import fmean, median
 
 from pars_bench.findings import WORTH_SAYING, percent, seconds
+from pars_bench.markdown import bullets as _list
 from pars_bench.replay.page.compare import Replay
 from pars_bench.replay.page.findings import NOT_MODELLED, start, worse_in
 from pars_bench.study.conditions import machine, traffic
@@ -267,7 +268,3 @@ def _doubts(study: StudyFile) -> list[str]:
         f"Intervals are over {len(study['seeds'])} seeds, each with requests, arrivals and noise "
         "of its own.",
     ]
-
-
-def _list(sentences: Iterable[str]) -> str:
-    return "\n".join(f"- {sentence}" for sentence in sentences)
