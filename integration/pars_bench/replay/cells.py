@@ -130,13 +130,17 @@ def replay(
         priority=priority,
         on_finish=lambda done: progress(done, len(columns)),
     )
-    gc.collect()
-    gc.freeze()  # vLLM's modules need not be looked through again and again
+    if not gc.get_freeze_count():
+        # For the life of the process: vLLM's modules need not be looked through again and again,
+        # be it inside a run or between runs.
+        gc.collect()
+        gc.freeze()
     try:
         return driver.run()
     finally:
-        gc.unfreeze()
         scheduler.shutdown()
+        del driver, scheduler
+        gc.collect()
 
 
 def _scheduler(

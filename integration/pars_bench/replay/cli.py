@@ -152,7 +152,7 @@ def run_replay(
     from pars_bench.progress import TerminalProgress
     from pars_bench.replay.page.page import write_page
     from pars_bench.replay.plan import make_sweep
-    from pars_bench.replay.results import write_results
+    from pars_bench.replay.results import report_of, write_results
     from pars_bench.replay.sweep import run_sweep
 
     if jobs < 1:
@@ -161,7 +161,8 @@ def run_replay(
     sweep = make_sweep(config)
     cells = run_sweep(sweep, out, jobs, progress or TerminalProgress())
     settings = {**sweep.setting.facts(), "loads": list(config.load), "seeds": list(config.seed)}
-    report = write_results(out, cells, sweep.read(config.seed[0]), settings, parsed)
+    report = report_of(out, cells, sweep.read(config.seed[0]), settings, parsed)
+    write_results(out, cells, report)
     write_page(out)
     return report
 

@@ -34,19 +34,11 @@ class _Rows:
     cached: int
 
 
-def write_results(
-    out: Path,
-    cells: Sequence[Cell],
-    traffic: Traffic,
-    settings: Mapping[str, object],
-    limits: Mapping[str, float],
-) -> ReplayReport:
-    """Write both files into ``out`` and return report.json's content; see :func:`report_of`."""
-    report = report_of(out, cells, traffic, settings, limits)
+def write_results(out: Path, cells: Sequence[Cell], report: ReplayReport) -> None:
+    """Write ``requests.parquet``, the cells' rows one after another, and ``report.json``."""
     _write_rows(out, cells)
     with atomic_file(out / "report.json") as temporary:
         temporary.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-    return report
 
 
 def report_of(

@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--page", type=Path, help="write the results as a Markdown page, too")
     parser.add_argument("--data-root", required=True, type=Path, help="length tables and traces")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each cell (3)")
+    parser.add_argument(
+        "--predictor",
+        type=Path,
+        metavar="DIR",
+        help="predictor that reads chat and code prompts (the default predictor)",
+    )
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (1)")
 
 
@@ -35,10 +41,20 @@ def run(args: argparse.Namespace) -> int:
             raise ConfigError(f"--{name} is {getattr(args, name)}: expected at least 1.")
     with exit_on_sigterm():
         seeds = tuple(range(args.seeds))
-        study = run_study(args.out, args.data_root, seeds, args.jobs, list(comparisons()), WINDOWS)
+        study = run_study(
+            args.out,
+            args.data_root,
+            seeds,
+            args.jobs,
+            list(comparisons()),
+            WINDOWS,
+            predictor=args.predictor,
+        )
     print(args.out / "study.json")
     if args.page is not None:
         command = f"pars bench replay --out DIR --data-root DATA --seeds {args.seeds}"
+        if args.predictor is not None:
+            command += f" --predictor {args.predictor.name}"
         write_page(args.page, study, command)
         print(args.page)
     return 0

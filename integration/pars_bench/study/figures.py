@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from pars_bench import chart
 from pars_bench.chart import Palette
 from pars_bench.replay.page.compare import Replay
-from pars_bench.replay.page.names import Look
-from pars_bench.study.design import TAU, TRAFFIC
+from pars_bench.study.design import ENGINES, TAU, TRAFFIC
 from pars_bench.study.gains import MEAN, ORACLE, PARS, RERUN, Place, places
 from pars_bench.study.schema import Part, StudyFile
 
@@ -52,30 +51,35 @@ def write_pictures(study: StudyFile, folder: Path, stem: str) -> list[tuple[str,
 
 
 class _Loads:
-    """One curve per traffic."""
+    """One curve per traffic; of the second GPU in the traffic's colour, thin and hollow."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._parts = parts
 
     def __call__(self, axes: Axes, palette: Palette) -> None:
-        for number, part in enumerate(self._parts):
+        kinds = list(dict.fromkeys(part["traffic"] for part in self._parts))
+        for part in self._parts:
             cells = places([part])
+            number = kinds.index(part["traffic"])
+            first = part["engine"] == self._parts[0]["engine"]
+            gpu = "" if first else f", {ENGINES[part['engine']].name}"
             axes.plot(
                 [cell.load for cell in cells],
                 [fmean(cell.gain(PARS, MEAN)) for cell in cells],
                 color=_COLOURS[number % len(_COLOURS)],
                 linestyle=_DASHES[number % len(_DASHES)],
                 marker=_MARKS[number % len(_MARKS)],
-                markersize=3.5,
-                linewidth=1.5,
-                label=TRAFFIC[part["traffic"]].title,
+                markerfacecolor=None if first else "white",
+                markersize=3.5 if first else 5,
+                linewidth=1.5 if first else 0.8,
+                label=TRAFFIC[part["traffic"]].title + gpu,
             )
         axes.axhline(1.0, color=palette["ink"], linewidth=0.8)
         axes.set(xlabel="load", ylabel=_GAIN)
 
 
 class _Taus:
-    """One curve per way of arriving; what knows more stands at its own tau."""
+    """One curve per traffic; what knows more stands at its own tau."""
 
     def __init__(self, parts: Sequence[Part]) -> None:
         self._cells = places(parts)
@@ -83,8 +87,8 @@ class _Taus:
     def __call__(self, axes: Axes, palette: Palette) -> None:
         for number, cell in enumerate(self._cells):
             colour = _COLOURS[number % len(_COLOURS)]
-            models = [look.policy for look in _orders(cell) if look.kind == "pars"]
-            where = f", {cell.arrivals}" if len(self._cells) > 1 else ""
+            models = [look.policy for look in cell.orders if look.kind == "pars"]
+            where = f", {cell.traffic}" if len(self._cells) > 1 else ""
             for policies, mark, name in (
                 (models, "o", "score model"),
                 ([RERUN], "*", "rerun oracle"),
@@ -111,10 +115,6 @@ class _Taus:
         axes.axhline(1.0, color=palette["ink"], linewidth=0.8)
         axes.set(xlabel="Kendall's tau of score and length")
         axes.set_ylabel(_GAIN)
-
-
-def _orders(cell: Place) -> list[Look]:
-    return [look for look in Replay(cell.part["report"]).looks if look.kind != "fcfs"]
 
 
 def tau_of(cell: Place, policy: str) -> float:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from statistics import fmean
 
 from pars_bench.experiment import interval_text
 from pars_bench.replay.page.compare import Number, Replay, longest_tenth, statistic
+from pars_bench.replay.page.names import Look
 from pars_bench.study.design import ENGINES, TAU, TRAFFIC
 from pars_bench.study.schema import Part
 from pars_bench.tables import NOTHING
 
 BASE, ORACLE, RERUN = "fcfs", "oracle", "rerun"
 PARS = f"pars@tau={TAU:g}"
+READER = "pars"
+"""By a predictor that reads the prompts."""
 MEAN, TAIL = statistic("ttlt", "mean"), statistic("ttlt", "p99")
 PER_TOKEN = statistic("per_token", "mean")
 LONGEST = longest_tenth("ttlt")
@@ -51,14 +53,19 @@ class Place:
 
     @cached_property
     def replay(self) -> Replay:
-        """The runs with the study's PARS, and no score model of another tau."""
+        """The runs with the study's PARS, and of no other scores."""
         report = self.part["report"]
         runs = [
             run
             for run in report["runs"]
-            if not run["policy"].startswith("pars@") or run["policy"] == PARS
+            if run["policy"].partition("@")[0] != "pars" or run["policy"] == PARS
         ]
         return Replay({**report, "runs": runs})
+
+    @property
+    def orders(self) -> list[Look]:
+        """All that arrival order is compared with."""
+        return [look for look in Replay(self.part["report"]).looks if look.policy != BASE]
 
     def values(self, policy: str, number: Number) -> list[float]:
         """A figure of an order."""
@@ -96,8 +103,3 @@ def times(values: list[float]) -> str:
 def share(values: list[float] | None) -> str:
     """A share in percent over seeds; a dash of None."""
     return NOTHING if values is None else f"{interval_text([100 * v for v in values], 0)} %"
-
-
-def mean_of(values: list[float]) -> float:
-    """Mean over seeds."""
-    return fmean(values)

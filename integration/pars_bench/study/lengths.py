@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -53,8 +54,8 @@ def write_requests(
 ) -> tuple[int, int]:
     """Draw requests and write them as traffic that ``pars replay --trace`` reads, without times.
 
-    While there are prompts enough none is drawn twice. Every request gets a prompt of its own, as
-    long as the one it was drawn with, so no two share a prefix.
+    While there are prompts enough none is drawn twice. Every request comes with its prompt's text,
+    for predictors that read it.
 
     Args:
         data: Folder with ``lengths.parquet`` and ``prompts.parquet``.
@@ -77,15 +78,16 @@ def write_requests(
         if requests <= count
         else random.integers(count, size=requests)
     )
-    header = "prompt_tokens,output_tokens" + ("" if source.rerun is None else ",rerun_tokens")
-    lines = [",".join(map(str, items[place])) for place in places.tolist()]
-    with atomic_file(path) as temporary:
-        temporary.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
-    return len(lines), count
+    columns = ("prompt", "prompt_tokens", "output_tokens", "rerun_tokens")
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns[: len(items[0])])
+        writer.writerows(items[place] for place in places.tolist())
+    return len(places), count
 
 
-def _items(data: Path, source: LengthSource) -> list[tuple[int, ...]]:
-    """(prompt, response and perhaps rerun tokens) of every prompt, in the prompts' order."""
+def _items(data: Path, source: LengthSource) -> list[tuple[str | int, ...]]:
+    """(prompt, its tokens, response and perhaps rerun tokens) of every prompt, in their order."""
     import pyarrow.compute as pc
 
     prompts = _read(data / PROMPTS, source, "prompt")
@@ -101,7 +103,11 @@ def _items(data: Path, source: LengthSource) -> list[tuple[int, ...]]:
             {(row["dataset"], row["prompt_id"]): row["length"] for row in chosen.to_pylist()}
         )
     items = [
-        (estimated_tokens(row["prompt"]), *(max(1, column[key]) for column in columns))
+        (
+            row["prompt"],
+            estimated_tokens(row["prompt"]),
+            *(max(1, column[key]) for column in columns),
+        )
         for row in prompts.to_pylist()
         if all((key := (row["dataset"], row["prompt_id"])) in column for column in columns)
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pars_bench.progress import Progress, TerminalProgress
@@ -19,6 +19,7 @@ from pars_bench.study.lengths import write_requests
 from pars_bench.study.schema import StudyFile
 from pars_bench.study.speed import measure
 from pars_bench.study.windows import write_window
+from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.files import atomic_file
 
 Place = tuple[str, str, int, int]
@@ -35,6 +36,8 @@ class Study:
     seeds: tuple[int, ...]
     jobs: int
     progress: Progress
+    predictor: Path = DEFAULT_PREDICTOR
+    """Folder of the predictor that reads prompts."""
     kept: dict[str, str] = field(default_factory=dict)
     """By traffic file, what was kept of its source."""
     _rates: dict[Place, float] = field(default_factory=dict)
@@ -56,7 +59,7 @@ class Study:
         for place, cell in bursts.items():
             self._rates[place] = capacity(read_burst(cell.path(self.out)))
         cells = [
-            [cell for seed in self.seeds for cell in self._cells(self._config(each, seed))]
+            [cell for seed in self.seeds for cell in self._compared(each, seed)]
             for each in comparisons
         ]
         self._run([cell for group in cells for cell in group])
@@ -69,6 +72,14 @@ class Study:
 
     def _cells(self, config: ReplayConfig) -> list[Cell]:
         return make_sweep(config).cells()
+
+    def _compared(self, comparison: Comparison, seed: int) -> list[Cell]:
+        config = self._config(comparison, seed)
+        cells = self._cells(config)
+        if comparison.predictor:
+            real = replace(config, orders=("pars",), tau=(), predictor=self.predictor)
+            cells += self._cells(real)
+        return cells
 
     def _report(self, cells: Sequence[Cell]) -> ReplayReport:
         return report_of(self.out, cells, cells[0].traffic, cells[0].setting.facts(), {})
@@ -134,6 +145,7 @@ def run_study(
     comparisons: Sequence[Comparison],
     windows: tuple[int | None, ...],
     progress: Progress | None = None,
+    predictor: Path | None = None,
 ) -> StudyFile:
     """Run what is missing and write ``out/study.json``.
 
@@ -145,15 +157,20 @@ def run_study(
         comparisons: What to compare.
         windows: See :func:`pars_bench.study.speed.measure`.
         progress: Where to say how far it is; the terminal by default.
+        predictor: Folder of the predictor that reads prompts; None: the default predictor.
 
     Raises:
+        PredictorError: the predictor's folder is none.
         InputError: a table or trace cannot be used.
     """
-    study = Study(out, data, seeds, jobs, progress or TerminalProgress())
+    folder = predictor or DEFAULT_PREDICTOR
+    read_manifest(folder)  # an hour later would be a poor time to complain
+    study = Study(out, data, seeds, jobs, progress or TerminalProgress(), folder)
     reports = study.run(comparisons)
     trace = data / "traces" / TRAFFIC["azure-conv"].trace
     found: StudyFile = {
         "seeds": list(seeds),
+        "predictor": None if predictor is None else predictor.name,
         "speed": measure(trace, windows, out, study.progress),
         "kept": study.kept,
         "parts": [

@@ -26,6 +26,8 @@ class StudyFile(TypedDict):
     """The whole file."""
 
     seeds: list[int]
+    predictor: str | None
+    """Name of the predictor's folder; None: the default predictor."""
     kept: dict[str, str]
     """By traffic file, what was kept of its source."""
     parts: list[Part]

@@ -18,7 +18,7 @@ from pars_bench.replay.hardware import GPUS
 from pars_bench.replay.llms import LLMS
 from pars_bench.replay.policies import KINDS, Order, Scores, beliefs
 from pars_bench.replay.record import ConservationError
-from pars_bench.replay.results import write_results
+from pars_bench.replay.results import report_of, write_results
 from pars_bench.replay.schema import ReplayReport, ReplayRun
 from pars_bench.replay.scorer import ScorerSpeed
 from pars_bench.replay.traffic import Traffic, TrafficRequest
@@ -61,7 +61,9 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(out: Path) -> ReplayReport:
     cells = [cell(order) for order in ORDERS]
-    return write_results(out, cells, TRAFFIC, {"note": 1}, {"ttft": 0.5, "per_token": 0.05})
+    report = report_of(out, cells, TRAFFIC, {"note": 1}, {"ttft": 0.5, "per_token": 0.05})
+    write_results(out, cells, report)
+    return report
 
 
 def run_of(report: ReplayReport, policy: str) -> ReplayRun:
@@ -152,7 +154,7 @@ def test_orders_over_other_requests_are_not_compared(out: Path, tmp_path: Path) 
     other = cell(oracle, traffic_of(mixed(50, seed=9)))
     run_cell(other, tmp_path, lambda _done, _total: None)
     with pytest.raises(ConservationError, match="answered 50 requests"):
-        write_results(tmp_path, [cell(fcfs), other], TRAFFIC, {}, {})
+        report_of(tmp_path, [cell(fcfs), other], TRAFFIC, {}, {})
     assert not (tmp_path / "report.json").exists()
 
 
