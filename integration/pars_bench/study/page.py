@@ -12,7 +12,7 @@ from pars_bench.replay.page.compare import mean_depth
 from pars_bench.replay.page.findings import NOT_MODELLED, start, worse_in
 from pars_bench.study.conditions import machine, traffic
 from pars_bench.study.costs import costs
-from pars_bench.study.design import BURST, CORE, ENGINES, LLM, LOADS, LOW, TAU, TRAFFIC
+from pars_bench.study.design import BURST, ENGINES, LLM, LOADS, LOW, TAU, TRAFFIC
 from pars_bench.study.figures import tau_of, write_pictures
 from pars_bench.study.gains import (
     BASE,
@@ -210,7 +210,7 @@ def _orders(study: StudyFile) -> list[str]:
     ]
     sections = ("burst", "orders", "engines")
     found = [cell for section in sections for cell in _places(study, section)]
-    cells = [cell for cell in found if len(cell.orders) >= len(CORE)]
+    cells = [cell for cell in found if {look.policy for look in cell.orders} - {PARS, ORACLE}]
     for cell in cells:
         for look in cell.orders:
             gains = " | ".join(

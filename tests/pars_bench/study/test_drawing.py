@@ -17,6 +17,11 @@ from pars_export.errors import InputError
 SOURCE = LengthSource(("ours",), Samples("llm", "T=0.7"), "tokens", Samples("llm", "T=0.5"))
 
 
+def prompt(number: int) -> str:
+    """What CSV must quote, four bytes for each token."""
+    return '",\n,' * (number + 1)
+
+
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data"
@@ -24,7 +29,7 @@ def data(tmp_path: Path) -> Path:
     names = [f"{number}" for number in range(6)]
     prompts = {"dataset": ["ours"] * 6 + ["theirs"], "prompt_id": [*names, "0"]}
     pq.write_table(
-        pa.table({**prompts, "prompt": ["x" * 4 * (n + 1) for n in range(7)]}),
+        pa.table({**prompts, "prompt": [prompt(n) for n in range(7)]}),
         folder / "prompts.parquet",
     )
     rows = [("ours", name, "llm", "T=0.7", 10 * int(name)) for name in names]
@@ -38,15 +43,15 @@ def data(tmp_path: Path) -> Path:
     return folder
 
 
-def drawn(path: Path) -> list[tuple[int, int, int | None]]:
+def drawn(path: Path) -> list[tuple[str | None, int, int, int | None]]:
     traffic = read_traffic(path, arrivals="burst", rate=None, limit=None, seed=0)
-    return [(r.prompt_tokens, r.output_tokens, r.rerun_tokens) for r in traffic]
+    return [(r.prompt, r.prompt_tokens, r.output_tokens, r.rerun_tokens) for r in traffic]
 
 
 def test_every_prompt_once_while_they_last(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "traffic.csv"
     assert write_requests(data, SOURCE, 5, 0, path) == (5, 5)  # the sixth has no rerun
-    assert sorted(drawn(path)) == [(n + 1, max(1, 10 * n), 10 * n + 3) for n in range(5)]
+    assert sorted(drawn(path)) == [(prompt(n), n + 1, max(1, 10 * n), 10 * n + 3) for n in range(5)]
     first = drawn(path)
     write_requests(data, SOURCE, 5, 0, path)
     assert drawn(path) == first
