@@ -77,6 +77,8 @@ class Comparison:
     replayed_s: float
     mean_latency_error: float
     """Of the mean time to last token: replayed over live, less one."""
+    request_latency_error: float
+    """Median over requests of how far off each one's time to last token is, without its sign."""
     fit_relative_error: float
     """Median error of a single step in the burst that was fitted to."""
 
@@ -205,6 +207,9 @@ def compare(
         live_s=max(live.ended_s),
         replayed_s=max(replayed.ended_s),
         mean_latency_error=float(np.mean(replayed.ended_s) / np.mean(live.ended_s) - 1),
+        request_latency_error=float(
+            np.median(np.abs(np.divide(replayed.ended_s, live.ended_s) - 1))
+        ),
         fit_relative_error=model.relative_error,
     )
     return comparison, fitted_to
@@ -237,13 +242,20 @@ def render(comparison: Comparison, args: argparse.Namespace) -> str:
     """The comparison as a page; ``args`` are those of the command."""
     clock = "processor" if args.processor_time else "wall-clock"
     same = "the same" if comparison.same_steps else "not the same"
+    signed = (
+        ("error of the burst's time", comparison.time_error),
+        ("error of the mean time to last token", comparison.mean_latency_error),
+    )
+    unsigned = (
+        ("median error of a request's time to last token", comparison.request_latency_error),
+        ("median error of a step of the fit", comparison.fit_relative_error),
+    )
     rows = [
         ("steps", f"{comparison.steps}, {same} in requests, tokens and context"),
         (f"{clock} seconds of the burst, live", f"{comparison.live_s:.1f}"),
         ("seconds of the burst, replayed", f"{comparison.replayed_s:.1f}"),
-        ("error of the burst's time", f"{100 * comparison.time_error:+.1f} %"),
-        ("error of the mean time to last token", f"{100 * comparison.mean_latency_error:+.1f} %"),
-        ("median error of a step of the fit", f"{100 * comparison.fit_relative_error:.1f} %"),
+        *((name, f"{100 * error:+.1f} %") for name, error in signed),
+        *((name, f"{100 * error:.1f} %") for name, error in unsigned),
         *flatten(describe_machine()),
     ]
     return "\n".join(
@@ -255,7 +267,8 @@ def render(comparison: Comparison, args: argparse.Namespace) -> str:
             f"{' --processor-time' if args.processor_time else ''}`, the model being "
             f"{args.model.name}: a burst of {args.requests} requests of mixed lengths on the live "
             f"engine, {args.slots} slots and {args.budget} tokens a step, and the same burst in "
-            "virtual time, with a step-time model fitted to another burst.",
+            "virtual time, with a step-time model fitted to another burst. Errors are those of "
+            "replayed against live; those of a request or a step are without sign.",
             "",
             "| what | value |",
             "|---|---|",
@@ -285,6 +298,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--page", type=Path, metavar="FILE", help="write a Markdown page, too")
     args = parser.parse_args(argv)
+    if not (args.model / "config.json").is_file():
+        parser.error(f"--model {args.model} has no config.json: give the folder of an LLM.")
+    for name in ("requests", "slots", "budget"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}: expected at least 1.")
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
     clock = time.process_time if args.processor_time else time.perf_counter
     engine = live_engine(args.model, args.slots, args.budget, args.dtype)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from pars_bench.replay.validate import Comparison, compare, live_engine, render
+from pars_bench.replay.validate import Comparison, compare, live_engine, main, render
 
 
 @pytest.mark.engine
@@ -40,9 +40,28 @@ def test_the_page_says_how_far_off_the_replay_was() -> None:
         dtype="float32",
         processor_time=False,
     )
-    text = render(Comparison(True, 70, 10.0, 9.0, 0.05, 0.02), args)
+    text = render(Comparison(True, 70, 10.0, 9.0, 0.05, 0.03, 0.02), args)
     assert "--requests 24 --slots 4 --budget 64 --dtype float32`, the model being an-llm:" in text
     assert "| steps | 70, the same in requests, tokens and context |" in text
     assert "| error of the burst's time | -10.0 % |" in text
     assert "| error of the mean time to last token | +5.0 % |" in text
+    assert "| median error of a request's time to last token | 3.0 % |" in text
+    assert "| median error of a step of the fit | 2.0 % |" in text
     assert "/models" not in text
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ([], "has no config.json: give the folder of an LLM"),
+        (["--requests", "0"], "--requests is 0: expected at least 1"),
+    ],
+)
+def test_what_cannot_be_is_said_before_an_engine_starts(
+    tmp_path: Path, options: list[str], sentence: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if options:
+        (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SystemExit):
+        main(["--model", str(tmp_path), "--out", str(tmp_path / "steps.json"), *options])
+    assert sentence in capsys.readouterr().err
