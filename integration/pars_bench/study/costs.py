@@ -44,7 +44,7 @@ def _by_queue(study: StudyFile) -> str:
                 seconds[key] += each["microseconds_per_request_step"] * each["request_steps"]
     lines = [
         "Processor time inside vLLM's scheduler, our queue included, per request and step, by the "
-        "number of requests that wait; all bursts of the table above together.",
+        "number of requests that wait; all bursts of the first table together.",
         "",
         "| waiting | arrival order, µs | PARS, µs |",
         "|---:|---:|---:|",

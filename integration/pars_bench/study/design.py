@@ -40,7 +40,7 @@ class TrafficKind:
     burst: int = 0
     """Requests of the large burst; 0: none is run."""
     unseen: bool = False
-    """Whether the prompts have text that the default predictor has not seen in its training."""
+    """Whether the prompts have text, of data sets that the default predictor was not trained on."""
 
 
 @dataclass(frozen=True)

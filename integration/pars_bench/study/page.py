@@ -230,8 +230,8 @@ def _orders(study: StudyFile) -> list[str]:
     )
     if study["predictor"] is None:
         words += (
-            ": what is in the package, trained on none of these prompts and on no length of these "
-            "LLMs. It is what an operator gets [before any training](../default-predictor.md)"
+            ": what is in the package, trained on other data sets and on no length of these LLMs. "
+            "It is what an operator gets [before any training](../default-predictor.md)"
         )
     return ["## Other orders", f"{words}.", *_readers(study, cells), "\n".join(lines)]
 

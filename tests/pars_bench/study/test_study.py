@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from concurrent.futures import Future
+from importlib.resources import files
 from pathlib import Path
 
 import pyarrow as pa
@@ -147,3 +148,26 @@ def test_what_cannot_be_is_one_sentence(
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("pars: error: ")
     assert sentence in error
+
+
+def test_the_default_predictor_orders_data_sets_that_it_was_not_trained_on() -> None:
+    trained_on = json.loads((files("pars_model.universal") / "sources.json").read_text())
+    ordered = [design.TRAFFIC[each.traffic] for each in design.comparisons() if each.predictor]
+    assert ordered
+    for kind in ordered:
+        assert kind.unseen
+        assert kind.lengths is not None
+        assert not set(kind.lengths.datasets) & set(trained_on)
+
+
+def test_every_traffic_is_swept_from_light_load_to_overload_on_a_queue_that_can_form() -> None:
+    swept = {
+        each.traffic
+        for each in design.comparisons()
+        if each.section == "sweep" and each.engine == "low" and each.loads == design.LOADS
+    }
+    assert swept == set(design.TRAFFIC)
+    assert min(kind.requests for kind in design.TRAFFIC.values()) >= 20 * design.LOW
+    engines = {design.ENGINES[each.engine] for each in design.comparisons()}
+    assert len({engine.gpu for engine in engines}) == 2
+    assert {engine.max_num_seqs for engine in engines} == {design.LOW, None}
