@@ -34,6 +34,7 @@ from pars_vllm.scorer import Limits, Scorer, ScoreSource
 from pars_vllm.settings import Settings
 from pars_vllm.track_record import TrackRecord
 from pars_vllm.versions import check_version
+from pars_vllm.work import ExpectedWork
 
 if TYPE_CHECKING:
     from vllm.config import VllmConfig
@@ -43,8 +44,6 @@ logger = init_logger("vllm.pars")
 
 _RANKED_AGAIN_PER_STEP = 64
 """Waiting requests that are ranked, or asked about, anew in one step: it must stay short."""
-_PREFILL_COUNTS = 0.05
-"""The prefix cache is asked only where the prompt is at least this share of the response's work."""
 
 
 class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checked here
@@ -95,6 +94,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self._pars_policy = Policy(
             settings.patience, settings.share, settings.prefill_weight, settings.trust_priority
         )
+        self._pars_work = ExpectedWork(self, self._pars_policy)
         self._pars_remaining = RemainingWork(self._pars_policy, self.pars_record)
         if settings.ranking == "on":
             self.pars_queue = queue = ParsRequestQueue(self._pars_policy)
@@ -178,11 +178,10 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         assert self._pars_scores is not None
         if request.pooling_params is not None or not request.prompt_token_ids:
             return False
+        known = b""
         if self._pars_reads:
-            facts = facts_of(request, self._pars_reads, self.max_model_len)
-            self._pars_scores.submit(request.request_id, request.prompt_token_ids, pack(facts))
-        else:
-            self._pars_scores.submit(request.request_id, request.prompt_token_ids)
+            known = pack(facts_of(request, self._pars_reads, self.max_model_len))
+        self._pars_scores.submit(request.request_id, request.prompt_token_ids, known)
         return True
 
     def _take_scores(self, scorer: ScoreSource) -> None:
@@ -216,7 +215,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
                 continue
             tokens = self.pars_record.scored(request_id, tokens)
             if order is not None and self.pars_record.trusted:
-                order.rescore(request_id, self._work(request, tokens))
+                work = self._pars_work(request, tokens, request_id in order)
+                order.rescore(request_id, work)
 
     def _unfinished(self, request_id: str) -> Request | None:
         # vLLM keeps one that is over while its KV blocks are still being sent elsewhere.
@@ -229,32 +229,9 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         if tokens is None:
             self._ask_score(request)
         elif self.pars_queue is not None and self.pars_record.trusted:
-            self.pars_queue.order.rescore(request.request_id, self._work(request, tokens))
-
-    def _work(self, request: Request, tokens: float) -> float:
-        """Expected work: what is left of a waiting request, the whole of one that runs already.
-
-        The latter only feeds the median, at which requests without a score stand.
-        """
-        queue = self.pars_queue
-        waits = queue is not None and request.request_id in queue.order
-        prompt = request.num_prompt_tokens
-        counts = self._pars_policy.prefill_weight * prompt >= _PREFILL_COUNTS * tokens
-        cached = self._cached_tokens(request) if waits and counts else 0
-        return self._pars_policy.work(
-            uncached_tokens=prompt - cached,
-            expected_tokens=tokens,
-            max_tokens=request.max_tokens,
-            done=request.num_output_tokens if waits else 0,
-        )
-
-    def _cached_tokens(self, request: Request) -> int:
-        """Prompt tokens whose KV blocks are in the prefix cache now."""
-        if not self.cache_config.enable_prefix_caching or request.num_computed_tokens:
-            return 0
-        if self.enable_kv_cache_events:  # the lookup may publish some
-            return 0
-        return int(self.kv_cache_manager.get_computed_blocks(request)[1])
+            order = self.pars_queue.order
+            work = self._pars_work(request, tokens, request.request_id in order)
+            order.rescore(request.request_id, work)
 
 
 class _AsyncParsScheduler(ParsScheduler, AsyncScheduler):  # type: ignore[misc]  # as above

@@ -147,9 +147,12 @@ class _DependsOnBatch:
         self.core = core
 
     def __call__(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        facts: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        scores = self.core(input_ids, attention_mask)
+        scores = self.core(input_ids, attention_mask, facts)
         padding = np.float32(attention_mask.size - attention_mask.sum())
         return scores + np.float32(0.1) * padding
 

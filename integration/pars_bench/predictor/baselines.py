@@ -112,10 +112,14 @@ class OpenVinoCore:
         )
 
     def __call__(
-        self, input_ids: NDArray[np.int64], attention_mask: NDArray[np.int64]
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        facts: NDArray[np.float32] | None = None,
     ) -> NDArray[np.float32]:
-        """Scores (n,) of ids (n, t)."""
-        found = self._request.infer({"input_ids": input_ids, "attention_mask": attention_mask})
+        """Scores (n,) of ids (n, t); with ``facts`` (n, f) where the predictor reads some."""
+        given = {"input_ids": input_ids, "attention_mask": attention_mask}
+        found = self._request.infer(given if facts is None else {**given, "facts": facts})
         return np.array(found["scores"], dtype=np.float32)
 
 

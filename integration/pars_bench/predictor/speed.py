@@ -126,9 +126,12 @@ def clock_of(threads: int) -> Callable[[], float]:
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], object]], rounds: int, threads: int
+    calls: Mapping[str, Callable[[], object]], rounds: int, threads: int | None = None
 ) -> dict[str, Speed]:
-    """One sample of each a round; the first round only warms up and is left out."""
+    """One sample of each a round; the first round only warms up and is left out.
+
+    ``threads`` that compute: with one, seconds are of its CPU time, else of the clock.
+    """
     names = list(calls)
     found: dict[str, Speed] = {name: {"seconds": [], "cores": (np.inf, 0.0)} for name in names}
     often = dict.fromkeys(names, 1)

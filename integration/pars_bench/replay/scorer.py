@@ -44,9 +44,9 @@ class VirtualScorer:
         """Requests whose answer is awaited, or not yet taken by ``poll``."""
         return len(self._due)
 
-    def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
+    def submit(self, request_id: str, token_ids: Sequence[int], known: bytes = b"") -> None:
         """Ask for the expected length of a request."""
-        del token_ids
+        del token_ids, known
         if len(self._due) >= self._speed.max_pending:
             return
         self._free_at = max(self._free_at, self._clock()) + 1 / self._speed.rate

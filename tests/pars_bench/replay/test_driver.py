@@ -188,7 +188,7 @@ def test_scores_can_come_from_elsewhere_and_then_no_process_is_started() -> None
         def outstanding(self) -> int:
             return len(asked)
 
-        def submit(self, request_id: str, token_ids: Sequence[int]) -> None:
+        def submit(self, request_id: str, token_ids: Sequence[int], known: bytes = b"") -> None:
             asked.append((request_id, len(token_ids)))
 
         def poll(self) -> list[tuple[str, float | None]]:
