@@ -17,7 +17,8 @@ _CHILD = re.compile(r"\d+_(.+)", re.DOTALL)
 def parent_of(request_id: str) -> str | None:
     """Id of the ``n > 1`` request whose child this is, by vLLM's naming ("0_PARENT"), or None.
 
-    An unrelated id of that shape is harmless: a parent only breaks ties.
+    Unrelated ids of that shape do little harm: of equal work, and where urgent, such requests go as
+    one group.
     """
     found = _CHILD.fullmatch(request_id)
     return found[1] if found else None

@@ -236,7 +236,7 @@ class Scorer:
         at_work = protocol.read_at_work(self._launcher.at_work)
         self._strike([digest for digest in at_work if digest in self._in_flight])
         self.counters.losses += 1
-        self.counters.not_sent += self._awaiting
+        self.counters.not_sent += self.outstanding
         self._waiters.clear()
         self._awaiting = 0
         self._outbox.clear()
