@@ -154,6 +154,7 @@ def test_a_run_that_is_interrupted_goes_on(
     assert report["bursts"][0]["seconds"].keys() == {"tiny onnx", "other onnx"}
     assert len(report["burst_lengths"]["tiny"]) == report["bursts"][0]["prompts"]
     assert report["orders"]["tiny onnx"]["prompts"] == 400
+    assert not report["orders"]["tiny onnx"]["seen"]
 
     text = page.read_text()
     assert "`pars bench predictor" in text
@@ -225,7 +226,9 @@ def report_of(name: str, entry: dict[str, object], ms: float, bert_ms: float) ->
         },
         "bursts": [{"threads": 1, "prompts": 2000, "seconds": {name: [ms] * 3}}],
         "burst_lengths": {"x": [40] * 2000},
-        "orders": {name: {"tau": 0.5, "interval": [0.4, 0.6], "prompts": 400, "of": {}}},
+        "orders": {
+            name: {"tau": 0.5, "interval": [0.4, 0.6], "prompts": 400, "of": {}, "seen": False}
+        },
     }
     found: PredictorReport = json.loads(json.dumps(value))
     return found
@@ -305,6 +308,7 @@ def test_default_is_the_predictor_inside_the_package(
     assert bench._folder(Path("default")) == Path("default")
     default = Contestant("default", "student", str(DEFAULT_PREDICTOR), baseline=False)
     assert default.work() is None, "a linear student multiplies no matrices"
+    assert cells._learned_from_the_test(DEFAULT_PREDICTOR), "its tau there must not pass for more"
 
 
 def test_what_cannot_be_measured_is_refused(

@@ -13,12 +13,15 @@ from pars_bench.experiment import Facts
 from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.grid import START_PROMPTS, Grid
 from pars_bench.predictor.processes import Child, measure_start, start_speeds
-from pars_bench.predictor.report import PredictorReport
+from pars_bench.predictor.report import Order, PredictorReport
 from pars_bench.predictor.texts import repeated
 from pars_bench.promptfile import read_prompts
 from pars_export.artifact import read_manifest
 from pars_export.runtimes.encoded import TOKENIZER, load_tokenizer
 from pars_export.words import read_tokenizer
+
+DEMO_SOURCE = "pars-demo"
+"""What `pars_model/universal/sources.json` calls the demonstration's length table."""
 
 
 class Cells:
@@ -115,7 +118,8 @@ class Cells:
                 "imported": starts[0]["imported"],
             }
             if f"order-{slug}" in found:
-                report["orders"][each.name] = found[f"order-{slug}"]
+                seen = not each.baseline and _learned_from_the_test(folder)
+                report["orders"][each.name] = cast("Order", found[f"order-{slug}"] | {"seen": seen})
         for threads in grid.threads:
             for length, batch in grid.shapes():
                 speeds = found[f"speed-{threads}-{length}-{batch}"]
@@ -154,6 +158,16 @@ class Cells:
         else:
             return []
         return [len(each) for each in ids]
+
+
+def _learned_from_the_test(folder: Path) -> bool:
+    """Whether a predictor learned from all prompts of the demonstration, its test included.
+
+    What was fitted to a table kept to its training prompts; a predictor of several sources, as the
+    one inside the package, used them whole.
+    """
+    sources = read_manifest(folder, check_hashes=False).training.get("sources")
+    return isinstance(sources, dict) and DEMO_SOURCE in sources
 
 
 def _slug(name: str) -> str:

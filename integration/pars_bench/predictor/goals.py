@@ -117,7 +117,7 @@ def _against_bert(report: PredictorReport) -> Iterator[str]:
             f"{verdict(within == len(ratios))}, in {within} of {len(ratios)} shapes; "
             f"{ratios[worst]:.1f} times at worst ({_shape(worst)}), "
             f"{median(ratios.values()):.1f} in the median, {ratios[best]:.1f} at best "
-            f"({_shape(best)})."
+            f"({_shape(best)}){_floors_apart(report, name, bert, worst, ratios[worst])}."
         )
     yield (
         "At equal or better tau than a trained BERT-base: **not compared**. No pretrained "
@@ -125,6 +125,19 @@ def _against_bert(report: PredictorReport) -> Iterator[str]:
         "demonstration's prompts would be a straw man; this one has random weights and tells time "
         "alone."
     )
+
+
+def _floors_apart(
+    report: PredictorReport, name: str, bert: str, shape: tuple[int, int], ratio: float
+) -> str:
+    """How far apart the floors of the two are in the worst shape, where that is too little."""
+    if ratio >= FASTER:
+        return ""
+    (cell,) = (c for c in cells_of(report, 1, shape[1]) if c["length"] == shape[0])
+    mine, theirs = over_floor(report, cell, name), over_floor(report, cell, bert)
+    if mine is None or theirs is None:
+        return ""
+    return f"; there the floors of the two are {ratio * mine / theirs:.1f} times apart"
 
 
 def _loading(report: PredictorReport) -> Iterator[str]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pars_export.batches import BatchPlan
 
 TOKENS = BatchPlan.tokens
-"""Most tokens of a call: what an encoder's runtime scores together; it cuts larger calls up."""
+"""Most tokens of a call; an encoder's runtime may cut it up."""
 TOKENS_LARGE = 512
 """The same for baselines of a hundred million weights, which take a second for that many."""
 

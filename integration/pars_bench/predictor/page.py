@@ -64,7 +64,9 @@ that nothing is remembered of a prompt. The same clock as above."""
 
 _ORDERS = """\
 Kendall's tau-b between scores and lengths on the test prompts of the length table that ships with
-the demonstration, with its 95 % interval (bootstrap over prompts)."""
+the demonstration, with its 95 % interval (bootstrap over prompts). A predictor that learned from
+these very prompts says nothing here of others: how [the default
+predictor](../default-predictor.md) ranks prompts of sources that were left out is told there."""
 
 _LOSSES = """\
 Beside what each folder is loaded with by default, all that is faster anywhere, however it ranks."""
@@ -186,16 +188,20 @@ def _floors(report: PredictorReport) -> Iterator[str]:
 
 def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
     """Rows for what bounds an engine: its products alone, and rounding for nothing."""
-    lines = []
-    for name, _ in ours(report):
+    lines, seen = [], set()
+    for name, entry in ours(report):
+        assert entry["folder"] is not None
+        precision = "" if entry["work"] is None else str(entry["work"]["precision"])
+        alone = f"{entry['folder']} {precision}: products with weights alone"
         for label, measure in (
-            ("products with weights alone", over_floor_of_products),
-            ("were rounding free", over_floor_unrounded),
+            (alone, over_floor_of_products),
+            (f"{name}: were rounding free", over_floor_unrounded),
         ):
             found = [measure(report, cell, name) for cell in cells]
-            if any(each is not None for each in found):
+            if label not in seen and any(each is not None for each in found):
                 shown = " | ".join("" if each is None else f"{each:.2f}" for each in found)
-                lines.append(f"\n| *{name}: {label}* | {shown} |")
+                lines.append(f"\n| *{label}* | {shown} |")
+                seen.add(label)
     return "".join(lines)
 
 
@@ -284,7 +290,7 @@ def _orders(report: PredictorReport) -> str:
         low, high = order["interval"]
         cells = [
             _bold(name, report["contestants"][name]["auto"]),
-            f"{order['tau']:.3f}",
+            f"{order['tau']:.3f}{' (learned from these prompts)' if order['seen'] else ''}",
             "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
             str(order["prompts"]),
         ]

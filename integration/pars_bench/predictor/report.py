@@ -79,6 +79,8 @@ class Order(TypedDict):
     interval: list[float | None]
     prompts: int
     of: object
+    seen: bool
+    """Whether it learned from these very prompts."""
 
 
 class PredictorReport(TypedDict):
