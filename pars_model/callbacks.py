@@ -125,6 +125,13 @@ class RunLogger(CSVLogger):  # type: ignore[misc]  # mypy does not follow lightn
             save_dir or ".", name=name, flush_logs_every_n_steps=flush_logs_every_n_steps
         )
 
+    def finalize(self, status: str) -> None:
+        """Write what is left; a run that was refused before it logged anything leaves no folder."""
+        super().finalize(status)
+        for folder in (Path(self.log_dir), Path(self.root_dir)):
+            if status == "failed" and folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
 
 class SaveConfig(SaveConfigCallback):  # type: ignore[misc]  # mypy does not follow lightning
     """Saves the configuration in the log's folder; where nothing is logged, nowhere."""

@@ -260,6 +260,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             "prompts": {
                 split: int((self.split == split).sum()) for split in ("train", "val", "test")
             },
+            "split_column": table.has_split,
             "llms": names[:20],
             "llm_count": len(names),
             "datasets": list(table.datasets)[:20],

@@ -152,6 +152,7 @@ def _summary(table: LengthTable, data: Path, split: NDArray[np.str_]) -> dict[st
         "table": data.name,
         "table_sha256": sha256_file(data),
         "prompts": {name: int((split == name).sum()) for name in ("train", "val", "test")},
+        "split_column": table.has_split,
         "llms": names[:20],
         "llm_count": len(names),
         "datasets": list(table.datasets)[:20],

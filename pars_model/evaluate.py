@@ -7,7 +7,8 @@ they are: the error of expected tokens, and the coverage of the intervals foreca
 Intervals are bootstraps over prompts.
 
 Without --split, a table with a column split is judged on its test prompts. Any other is judged,
-where the predictor was trained, on the prompts whose hash keeps them out of a fit, else on all.
+where the predictor was trained, on the prompts whose hash keeps them out of a fit, else on all; one
+that was fitted by a column split refuses a table without it, but for --split all.
 """
 
 from __future__ import annotations
@@ -156,6 +157,12 @@ def evaluate(
     trained = training_data(scorer)
     split = split or ("test" if table.has_split or trained else "all")
     notes = list(table.notes)
+    if trained.get("split_column") and not table.has_split and split != "all":
+        raise InputError(
+            f"{data} has no column split, and the predictor was fitted by that of its table, so "
+            "which of these prompts it was trained on is unknown: add the column, or judge all of "
+            "them with --split all if it has seen none."
+        )
     if trained.get("trained_on_all"):
         notes.append("The predictor was trained on all prompts of its table, which had too few.")
     chosen = np.ones(len(table), dtype=bool)

@@ -45,28 +45,18 @@ def read_prompts(lines: Iterable[str], name: str, form: str = "auto") -> Iterato
     """Prompts of a stream, as they come.
 
     As `auto`, the first line that is not blank decides: a JSON object with `prompt` or `messages`
-    means JSONL. In JSONL blank lines are skipped; as plain lines each is a prompt, even an empty
-    one.
+    means JSONL. Blank lines are no prompts and skipped.
 
     Raises:
         InputError: naming the line of JSONL that is no prompt.
     """
-    waiting: list[str] = []
     for number, raw in enumerate(lines, start=1):
         line = raw.rstrip("\r\n")
+        if not line.strip():
+            continue
         if form == "auto":
-            if not line.strip():
-                waiting.append(line)
-                continue
             form = "jsonl" if _is_request(line) else "lines"
-            if form == "lines":
-                yield from map(Prompt, waiting)
-        if form == "lines":
-            yield Prompt(line)
-        elif line.strip():
-            yield _request(line, f"{name}, line {number}")
-    if form == "auto":
-        yield from map(Prompt, waiting)
+        yield Prompt(line) if form == "lines" else _request(line, f"{name}, line {number}")
 
 
 def _is_request(line: str) -> bool:

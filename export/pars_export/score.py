@@ -2,8 +2,9 @@
 
 Prompts come from FILE or standard input: one a line, or JSONL with `prompt` or `messages`. Each
 gives one line of JSON with its `score` (higher: longer response) and `expected_tokens`; null where
-the predictor does not know. A predictor that reads facts beside the text takes them from the keys
-`prompt_tokens`, `max_tokens`, `structured`, `tools` and `reasoning` of JSONL.
+the predictor does not know. Blank lines are skipped, and counted at the end. A predictor that reads
+facts beside the text takes them from the keys `prompt_tokens`, `max_tokens`, `structured`, `tools`
+and `reasoning` of JSONL.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, TextIO
 from pars_export.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from pars_export.predictor import Predictor
     from pars_export.prompts import Prompt
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Write one line of JSON per prompt to standard output."""
     from pars_export.predictor import Predictor
-    from pars_export.prompts import format_of, read_prompts
+    from pars_export.prompts import format_of
 
     predictor = Predictor.load(args.predictor, args.runtime, args.threads, args.sha256)
     try:
@@ -50,17 +51,33 @@ def run(args: argparse.Namespace) -> int:
             # As for a file: whatever bytes come are a prompt.
             if hasattr(sys.stdin, "reconfigure"):
                 sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
-            score_stream(predictor, read_prompts(sys.stdin, "stdin", args.format), sys.stdout)
+            _score_lines(predictor, sys.stdin, "stdin", args.format)
             return 0
         if not args.file.is_file():
             raise InputError(f"{args.file}: there is no such prompt file.")
         form = format_of(args.file) if args.format == "auto" else args.format
         with args.file.open(encoding="utf-8", errors="surrogateescape", newline="\n") as file:
-            score_stream(predictor, read_prompts(file, str(args.file), form), sys.stdout)
+            _score_lines(predictor, file, str(args.file), form)
     except BrokenPipeError:
         # Who reads has seen enough; without this the interpreter complains once more at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _score_lines(predictor: Predictor, lines: Iterable[str], name: str, form: str) -> None:
+    from pars_export.prompts import read_prompts
+
+    blank = 0
+
+    def counted() -> Iterator[str]:
+        nonlocal blank
+        for line in lines:
+            blank += not line.strip()
+            yield line
+
+    score_stream(predictor, read_prompts(counted(), name, form), sys.stdout)
+    if blank:
+        print(f"pars: {name}: {blank} blank lines were skipped.", file=sys.stderr)
 
 
 def score_stream(predictor: Predictor, prompts: Iterable[Prompt], out: TextIO) -> None:

@@ -54,18 +54,7 @@ def write_table(cell: Cell, root: Path, folder: Path) -> Path:
 
     from pars_model.lengths import text_fraction
 
-    for name in FILES:
-        if not (root / name).is_file():
-            raise InputError(
-                f"{root / name} does not exist: give the folder of {' and '.join(FILES)} by "
-                "--data-root."
-            )
-    wanted = [("dataset", "==", cell.dataset)]
-    lengths = pq.read_table(root / FILES[1], filters=wanted).to_pylist()
-    texts = {
-        row["prompt_id"]: row["prompt"]
-        for row in pq.read_table(root / FILES[0], filters=wanted).to_pylist()
-    }
+    texts, lengths = read_dataset(root, cell.dataset)
     rows = [row for row in lengths if row["model"] == cell.llm and row["prompt_id"] in texts]
     if not rows:
         known = sorted({str(row["model"]) for row in lengths})[:5]
@@ -90,6 +79,26 @@ def write_table(cell: Cell, root: Path, folder: Path) -> Path:
     with atomic_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
     return path
+
+
+def read_dataset(root: Path, dataset: str) -> tuple[dict[str, str], list[dict[str, Any]]]:
+    """Texts of one data set by the id of the prompt, and the rows of all its lengths.
+
+    Raises:
+        InputError: a file is missing.
+    """
+    import pyarrow.parquet as pq
+
+    for name in FILES:
+        if not (root / name).is_file():
+            raise InputError(
+                f"{root / name} does not exist: give the folder of {' and '.join(FILES)} by "
+                "--data-root."
+            )
+    wanted = [("dataset", "==", dataset)]
+    prompts = pq.read_table(root / FILES[0], filters=wanted).to_pylist()
+    texts = {row["prompt_id"]: row["prompt"] for row in prompts}
+    return texts, pq.read_table(root / FILES[1], filters=wanted).to_pylist()
 
 
 def cut_off(row: dict[str, Any]) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import re
 from pathlib import Path
 
 from pars_export.errors import InputError
@@ -33,7 +34,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--markdown", type=Path, metavar="PAGE", help="write the section here")
     parser.add_argument("--seeds", type=int, default=3, help="repetitions (default 3)")
+    parser.add_argument(
+        "--leave-out",
+        default="",
+        metavar="PATTERN",
+        help="compute no part whose label, shown as it begins, matches; the frontier names them",
+    )
     parser.add_argument("--threads", type=int, default=1, help="cores to use (default 1)")
+
+
+def _pattern(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise InputError(f"--leave-out {text!r} is no regular expression ({error}).") from error
+    return text
 
 
 def run(args: argparse.Namespace) -> int:
@@ -57,7 +72,9 @@ def run(args: argparse.Namespace) -> int:
     from pars_model.experiments.workbench import Workbench
 
     torch.set_num_threads(args.threads)
-    bench = Workbench(args.name, args.data_root, args.out, args.seeds, args.threads)
+    bench = Workbench(
+        args.name, args.data_root, args.out, args.seeds, args.threads, _pattern(args.leave_out)
+    )
     section = importlib.import_module(EXPERIMENTS[args.name][0]).run(bench)
     text = section.markdown(bench.minutes)
     print(text)

@@ -16,6 +16,7 @@ import numpy as np
 
 from pars_export.artifact import DEFAULT_PREDICTOR
 from pars_export.files import sha256_file
+from pars_model.experiments.cells import FILES
 from pars_model.experiments.page import Section
 from pars_model.lengths import read_lengths
 from pars_model.universal.build import NUMBERS, calibrate, write_default
@@ -24,7 +25,6 @@ from pars_model.universal.fit import Fitted, Material, Recipe
 from pars_model.universal.judge import judge, some_prompts
 from pars_model.universal.sources import (
     FAMILIES,
-    FILES,
     LISTING,
     SOURCES,
     family_of,

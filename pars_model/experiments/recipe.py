@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import yaml
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_file, sha256_file
@@ -20,6 +21,8 @@ from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
 from pars_model.metrics import Estimate, noise_ceiling, tau_and_accuracy
 from pars_model.ngrams import NgramRidge, rank_targets
+
+Ints = NDArray[np.int64]
 
 CONFIG = Path("configs/default.yaml")
 TARGET = 0.70
@@ -52,7 +55,7 @@ def run(bench: Workbench) -> Section:
         raise InputError(f"{CONFIG} does not exist: run this from the root of the repository.")
     rows, ceilings, points = [], [], []
     for cell, prompts in FITS:
-        path = _part_of(bench, cell, prompts)
+        path = part_of(bench, cell, prompts)
         found = _fit(bench, cell, prompts, path)
         tau, ridge, length = (Estimate(*found[name]) for name in ("tau", "ridge", "length"))
         row = [cell.title, f"{found['train']:,}", f"{found['minutes']:.1f}"]
@@ -66,7 +69,7 @@ def run(bench: Workbench) -> Section:
     return Section("The default recipe", [INTRODUCTION, made, *ceilings, _curve(points)])
 
 
-def _part_of(bench: Workbench, cell: Cell, prompts: int) -> Path:
+def part_of(bench: Workbench, cell: Cell, prompts: int) -> Path:
     """The cell's table; with fewer prompts to learn from, the same ones for val and test."""
     whole = bench.table(cell)
     if not prompts:
@@ -99,7 +102,7 @@ def _fit(bench: Workbench, cell: Cell, prompts: int, path: Path) -> Result:
     root = bench.out / "recipe" / path.stem
 
     def compute() -> Result:
-        minutes = _train(root, path)
+        minutes = train(root, path)
         return {"minutes": minutes, **_judged(root, path)}
 
     settings = {"config": yaml.safe_load(CONFIG.read_text(encoding="utf-8")), "prompts": prompts}
@@ -107,15 +110,21 @@ def _fit(bench: Workbench, cell: Cell, prompts: int, path: Path) -> Result:
     return bench.kept(label, settings, compute, CODE, sha256_file(path))
 
 
-def _train(root: Path, path: Path) -> float:
-    """Run `pars fit`, or go on with it; return its minutes, those before interruptions included."""
+def train(root: Path, path: Path, more: Sequence[str] = ()) -> float:
+    """Run `pars fit`, or go on with it; return its minutes, those before interruptions included.
+
+    Args:
+        root: folder of the fit.
+        path: length table.
+        more: further arguments of `pars fit`.
+    """
     from pars_model.callbacks import LAST
     from pars_model.cli import main
 
     clock = root / "minutes.json"
     before = json.loads(clock.read_text()) if clock.is_file() else 0.0
     arguments = ["fit", "--config", str(CONFIG), "--data.path", str(path)]
-    arguments += ["--trainer.default_root_dir", str(root)]
+    arguments += ["--trainer.default_root_dir", str(root), *more]
     if (root / LAST).is_file():
         arguments += ["--ckpt_path", str(root / LAST)]
     start = time.monotonic()
@@ -145,19 +154,24 @@ def _judged(root: Path, path: Path) -> Result:
     ridge = NgramRidge(list(texts[learned]), target[learned])
     judged = list(texts[lengths.prompt[test]])
 
-    def tau(scores: NDArray[np.float64]) -> list[float | None]:
-        found, _ = tau_and_accuracy(
-            scores, lengths.length[test], lengths.censored[test], lengths.prompt[test]
-        )
-        return [found.value, found.low, found.high]
-
     return {
         "train": int((split == "train").sum()),
         "val": ranker.metrics["tau"],
-        "tau": tau(ranker.score(judged).astype(np.float64)),
-        "ridge": tau(ridge.score(judged).astype(np.float64)),
-        "length": tau(np.array([float(len(text)) for text in judged])),
+        "tau": tau_of(ranker.score(judged), lengths, test),
+        "ridge": tau_of(ridge.score(judged), lengths, test),
+        "length": tau_of(np.array([len(text) for text in judged]), lengths, test),
     }
+
+
+def tau_of(scores: ArrayLike, lengths: LengthTable, items: Ints) -> list[float | None]:
+    """Tau of the scores (n,) of items (n,) of a table, and the ends of its interval."""
+    found, _ = tau_and_accuracy(
+        np.asarray(scores, dtype=np.float64),
+        lengths.length[items],
+        lengths.censored[items],
+        lengths.prompt[items],
+    )
+    return [found.value, found.low, found.high]
 
 
 def _ceiling(cell: Cell, lengths: LengthTable) -> str:

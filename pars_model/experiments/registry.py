@@ -20,6 +20,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.facts",
         "the prompt's length in tokens, known at arrival, beside its text",
     ),
+    "frontier": (
+        "pars_model.experiments.frontier",
+        "tau against microseconds: n-gram ridge, students, encoders of 2 to 12 layers",
+    ),
     "recipe": (
         "pars_model.experiments.recipe",
         "the default recipe fine-tuned in full, and the ceilings beside it",

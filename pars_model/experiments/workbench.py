@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import inspect
 import json
+import re
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -21,6 +22,10 @@ from pars_model.experiments.cells import Cell, write_table
 Result = dict[str, Any]
 
 
+class LeftOutError(InputError):
+    """A part of an experiment that was not asked for."""
+
+
 @dataclass
 class Workbench:
     """The place of one experiment.
@@ -31,6 +36,7 @@ class Workbench:
         out: folder of everything that is kept.
         seeds: number of repetitions.
         threads: cores to use.
+        leave_out: pattern of the labels of parts that are not computed.
         minutes: what the results took to compute, earlier runs included.
     """
 
@@ -39,6 +45,7 @@ class Workbench:
     out: Path
     seeds: int = 3
     threads: int = 1
+    leave_out: str = ""
     minutes: float = field(default=0.0, init=False)
 
     def table(self, cell: Cell) -> Path:
@@ -66,12 +73,17 @@ class Workbench:
             code: names of the modules whose source the result depends on; the experiment's own
                 settings belong into ``settings``.
             data: digest of the data.
+
+        Raises:
+            LeftOutError: there is no such result yet, and it is not to be computed.
         """
         asked = {"settings": settings, "code": source_digest(code), "data": data}
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
         path = self.out / "results" / self.experiment / f"{key}.json"
         found = _read(path)
         if found is None:
+            if self.leave_out and re.search(self.leave_out, label):
+                raise LeftOutError(f"{self.experiment} needs {label}, which is left out.")
             print(f"{self.experiment}: {label}", file=sys.stderr, flush=True)
             start = time.monotonic()
             result = compute()

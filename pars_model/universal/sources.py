@@ -17,9 +17,8 @@ from typing import Any
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
-from pars_model.experiments.cells import cut_off
+from pars_model.experiments.cells import cut_off, read_dataset
 
-FILES = ("prompts.parquet", "lengths.parquet")
 LISTING = Path(__file__).parent / "sources.json"
 """Name of each source to its number of rows and their digest."""
 
@@ -116,19 +115,9 @@ def _write(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def _public(source: Source, root: Path) -> Iterable[dict[str, Any]]:
-    import pyarrow.parquet as pq
-
-    for name in FILES:
-        if not (root / name).is_file():
-            raise InputError(
-                f"{root / name} does not exist: give the folder of {' and '.join(FILES)} by "
-                "--data-root."
-            )
-    wanted = [("dataset", "==", source.dataset)]
-    prompts = pq.read_table(root / FILES[0], filters=wanted).to_pylist()
-    text = {row["prompt_id"]: row["prompt"] for row in prompts}
+    text, lengths = read_dataset(root, source.dataset)
     pattern = re.compile(source.llms)
-    for row in pq.read_table(root / FILES[1], filters=wanted).to_pylist():
+    for row in lengths:
         if pattern.search(row["model"]):
             yield {
                 "dataset": source.dataset,

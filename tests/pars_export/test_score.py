@@ -21,13 +21,13 @@ def texts(lines: str, form: str = "auto") -> list[str]:
 
 
 def test_lines_and_jsonl_are_told_apart_by_the_first_line() -> None:
-    assert texts("a\n\n{b}\r\n") == ["a", "", "{b}"]
+    assert texts("a\n\n{b}\r\n") == ["a", "{b}"]
     assert texts('\n{"prompt": "a"}\n\n{"messages": [{"role": "user", "content": "b"}]}\n') == [
         "a",
         "b",
     ]
     assert texts('{"question": "a"}\n') == ['{"question": "a"}']
-    assert texts("\n\n") == ["", ""]
+    assert texts("\n \n") == []
     assert texts("") == []
     assert texts('{"prompt": "a"}\n', "lines") == ['{"prompt": "a"}']
 
@@ -63,10 +63,21 @@ def _length(tmp_path: Path) -> Path:
 def test_one_line_per_prompt_in_order_over_many_blocks(tmp_path: Path) -> None:
     predictor = Predictor.load(_length(tmp_path))
     out = io.StringIO()
-    prompts = read_prompts((f"{'x' * (n % 7)}\n" for n in range(3000)), "stdin")
+    prompts = read_prompts((f"{'x' * (1 + n % 7)}\n" for n in range(3000)), "stdin")
     score_stream(predictor, prompts, out)
     scores = [json.loads(line)["score"] for line in out.getvalue().splitlines()]
-    assert scores == [n % 7 for n in range(3000)]
+    assert scores == [1 + n % 7 for n in range(3000)]
+
+
+def test_blank_lines_are_skipped_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "prompts.txt"
+    path.write_text("one\n\n  \nthree\n", encoding="utf-8")
+    assert main(["score", str(_length(tmp_path)), str(path)]) == 0
+    out, err = capsys.readouterr()
+    assert [json.loads(line)["score"] for line in out.splitlines()] == [3, 5]
+    assert f"{path}: 2 blank lines were skipped" in err
 
 
 def test_pars_score_of_a_file(

@@ -325,6 +325,13 @@ def test_what_is_no_checkpoint_is_refused(fit: Fit, tmp_path: Path, content: str
         fit("--ckpt_path", path)
 
 
+def test_a_refused_fit_leaves_no_log(fit: Fit, make_table: MakeTable, tmp_path: Path) -> None:
+    equal = make_table([{"prompt": f"one {n}", "response_tokens": 7} for n in range(30)])
+    with pytest.raises(InputError, match="all lengths of an LLM and config are equal"):
+        fit(data=equal)
+    assert not (tmp_path / "run" / "log").exists()
+
+
 def test_weights_that_run_away_are_told(fit: Fit) -> None:
     with pytest.raises(InputError, match=r"lower model\.lr"):
         fit("--model.lr", 1e30, "--trainer.gradient_clip_val", "null", "--model.warmup", 0)

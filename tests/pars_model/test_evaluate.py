@@ -241,6 +241,28 @@ def test_what_is_no_predictor_is_refused(
         run(tmp_path / predictor, "--data", make_table(make_rows(5)))
 
 
+class Fitted:
+    """A ranker that was fitted by the column split of its table."""
+
+    def __init__(self) -> None:
+        self.training_summary = {"data": {"split_column": True}}
+        self.calibration = None
+
+    def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        return np.array([len(text) for text in texts], dtype=np.float32)
+
+
+def test_a_fit_by_a_column_split_is_not_judged_by_another(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    path = make_table(make_rows(40))
+    with pytest.raises(InputError, match=r"has no column split, .* add the column, or .* all"):
+        evaluate(Fitted(), path, resamples=5)
+    assert evaluate(Fitted(), path, "all", resamples=5)["prompts"] == 40
+    split = make_table([{**row, "split": "test"} for row in make_rows(40)], "split.jsonl")
+    assert evaluate(Fitted(), split, resamples=5)["split_from"] == "table"
+
+
 def test_an_empty_split_is_refused(make_table: MakeTable, make_rows: MakeRows) -> None:
     path = make_table([{**row, "split": "train"} for row in make_rows(10)])
     with pytest.raises(InputError, match="no prompts of split test"):

@@ -12,7 +12,7 @@ from pars_model.__main__ import main
 from pars_model.experiments.cells import Cell, write_table
 from pars_model.experiments.page import HEAD, Section, marks, table, write_section
 from pars_model.experiments.registry import EXPERIMENTS
-from pars_model.experiments.workbench import Workbench
+from pars_model.experiments.workbench import LeftOutError, Workbench
 from pars_model.lengths import read_lengths
 
 CELL = Cell("chat", "llm-1", "chat")
@@ -91,6 +91,14 @@ def test_a_result_is_kept_until_settings_data_or_code_change(tmp_path: Path) -> 
         4,
         1,
     ]
+
+
+def test_what_is_left_out_is_not_computed_and_taken_where_it_is_kept(tmp_path: Path) -> None:
+    bench = Workbench("objectives", tmp_path, tmp_path / "out", leave_out="6 layers|students?")
+    with pytest.raises(LeftOutError, match="objectives needs fine-tune 6 layers, which is left"):
+        bench.kept("fine-tune 6 layers", {}, lambda: {"tau": 1})
+    assert bench.kept("fine-tune 2 layers", {}, lambda: {"tau": 2}) == {"tau": 2}
+    assert bench.kept("fine-tune 6 layers", {}, lambda: {"tau": 1}) == {"tau": 2}
 
 
 def test_an_interrupted_result_is_computed_again_and_a_damaged_one_is_named(tmp_path: Path) -> None:

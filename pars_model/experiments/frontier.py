@@ -1,0 +1,345 @@
+"""Tau against microseconds: what scores a prompt how well, and what that costs end to end."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+
+from pars_export.errors import InputError
+from pars_export.files import atomic_folder, sha256_file
+from pars_model.experiments.matrix import RIDGE, shown
+from pars_model.experiments.objectives import CELLS
+from pars_model.experiments.page import Section, table
+from pars_model.experiments.recipe import CODE as FIT_CODE
+from pars_model.experiments.recipe import CONFIG, part_of, tau_of, train
+from pars_model.experiments.workbench import LeftOutError, Result, Workbench
+from pars_model.lengths import LengthTable, read_lengths, split_prompts
+from pars_model.metrics import Estimate
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from pars_bench.chart import Palette
+    from pars_model.evaluate import Scorer
+
+CELL, PROMPTS = CELLS[0], 3_000
+"""Whose lengths, and how many prompts to learn from."""
+LAYERS = (2, 3, 6)
+"""First layers of MiniLM that are fine-tuned; the deepest teaches the students."""
+CHANNELS = (64, 128)
+DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
+STUDENT_CODE = tuple(f"pars_model.{name}" for name in ("course", "student", "student_fit"))
+SPEED_CODE = (
+    "pars_export.batches",
+    "pars_export.words",
+    *(f"pars_export.runtimes.{name}" for name in ("encoded", "ngrams", "student")),
+)
+NEAR, OVER, FAST = 0.015, 0.03, 100.0
+"""Wanted of a student: so near its teacher, so far over the ridge, in so many microseconds."""
+ROUNDS, ALONE, BURST = 5, 64, 256
+HEAD = ("predictor", "tau [95 %]", "us a prompt, alone", f"us a prompt, {BURST} at once", "minutes")
+INTRODUCTION = f"""\
+{CELL.title}: all learn from the same {PROMPTS:,} prompts with lengths; a tenth of the table's
+prompts, by a hash of the text, chooses epochs and another tenth judges. Encoders are the first
+layers of MiniLM, fine-tuned by `configs/default.yaml` and run as `pars export` writes them (ONNX,
+float32). Students are distilled from the deepest of them, which scores the table's other training
+prompts for them too. The default predictor knows neither this LLM nor these prompts. Microseconds
+are wall time on one core of this machine, tokenising included: the median of {ROUNDS} rounds in
+which all take turns, on judged prompts, one by one and {BURST} in a call. *Minutes* are those of
+training."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """One point of the frontier.
+
+    Attributes:
+        name: of the predictor.
+        tau: on the judged prompts.
+        alone: microseconds of a prompt scored alone.
+        burst: microseconds of a prompt among many in one call.
+        minutes: of training; None where nothing was trained.
+    """
+
+    name: str
+    tau: Estimate
+    alone: float
+    burst: float
+    minutes: float | None
+
+    def row(self) -> list[str]:
+        """For the table."""
+        minutes = "-" if self.minutes is None else f"{self.minutes:.1f}"
+        return [self.name, shown(self.tau), f"{self.alone:,.0f}", f"{self.burst:,.0f}", minutes]
+
+
+def run(bench: Workbench) -> Section:
+    """Train what is missing, then judge and time all of it."""
+    path = part_of(bench, CELL, PROMPTS)
+    lengths = read_lengths(path)
+    minutes: dict[str, float | None] = {DEFAULT: None, RIDGE: None}
+    folders: dict[str, Path] = {}
+    left_out = [f"12 layers ({TWELVE}), whose weights come with no package"]
+    for layers in LAYERS:
+        name = f"MiniLM, {layers} layers"
+        try:
+            folders[name], minutes[name] = _encoder(bench, path, layers)
+        except LeftOutError:
+            left_out.append(name)
+    if not folders:
+        raise InputError("No encoder was trained, so nothing can teach: leave out fewer parts.")
+    teacher = list(folders)[-1]
+    for channels in CHANNELS:
+        name = f"student, {channels} channels"
+        found = _student(bench, path, lengths, folders[teacher], channels)
+        folders[name], minutes[name] = found
+    places = _places(bench, path, lengths, folders, minutes)
+    return Section(
+        "The frontier",
+        [
+            INTRODUCTION,
+            table(HEAD, [each.row() for each in places]),
+            _goals(places, teacher),
+            f"Not run: {'; '.join(left_out)}.",
+        ],
+        {"frontier.png": picture(places)},
+        {"frontier.png": "Tau against microseconds a prompt, alone and in a burst"},
+    )
+
+
+def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
+    """The predictor folder of a fine-tuned encoder of so many layers, and its minutes."""
+    from pars_export.export import export_checkpoint
+    from pars_model.callbacks import BEST
+
+    root = bench.out / "frontier" / f"layers{layers}"
+    encoder, folder = root / "encoder", root / "predictor"
+
+    def compute() -> Result:
+        if not encoder.is_dir():
+            shallow(encoder, layers)
+        minutes = train(root, path, ["--model.encoder", str(encoder)])
+        export_checkpoint(root / BEST, folder, list(read_lengths(path).prompts[:200]))
+        return {"minutes": minutes}
+
+    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+    settings = {"config": config, "layers": layers, "prompts": PROMPTS}
+    label = f"fine-tune {layers} layers on {PROMPTS} prompts"
+    found = bench.kept(label, settings, compute, FIT_CODE, sha256_file(path))
+    return _there(folder), float(found["minutes"])
+
+
+def shallow(folder: Path, layers: int) -> None:
+    """Write the first layers of MiniLM as a model folder, whole or not at all.
+
+    Raises:
+        InputError: MiniLM is not installed.
+    """
+    import json
+
+    from safetensors.torch import save_file
+
+    from pars_model.encoder import find_encoder, pretrained_weights
+
+    files = find_encoder("embedded:minilm")
+    config = {**files.config, "num_hidden_layers": layers}
+    weights = {
+        name: weight.contiguous()
+        for name, weight in pretrained_weights(files).items()
+        if not (parts := name.split("layer.")[1:]) or int(parts[0].split(".")[0]) < layers
+    }
+    with atomic_folder(folder) as temporary:
+        (temporary / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        (temporary / "tokenizer.json").write_text(files.tokenizer_json, encoding="utf-8")
+        save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
+
+
+def _student(
+    bench: Workbench, path: Path, lengths: LengthTable, teacher: Path, channels: int
+) -> tuple[Path, float]:
+    """The predictor folder of a student, and the minutes that it took."""
+    from pars_export import Predictor
+    from pars_export.artifact import folder_sha256
+    from pars_model.distil import distil
+    from pars_model.student import StudentShape
+    from pars_model.student_fit import Recipe
+
+    folder = bench.out / "frontier" / f"student{channels}"
+    known = set(lengths.prompts)
+    more = [text for text in read_lengths(bench.table(CELL)).prompts if text not in known]
+    recipe = Recipe(shape=StudentShape(channels=channels))
+
+    def compute() -> Result:
+        start = time.monotonic()
+        kept = bench.out / "frontier" / f"teacher-{folder_sha256(teacher)[:16]}.npz"
+        distil(Predictor.load(teacher), path, folder, recipe, more, kept)
+        return {"minutes": (time.monotonic() - start) / 60}
+
+    settings = {"recipe": repr(recipe), "teacher": folder_sha256(teacher)}
+    label = f"distil a student of {channels} channels"
+    found = bench.kept(label, settings, compute, STUDENT_CODE, sha256_file(path))
+    return _there(folder), float(found["minutes"])
+
+
+def _there(folder: Path) -> Path:
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is gone, though its results are kept: remove the results folder beside it, "
+            "and all is trained again."
+        )
+    return folder
+
+
+def _places(
+    bench: Workbench,
+    path: Path,
+    lengths: LengthTable,
+    folders: Mapping[str, Path],
+    minutes: Mapping[str, float | None],
+) -> list[Place]:
+    from pars_export import Predictor
+    from pars_export.artifact import DEFAULT_PREDICTOR, folder_sha256
+
+    split = split_prompts(lengths)
+    test = np.flatnonzero((split == "test")[lengths.prompt])
+    texts = [lengths.prompts[number] for number in lengths.prompt[test]]
+
+    def compute() -> Result:
+        scorers: dict[str, Scorer] = {RIDGE: _ridge(lengths, split != "test")}
+        scorers[DEFAULT] = Predictor.default()
+        scorers |= {name: Predictor.load(folder) for name, folder in folders.items()}
+        taus = {name: tau_of(each.score(texts), lengths, test) for name, each in scorers.items()}
+        return {"tau": taus, "us": _microseconds(scorers, texts)}
+
+    shas = {name: folder_sha256(folder) for name, folder in folders.items()}
+    settings = {"folders": {**shas, DEFAULT: folder_sha256(DEFAULT_PREDICTOR)}}
+    code = ("pars_model.ngrams", *SPEED_CODE)
+    found = bench.kept("judge and time", settings, compute, code, sha256_file(path))
+    places = [
+        Place(name, Estimate(*tau), found["us"][name][0], found["us"][name][1], minutes[name])
+        for name, tau in found["tau"].items()
+    ]
+    return sorted(places, key=lambda place: place.burst)
+
+
+def _ridge(lengths: LengthTable, learned: np.ndarray) -> Any:
+    from pars_model.ngrams import NgramRidge, rank_targets
+
+    target, _ = rank_targets(lengths, learned[lengths.prompt])
+    texts = np.array(lengths.prompts, dtype=object)
+    return NgramRidge(list(texts[learned]), target[learned])
+
+
+def _microseconds(scorers: Mapping[str, Scorer], texts: Sequence[str]) -> dict[str, list[float]]:
+    """Of each, the median microseconds of a prompt alone and among many."""
+    from pars_bench.predictor.speed import take_turns
+
+    def one_by_one(score: Callable[[list[str]], object], some: Sequence[str]) -> None:
+        for text in some:
+            score([text])
+
+    alone, burst = list(texts[:ALONE]), (list(texts) * BURST)[:BURST]
+    with _on_one_core():
+        found = [
+            take_turns({name: partial(call, each) for name, each in scorers.items()}, ROUNDS)
+            for call in (
+                lambda each: one_by_one(each.score, alone),
+                lambda each: each.score(burst),
+            )
+        ]
+    return {
+        name: [
+            float(np.median(times[name]["seconds"])) * 1e6 / count
+            for times, count in zip(found, (len(alone), BURST), strict=True)
+        ]
+        for name in scorers
+    }
+
+
+@contextmanager
+def _on_one_core() -> Iterator[None]:
+    """Keep this thread on one core, so that no library's threads can help."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _goals(places: Sequence[Place], teacher: str) -> str:
+    """What was wanted of the students, and what came of it."""
+    by_name = {place.name: place for place in places}
+    taught, ridge = by_name[teacher], by_name[RIDGE]
+    lines = [
+        f"Wanted of a student: within {NEAR} of its teacher ({teacher}), {OVER} over the ridge, at "
+        f"most {FAST:.0f} us alone and in a burst."
+    ]
+    for channels in CHANNELS:
+        place = by_name[f"student, {channels} channels"]
+        behind = taught.tau.value - place.tau.value
+        over = place.tau.value - ridge.tau.value
+        slowest = max(place.alone, place.burst)
+        told = (
+            f"{behind:.3f} behind its teacher ({_word(behind <= NEAR)})",
+            f"{over:+.3f} over the ridge ({_word(over >= OVER)})",
+            f"{slowest:.0f} us at worst ({_word(slowest <= FAST)})",
+        )
+        lines.append(f"- {channels} channels: {', '.join(told)}.")
+    return "\n".join([lines[0], "", *lines[1:]])
+
+
+def _word(reached: bool) -> str:
+    return "reached" if reached else "missed"
+
+
+def picture(places: Sequence[Place]) -> Callable[[Path], None]:
+    """Writes a PNG: tau over microseconds on a log axis, a pair of marks for each predictor."""
+
+    def draw(axes: Axes, palette: Palette) -> None:
+        for kind, colour, mark in (("alone", "curve0", "o"), ("burst", "curve1", "s")):
+            axes.errorbar(
+                [getattr(place, kind) for place in places],
+                [place.tau.value for place in places],
+                yerr=[
+                    [place.tau.value - (place.tau.low or place.tau.value) for place in places],
+                    [(place.tau.high or place.tau.value) - place.tau.value for place in places],
+                ],
+                fmt=mark,
+                markersize=4,
+                color=palette[colour],
+                label="alone" if kind == "alone" else f"{BURST} at once",
+            )
+        for place in places:
+            axes.annotate(
+                place.name,
+                (max(place.alone, place.burst), place.tau.value),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=6.5,
+                color=palette["ink"],
+            )
+        axes.set_xscale("log")
+        axes.set_xlabel("microseconds a prompt, tokenising included")
+        axes.set_ylabel("tau")
+        axes.margins(x=0.25)
+
+    def write(path: Path) -> None:
+        from pars_bench.chart import Palette, write_png
+
+        colours = {"ink": "#1c2430", "line": "#d5dae1", "curve0": "#0b62c4", "curve1": "#c2570c"}
+        write_png(path, draw, Palette(colours))
+
+    return write
