@@ -102,14 +102,15 @@ class Manifest:
         """
         if not isinstance(value, Mapping) or value.get("format") != FORMAT:
             raise PredictorError(f"it is no predictor: its format is not {FORMAT!r}.")
-        _check_version(value.get("format_version"))
+        version = _version(value.get("format_version"))
         missing = sorted(_REQUIRED - set(value))
         if missing:
             raise PredictorError(f"the key {missing[0]!r} is missing; export the predictor again.")
-        unknown = sorted(set(value) - _REQUIRED - _OPTIONAL)
+        optional = _OPTIONAL if version > _WITHOUT_FACTS else _OPTIONAL - {"facts"}
+        unknown = sorted(set(value) - _REQUIRED - optional)
         if unknown:
             raise PredictorError(
-                f"the key {unknown[0]!r} is unknown in format version {FORMAT_VERSION}; remove it, "
+                f"the key {unknown[0]!r} is unknown in format version {version}; remove it, "
                 "or use the version of pars-vllm that wrote it."
             )
         calibration = value.get("calibration")
@@ -126,7 +127,7 @@ class Manifest:
         )
 
 
-def _check_version(version: object) -> None:
+def _version(version: object) -> int:
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
         raise PredictorError(f"format_version is {version!r}; expected {FORMAT_VERSION}.")
     if version > FORMAT_VERSION:
@@ -134,6 +135,7 @@ def _check_version(version: object) -> None:
             f"it is of format version {version}, and this version of pars-vllm reads up to "
             f"{FORMAT_VERSION}; install a newer pars-vllm or export the predictor again."
         )
+    return version
 
 
 def _object(value: object, key: str) -> dict[str, object]:

@@ -283,6 +283,23 @@ def test_a_common_shape_gets_a_graph_and_a_context_of_its_own(
     assert engine.contexts[-1].shapes["input_ids"] == (2, 8), "a graph's context keeps its shape"
 
 
+def test_facts_are_a_third_input(device: RecordingDevice, engine: RecordingEngine) -> None:
+    with pytest.raises(PredictorError, match="the engine's tensors are"):
+        TensorRtCore("e", engine, PROFILES, device, facts=4)
+    engine.tensors = {**engine.tensors, "facts": "FLOAT"}
+    engine.num_io_tensors = 4
+    core = TensorRtCore("e", engine, PROFILES, device, facts=4)
+    device.calls.clear()
+    ids, mask = _batch(3, 20)
+    facts = np.arange(12, dtype=np.float32).reshape(3, 4)
+    assert_array_equal(core(ids, mask, facts), (ids * mask).sum(axis=1))
+    uploads = [call for call in device.calls if call[0] == "upload"]
+    assert uploads == [("upload", 3 * 20 * 8), ("upload", 3 * 20 * 8), ("upload", 3 * 4 * 4)]
+    assert engine.contexts[1].shapes["facts"] == (3, 4)
+    sent = device.memories[engine.contexts[1].addresses["facts"]][: facts.nbytes]
+    assert_array_equal(sent.view(np.float32), facts.ravel())
+
+
 def test_a_batch_beyond_every_profile_is_refused(
     device: RecordingDevice, engine: RecordingEngine
 ) -> None:
