@@ -61,7 +61,7 @@ def _floors(report: PredictorReport) -> Iterator[str]:
         within = sum(ratio <= OVER_FLOOR for ratio in ratios.values())
         yield (
             f"{name} within {OVER_FLOOR:g} times the floor of {entry['work']['precision']} from "
-            f"{FROM_TOKENS} tokens on, one thread: {verdict(within == len(ratios))}, in {within} "
+            f"{FROM_TOKENS} tokens on, one thread: {verdict(within == len(ratios))}, reached in {within} "
             f"of {len(ratios)} shapes; {ratios[best]:.2f} at best ({_shape(best)}), "
             f"{median(ratios.values()):.2f} in the median, {ratios[worst]:.2f} at worst "
             f"({_shape(worst)}){_least(report, name)}."
@@ -114,7 +114,7 @@ def _against_bert(report: PredictorReport) -> Iterator[str]:
         within = sum(ratio >= FASTER for ratio in ratios.values())
         yield (
             f"{name} {FASTER:g} times faster a prompt than {bert}, one thread: "
-            f"{verdict(within == len(ratios))}, in {within} of {len(ratios)} shapes; "
+            f"{verdict(within == len(ratios))}, reached in {within} of {len(ratios)} shapes; "
             f"{ratios[worst]:.1f} times at worst ({_shape(worst)}), "
             f"{median(ratios.values()):.1f} in the median, {ratios[best]:.1f} at best "
             f"({_shape(best)}){_floors_apart(report, name, bert, worst, ratios[worst])}."
