@@ -3,8 +3,9 @@ from __future__ import annotations
 import io
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec
 from pars_export.parity import builtin_texts
 from pars_export.runtimes.arrays import pair_hash
-from pars_export.runtimes.student import TOKENIZER, WEIGHTS
+from pars_export.runtimes.blas import blas_threads, openblas
+from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork
 from pars_export.words import WordTokenizer, train_tokenizer
 from pars_model.student import StudentModule, StudentShape
 from pars_model.student_fit import predict
@@ -101,6 +103,52 @@ def test_a_prompt_alone_and_in_any_batch_has_one_score(
     assert_same(predictor.score(TEXTS[::-1])[::-1], together)
     monkeypatch.setattr("pars_export.runtimes.student._TOKENS", 40)
     assert_same(predictor.score(TEXTS), together)
+
+
+@pytest.fixture
+def two_threads() -> Iterator[Callable[[], int]]:
+    """How many threads OpenBLAS has, which is 2 to start with."""
+    found = openblas()
+    if found is None:
+        pytest.skip("numpy is linked with another library than OpenBLAS")
+    get, set_ = found
+    before = get()
+    set_(2)
+    yield get
+    set_(before)
+
+
+def test_products_use_as_many_threads_as_the_predictor_may(
+    write: Write, two_threads: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[int] = []
+    network = StudentNetwork._score
+
+    def spied(self: StudentNetwork, *given: Any) -> NDArray[np.float32]:
+        seen.append(two_threads())
+        return network(self, *given)
+
+    monkeypatch.setattr(StudentNetwork, "_score", spied)
+    folder = write()
+    for threads in (1, 2):
+        Predictor.load(folder, threads=threads).score(["a", "b"])
+    assert seen == [1, 2]
+    assert two_threads() == 2  # as it was for everybody else
+
+
+def test_the_number_of_threads_comes_back_when_the_last_one_is_done(
+    two_threads: Callable[[], int],
+) -> None:
+    first, second = blas_threads(1), blas_threads(1)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert two_threads() == 1
+    second.__exit__(None, None, None)
+    assert two_threads() == 2
+    with pytest.raises(ValueError, match="wrong"), blas_threads(1):
+        raise ValueError("wrong")
+    assert two_threads() == 2
 
 
 def test_pairs_are_hashed_alike_in_numpy_and_torch_and_into_all_buckets() -> None:

@@ -19,6 +19,7 @@ import numpy as np
 from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
 from pars_export.runtimes.arrays import Arrays, Floats, check_arrays, floats, pair_hash
+from pars_export.runtimes.blas import blas_threads
 from pars_export.runtimes.ngrams import MARK, NgramNetwork
 from pars_export.words import FEATURES, WordTokenizer, read_tokenizer
 
@@ -32,8 +33,12 @@ _TOKENS = 2048
 class StudentNetwork:
     """Weights and the way from ids to scores."""
 
-    def __init__(self, weights: Arrays) -> None:
+    def __init__(self, weights: Arrays, threads: int = 1) -> None:
         """Take the arrays of `student.npz`.
+
+        Args:
+            weights: name to array.
+            threads: cores that a call may use.
 
         Raises:
             PredictorError: an array is missing or its shape does not fit the others.
@@ -56,17 +61,19 @@ class StudentNetwork:
         self._out, self._out_bias = floats(weights, "out"), floats(weights, "out_bias")
         self._mean, self._scale = (floats(weights, n) for n in ("feature_mean", "feature_scale"))
         self._places: dict[int, Floats] = {}
+        self._threads = threads
 
     def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
         scores = np.empty(len(ids), dtype=np.float32)
         start = total = 0
-        for index, each in enumerate(ids):
-            if total and total + len(each) > _TOKENS:
-                scores[start:index] = self._score(ids[start:index], features[start:index])
-                start, total = index, 0
-            total += len(each)
-        scores[start:] = self._score(ids[start:], features[start:])
+        with blas_threads(self._threads):
+            for index, each in enumerate(ids):
+                if total and total + len(each) > _TOKENS:
+                    scores[start:index] = self._score(ids[start:index], features[start:index])
+                    start, total = index, 0
+                total += len(each)
+            scores[start:] = self._score(ids[start:], features[start:])
         return scores
 
     def _one(self, ids: Sequence[int], features: Floats) -> Floats:
@@ -143,13 +150,15 @@ class Network(Protocol):
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
 
 
-def read_network(weights: Arrays) -> Network:
+def read_network(weights: Arrays, threads: int = 1) -> Network:
     """The convolution or the linear model, whichever the arrays are of.
+
+    The linear model multiplies no matrices: one core is all that it uses.
 
     Raises:
         PredictorError: an array is missing or its shape does not fit the others.
     """
-    return NgramNetwork(weights) if MARK in weights else StudentNetwork(weights)
+    return NgramNetwork(weights) if MARK in weights else StudentNetwork(weights, threads)
 
 
 class StudentScorer:
@@ -172,7 +181,6 @@ def load(folder: Path, manifest: Manifest, threads: int) -> StudentScorer:
     Raises:
         PredictorError: a file is missing, cannot be read, or does not fit the other.
     """
-    del threads
     for name in (TOKENIZER, WEIGHTS):
         if name not in manifest.files:
             raise PredictorError(f"{folder / name}: a student needs this file; distil it again.")
@@ -184,7 +192,7 @@ def load(folder: Path, manifest: Manifest, threads: int) -> StudentScorer:
     except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise PredictorError(f"{path}: no arrays that can be read ({error}).") from error
     try:
-        network = read_network(weights)
+        network = read_network(weights, threads)
     except PredictorError as error:
         raise PredictorError(f"{path}: {error}") from error
     if network.vocab_size != tokenizer.vocab_size:
