@@ -9,6 +9,8 @@ import pytest
 
 from pars_export import Predictor
 from pars_export.artifact import DEFAULT_PREDICTOR
+from pars_export.parity import builtin_texts
+from pars_export.runtimes import ngrams
 
 LONGER = [
     ("Answer yes or no: is water wet?", "Write an essay about water."),
@@ -32,6 +34,27 @@ def test_it_scores_whatever_comes(predictor: Predictor) -> None:
     texts = ["", "\ud800", "x" * 1_000_000, "日本語で答えてください。", "\0" * 50]
     assert np.isfinite(predictor.score(texts)).all()
     assert (predictor.expected_tokens(texts) >= 1).all()
+
+
+ODD = [
+    "", " ", "?", "a", "a b", "a a", "the the the", "1 2 3", "a\n\n\nb", "\0\1", "\ud800",
+    "\U0001f600" * 50, "Ünïcödé ß İ", "x" * 100_000, "the " * 3000, "日本語で" * 1000,
+]  # fmt: skip
+
+
+def test_one_text_by_itself_and_among_many_has_the_very_same_score(
+    predictor: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [*ODD, *builtin_texts()[:200]]
+    together = predictor.score(texts)  # all in arrays
+    assert len(set(together.tolist())) > 60
+    for size in (1, 7, ngrams._FEW, ngrams._FEW + 1):  # one after the other, but for the last
+        parts = [texts[start : start + size] for start in range(0, len(texts), size)]
+        found = np.concatenate([predictor.score(part) for part in parts])
+        assert found.tolist() == together.tolist()
+    monkeypatch.setattr(ngrams, "_FEW", 0)
+    for text in ODD:  # in arrays by itself
+        assert predictor.score([text])[0] == together[texts.index(text)]
 
 
 def test_it_is_small_and_its_card_is_of_these_weights() -> None:
