@@ -18,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from pars_bench.outputs import add_output_arguments
 from pars_export.errors import ConfigError
 from pars_export.files import atomic_file
 
@@ -52,8 +53,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of ``pars bench engine``."""
     parser.add_argument("model", help="model folder or hub name")
     parser.add_argument("--predictor", type=Path, required=True, help="predictor folder")
-    parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="results")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also a page for the docs")
+    add_output_arguments(parser)
     parser.add_argument(
         "--prompts", type=Path, default=DEMO_PROMPTS, help="prompts (those of the demo)"
     )

@@ -15,6 +15,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict
 
+from pars_bench.outputs import add_output_arguments
 from pars_export.files import atomic_file
 
 if TYPE_CHECKING:
@@ -34,8 +35,7 @@ class SchedulerReport(TypedDict):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Command line of ``pars bench scheduler``."""
-    parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="results")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="also a page for the docs")
+    add_output_arguments(parser)
     parser.add_argument(
         "--waiting",
         type=_at_least_two,

@@ -19,6 +19,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from pars_bench.outputs import add_output_arguments
 from pars_bench.predictor.grid import DEFAULT, QUICK, Grid
 from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
@@ -49,13 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "folders", type=Path, nargs="*", metavar="DIR", help="predictor folders, or `default`"
     )
-    parser.add_argument("--json", type=Path, required=True, metavar="OUT", help="results")
-    parser.add_argument(
-        "--markdown",
-        type=Path,
-        metavar="FILE",
-        help="also a page for the docs, its plots beside it",
-    )
+    add_output_arguments(parser)
     parser.add_argument(
         "--baselines", metavar="NAMES", help="with commas, or none (all that are installed)"
     )
