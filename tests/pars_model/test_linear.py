@@ -55,7 +55,7 @@ def test_a_prompt_alone_and_in_any_batch_has_one_score() -> None:
     assert network([], FEATURES[:0]).shape == (0,)
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 48, 700])
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5, 48, 250, 700])
 def test_odd_texts_alone_score_exactly_as_in_a_batch(length: int) -> None:
     network = NgramNetwork(learned()[1])
     rng = np.random.default_rng(length)

@@ -28,8 +28,11 @@ _PLACES = 4
 # Ids of no token: they keep the kinds of ends apart before they are hashed.
 _AT, _AFTER, _LAST, _LAST_TWO = (place << 20 for place in range(1, 5))
 
-_FEW = 16
-"""Up to so many texts are read one by one: for few, arrays cost more than what they hold."""
+_FEW = 300
+"""Texts with up to so many tokens in all are read one by one: arrays, which cost about the same for
+one text as for a hundred, are slower for so few."""
+_TEXT = 24
+"""Tokens that a text counts for beside its own: what it takes to begin with one."""
 _COUNTS = [0.0, *(1 + np.log(np.arange(1, 65))).tolist()]
 """1 + log of how often, as `counted` has it."""
 
@@ -154,7 +157,8 @@ class NgramNetwork:
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
         surface = standardised(features, self._feature_mean, self._feature_scale)
         known: Floats = (surface * self._surface).sum(axis=1)
-        return self._few(ids, known) if len(ids) <= _FEW else self._many(ids, known)
+        few = sum(len(each) + _TEXT for each in ids) <= _FEW
+        return self._few(ids, known) if few else self._many(ids, known)
 
     def _few(self, ids: Sequence[Sequence[int]], surface: Floats) -> Floats:
         """One text after the other in plain Python: the same sums in the same order."""
