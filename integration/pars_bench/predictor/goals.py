@@ -62,8 +62,8 @@ def _floors(report: PredictorReport) -> Iterator[str]:
         yield (
             f"{name} within {OVER_FLOOR:g} times the floor of {entry['work']['precision']} from "
             f"{FROM_TOKENS} tokens on, one thread: {verdict(within == len(ratios))}, "
-            f"reached in {within} of {len(ratios)} shapes; {ratios[best]:.2f} at best ({_shape(best)}), "
-            f"{median(ratios.values()):.2f} in the median, {ratios[worst]:.2f} at worst "
+            f"reached in {within} of {len(ratios)} shapes; {ratios[best]:.2f} at best "
+            f"({_shape(best)}), {median(ratios.values()):.2f} in the median, {ratios[worst]:.2f} at worst "
             f"({_shape(worst)}){_least(report, name)}."
         )
 
