@@ -62,9 +62,9 @@ def _floors(report: PredictorReport) -> Iterator[str]:
         yield (
             f"{name} within {OVER_FLOOR:g} times the floor of {entry['work']['precision']} from "
             f"{FROM_TOKENS} tokens on, one thread: {verdict(within == len(ratios))}, "
-            f"reached in {within} of {len(ratios)} shapes; {ratios[best]:.2f} at best "
-            f"({_shape(best)}), {median(ratios.values()):.2f} in the median, {ratios[worst]:.2f} at worst "
-            f"({_shape(worst)}){_least(report, name)}."
+            f"holds in {within} of {len(ratios)} shapes; {ratios[best]:.2f} at best "
+            f"({_shape(best)}), {median(ratios.values()):.2f} in the median, "
+            f"{ratios[worst]:.2f} at worst ({_shape(worst)}){_least(report, name)}."
         )
 
 
@@ -114,7 +114,7 @@ def _against_bert(report: PredictorReport) -> Iterator[str]:
         within = sum(ratio >= FASTER for ratio in ratios.values())
         yield (
             f"{name} {FASTER:g} times faster a prompt than {bert}, one thread: "
-            f"{verdict(within == len(ratios))}, reached in {within} of {len(ratios)} shapes; "
+            f"{verdict(within == len(ratios))}, holds in {within} of {len(ratios)} shapes; "
             f"{ratios[worst]:.1f} times at worst ({_shape(worst)}), "
             f"{median(ratios.values()):.1f} in the median, {ratios[best]:.1f} at best "
             f"({_shape(best)}){_floors_apart(report, name, bert, worst, ratios[worst])}."
