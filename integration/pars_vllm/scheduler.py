@@ -135,8 +135,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         scorer = self._pars_scores
         if scorer is not None:
             waiting = len(self.pars_queue) if self.pars_queue is not None else 1
-            hurry = len(self._pars_rank_again) + scorer.outstanding
-            if self._pars_pace.due(self._pars_steps, hurry, waiting):
+            lacking = waiting if self._pars_rank_again else scorer.outstanding
+            if self._pars_pace.due(self._pars_steps, lacking, waiting):
                 self._take_scores(scorer)
         if self.pars_queue is not None:
             self.pars_queue.order.begin(self._pars_steps)

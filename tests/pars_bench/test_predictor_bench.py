@@ -240,7 +240,7 @@ def test_goals_are_judged_by_the_numbers() -> None:
     assert rates_of(fast["speed"][0])["float32"] == pytest.approx(OPERATIONS / 20e-3)
     assert over_floor(fast, fast["speed"][0], "x onnx") == pytest.approx(0.4 / 0.298, rel=1e-3)
     said = sentences(fast)
-    assert "one thread: **reached**, in 1 of 1 shapes; 1.34 at best" in said[0]
+    assert "one thread: **reached**, holds in 1 of 1 shapes; 1.34 at best" in said[0]
     assert "10 times faster a prompt than BERT, one thread: **reached**" in said[1]
     assert "12.5 times at worst" in said[1]
     assert "tau than a trained BERT-base: **not compared**" in said[2]

@@ -15,7 +15,7 @@ import tiny
 
 pytestmark = pytest.mark.engine
 
-PROMPTS = 40
+PROMPTS = 200
 TOKENS = 48
 
 

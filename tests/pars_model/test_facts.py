@@ -84,7 +84,7 @@ def test_facts_go_all_the_way(
     judged: dict[str, Any] = evaluate(ranker, table, "test", resamples=5)
     assert judged["tau"] > 0.6
     without: dict[str, Any] = evaluate(blind, table, "test", resamples=5)
-    assert without["tau"] < 0.4
+    assert without["tau"] < judged["tau"] - 0.15
 
     export_checkpoint(tmp_path / "run" / "best.ckpt", tmp_path / "predictor")
     predictor = Predictor.load(tmp_path / "predictor")
