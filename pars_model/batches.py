@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -209,8 +210,8 @@ class EpochBatches(Sampler[list[object]]):  # type: ignore[misc]  # mypy does no
 
     def __iter__(self) -> Iterator[list[object]]:
         batches = self._make(np.random.default_rng((self._seed, self._epoch())))
-        short = self._count * self._world - len(batches)
-        yield from (batches + batches[:short])[self._rank :: self._world]
+        again = itertools.cycle(batches)
+        yield from itertools.islice(again, self._rank, self._count * self._world, self._world)
 
 
 def bucketed_batches(

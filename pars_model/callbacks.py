@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -128,8 +129,11 @@ class RunLogger(CSVLogger):  # type: ignore[misc]  # mypy does not follow lightn
     def finalize(self, status: str) -> None:
         """Write what is left; a run that was refused before it logged anything leaves no folder."""
         super().finalize(status)
-        for folder in (Path(self.log_dir), Path(self.root_dir)):
-            if status == "failed" and folder.is_dir() and not any(folder.iterdir()):
+        if status != "failed":
+            return
+        own = [Path(self.log_dir), *([Path(self.root_dir)] if self.name else [])]
+        for folder in own:
+            with contextlib.suppress(OSError):  # not empty, or another process was first
                 folder.rmdir()
 
 

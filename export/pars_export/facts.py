@@ -8,6 +8,7 @@ training lengths, is a `FactSpec`; it is part of the predictor.
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -19,6 +20,8 @@ from pars_export.errors import ConfigError, PredictorError
 
 COUNTS = ("prompt_tokens", "max_tokens")
 """Facts that are numbers of tokens, 0 or more; the others are true or false."""
+_MOST = 2**53
+"""Greatest whole number up to which floats tell one from the next; no count is larger."""
 _LIMIT = 4.0
 """Standard deviations from the mean, at most: beyond it a ranker has learned nothing."""
 
@@ -59,7 +62,7 @@ NAMES = tuple(each.name for each in fields(Facts))
 
 
 def _read(name: str, value: object) -> int | bool | None:
-    number = value
+    number = value = value.item() if isinstance(value, np.generic) else value
     if isinstance(value, str):
         try:
             number = {"true": True, "false": False}.get(value.strip().lower(), value)
@@ -68,7 +71,7 @@ def _read(name: str, value: object) -> int | bool | None:
             return None
     if isinstance(number, float) and math.isfinite(number) and number.is_integer():
         number = int(number)
-    if not isinstance(number, int) or number < 0:
+    if not isinstance(number, int) or not 0 <= number <= _MOST:
         return None
     if name in COUNTS:
         return None if isinstance(number, bool) else number
@@ -166,7 +169,7 @@ class FactSpec:
                 )
             for number in (mean, scale):
                 whole = isinstance(number, (int, float)) and not isinstance(number, bool)
-                if not whole or not math.isfinite(number):
+                if not whole or not abs(number) <= sys.float_info.max:
                     raise PredictorError(f"facts.{name} holds {number!r}; expected a number.")
             if scale < 0:
                 raise PredictorError(f"facts.{name}.scale is {scale!r}; expected 0 or more.")

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Collection
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pars_export.facts import Facts
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
 
 SENT = frozenset(("prompt_tokens", "max_tokens", "structured"))
 """Facts that the engine core tells. Tools are found in the prompt by the scorer process; whether
@@ -31,14 +34,23 @@ class ArrivedRequest(Protocol):
         """Whether the response must follow a schema or grammar."""
 
 
-def facts_of(request: ArrivedRequest, reads: Collection[str], max_model_len: int) -> Facts:
+def default_cap(config: VllmConfig) -> int | None:
+    """The ``max_tokens`` that the server itself gives, by the model's generation_config."""
+    found = config.model_config.get_diff_sampling_param().get("max_tokens")
+    return None if found is None else int(found)
+
+
+def facts_of(
+    request: ArrivedRequest, reads: Collection[str], max_model_len: int, cap: int | None = None
+) -> Facts:
     """Those facts of a request that are read and that the engine core knows.
 
-    A client that gives no ``max_tokens`` gets the room that its prompt leaves in ``max_model_len``;
-    that is no fact about its wish, and counts as unknown.
+    A client that gives no ``max_tokens`` gets the server's own ``cap``, or the room that its prompt
+    leaves in ``max_model_len``; that is no fact about its wish, and counts as unknown.
     """
-    room = max_model_len - request.num_prompt_tokens
-    given = "max_tokens" in reads and 0 < request.max_tokens < room
+    most = max_model_len - request.num_prompt_tokens
+    most = most if cap is None else min(most, cap)
+    given = "max_tokens" in reads and 0 < request.max_tokens < most
     return Facts(
         prompt_tokens=request.num_prompt_tokens if "prompt_tokens" in reads else None,
         max_tokens=request.max_tokens if given else None,

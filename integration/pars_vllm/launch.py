@@ -7,9 +7,19 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from typing import IO
 
 from pars_vllm.scorer_worker import WorkerOptions
+
+
+def _memory() -> IO[bytes]:
+    """A file without a name: in memory, or where that is forbidden in the temporary folder."""
+    try:
+        return os.fdopen(os.memfd_create("pars-at-work"), "r+b", buffering=0)
+    except OSError:
+        return tempfile.TemporaryFile(buffering=0)
 
 
 class Launcher:
@@ -22,7 +32,7 @@ class Launcher:
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="pars-launcher")
-        self._memory = os.fdopen(os.memfd_create("pars-at-work"), "r+b", buffering=0)
+        self._memory = _memory()
 
     @property
     def at_work(self) -> int:

@@ -15,11 +15,12 @@ class Pace:
     """
 
     def __init__(self) -> None:
-        self._next = 0
+        self._passed = _UNHURRIED_STEPS
 
-    def due(self, step: int, outstanding: int, waiting: int) -> bool:
-        """Whether to look in step number ``step``, with so many answers to come."""
-        if outstanding * _FEW < waiting and step < self._next:
+    def due(self, outstanding: int, waiting: int) -> bool:
+        """Whether to look in this step, with so many answers to come; asked once a step."""
+        self._passed += 1
+        if outstanding * _FEW < waiting and self._passed < _UNHURRIED_STEPS:
             return False
-        self._next = step + _UNHURRIED_STEPS
+        self._passed = 0
         return True

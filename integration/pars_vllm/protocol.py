@@ -115,7 +115,7 @@ def note_at_work(memory: int, digests: Sequence[bytes]) -> None:
 def read_at_work(memory: int) -> list[bytes]:
     """The prompts of the last :func:`note_at_work`; none before the first."""
     head = os.pread(memory, _COUNT.size, 0)
-    if not head:
+    if len(head) < _COUNT.size:
         return []
     return _split(os.pread(memory, _COUNT.unpack(head)[0] * DIGEST_BYTES, _COUNT.size))
 

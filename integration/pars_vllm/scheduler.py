@@ -22,7 +22,7 @@ from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
 from pars_export.errors import ConfigError
-from pars_vllm.arrival import facts_of, pack
+from pars_vllm.arrival import default_cap, facts_of, pack
 from pars_vllm.compat import replace_waiting
 from pars_vllm.deployment import check_trust, refusal_comes_last, stock_class, worker_options
 from pars_vllm.kv import PassOver, RemainingWork, preempt_longest
@@ -87,6 +87,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self.pars_queue: ParsRequestQueue | None = None
         self.pars_record = TrackRecord(settings, self.pars_counters, self.requests)
         self._pars_reads = options.reads if options is not None else ()
+        self._pars_cap = default_cap(vllm_config) if self._pars_reads else None
         self._pars_pass_over: PassOver | None = None
         self._pars_steps = 0
         self._pars_pace = Pace()
@@ -136,7 +137,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         if scorer is not None:
             waiting = len(self.pars_queue) if self.pars_queue is not None else 1
             lacking = waiting if self._pars_rank_again else scorer.outstanding
-            if self._pars_pace.due(self._pars_steps, lacking, waiting):
+            if self._pars_pace.due(lacking, waiting):
                 self._take_scores(scorer)
         if self.pars_queue is not None:
             self.pars_queue.order.begin(self._pars_steps)
@@ -180,7 +181,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
             return False
         known = b""
         if self._pars_reads:
-            known = pack(facts_of(request, self._pars_reads, self.max_model_len))
+            known = pack(facts_of(request, self._pars_reads, self.max_model_len, self._pars_cap))
         self._pars_scores.submit(request.request_id, request.prompt_token_ids, known)
         return True
 

@@ -234,6 +234,7 @@ class Scorer:
         """Fail open: forget what was asked, and try a new process after a while."""
         self._drop()
         at_work = protocol.read_at_work(self._launcher.at_work)
+        protocol.note_at_work(self._launcher.at_work, [])  # the next process has none yet
         self._strike([digest for digest in at_work if digest in self._in_flight])
         self.counters.losses += 1
         self.counters.not_sent += self.outstanding

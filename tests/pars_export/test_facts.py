@@ -191,3 +191,18 @@ def test_engines_are_added_to_it(predictor: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(predictor, tmp_path / "predictor")
     add_engines(folder, ["onnx-bf16"], builtin_texts())
     assert read_manifest(folder).facts == SPEC
+
+
+def test_what_no_float_tells_apart_is_unknown() -> None:
+    assert Facts.of({"max_tokens": 10**400, "prompt_tokens": 2**53 + 1}) == Facts()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    found = Facts.of({"max_tokens": np.int64(5), "tools": np.bool_(True)})
+    assert found == Facts(max_tokens=5, tools=True)
+
+
+@pytest.mark.parametrize("scale", [10**400, float("nan"), "1"])
+def test_a_scale_that_is_no_number_is_refused(scale: object) -> None:
+    with pytest.raises(PredictorError, match=r"facts\.tools holds .*; expected a number"):
+        FactSpec.from_json([{"name": "tools", "mean": 0.0, "scale": scale}])

@@ -308,3 +308,13 @@ def test_padding_never_leaks_into_a_loss(encoder: Path) -> None:
         alone = ranker(short.input_ids, short.attention_mask)
         padded = ranker(wide.input_ids, wide.attention_mask)
     assert_close(alone, padded[:2], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("batches", "world"), [(1, 4), (2, 8), (5, 3)])
+def test_every_process_has_as_many_batches_as_it_says(batches: int, world: int) -> None:
+    def make(rng: np.random.Generator) -> list[list[object]]:
+        return [[number] for number in range(batches)]
+
+    for rank in range(world):
+        sampler = EpochBatches(make, lambda: 0, 0, rank, world)
+        assert len(list(sampler)) == len(sampler) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,11 +11,12 @@ from tiny import write_tokenizer
 from tiny_predictor import write_tiny_predictor
 from tokenizers import Tokenizer
 
+from pars_bench.modelless import describe_model, make_config
 from pars_export import Predictor
 from pars_export.artifact import folder_sha256
 from pars_export.facts import NAMES, Facts
 from pars_vllm import protocol
-from pars_vllm.arrival import facts_of, pack, unpack
+from pars_vllm.arrival import default_cap, facts_of, pack, unpack
 from pars_vllm.metrics import Counters
 from pars_vllm.scorer import Limits, Scorer
 from pars_vllm.scorer_worker import PromptReader, WorkerOptions
@@ -39,6 +41,11 @@ def test_only_what_is_read_is_looked_at() -> None:
 def test_a_cap_that_the_server_made_up_is_unknown(limit: int) -> None:
     request = Request(max_tokens=limit)
     assert facts_of(request, ("max_tokens",), 4096) == Facts()
+
+
+def test_a_cap_of_the_generation_config_is_unknown() -> None:
+    assert facts_of(Request(max_tokens=64), ("max_tokens",), 4096, 64) == Facts()
+    assert facts_of(Request(max_tokens=63), ("max_tokens",), 4096, 64) == Facts(max_tokens=63)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +116,10 @@ def test_one_prompt_with_other_facts_has_another_answer(tmp_path: Path) -> None:
     assert wanted[0] != pytest.approx(wanted[1])
     assert found["a"] == found["again"] == pytest.approx(wanted[0], rel=1e-3)
     assert found["b"] == pytest.approx(wanted[1], rel=1e-3)
+
+
+def test_the_cap_of_a_generation_config_is_read_off_vllm(tmp_path: Path) -> None:
+    model = describe_model(tmp_path / "model")
+    assert default_cap(make_config(model)) is None
+    (model / "generation_config.json").write_text(json.dumps({"max_new_tokens": 7}))
+    assert default_cap(make_config(model)) == 7

@@ -8,7 +8,7 @@ from pars_vllm.pace import Pace
 def looks(steps: int, outstanding: int, waiting: int) -> list[int]:
     """Steps of the first ``steps`` in which a look is due."""
     pace = Pace()
-    return [step for step in range(steps) if pace.due(step, outstanding, waiting)]
+    return [step for step in range(steps) if pace.due(outstanding, waiting)]
 
 
 def test_every_step_while_many_of_the_waiting_lack_their_score() -> None:
@@ -27,6 +27,6 @@ def test_once_in_a_while_where_the_order_stands() -> None:
 
 def test_many_new_ones_are_looked_after_at_once() -> None:
     pace = Pace()
-    assert pace.due(0, 0, 1000)
-    assert not pace.due(1, 0, 1000)
-    assert pace.due(2, 100, 1100)
+    assert pace.due(0, 1000)
+    assert not pace.due(0, 1000)
+    assert pace.due(100, 1100)
