@@ -15,7 +15,7 @@ import tiny
 
 pytestmark = pytest.mark.engine
 
-PROMPTS = 200
+PROMPTS = 40
 TOKENS = 48
 
 
