@@ -32,6 +32,23 @@ def describe_machine() -> dict[str, object]:
     }
 
 
+def memory_mib(field: str) -> float | None:
+    """A line of this process's status, in MiB; None where the system has no such file.
+
+    ``VmHWM`` is the most resident memory since the program began. The peak that ``getrusage`` tells
+    is that of the process which started it, where that once had more.
+    """
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:
+        return None
+    for line in status.splitlines():
+        name, _, value = line.partition(":")
+        if name == field:
+            return int(value.split()[0]) / 1024
+    return None
+
+
 def _versions() -> Sequence[tuple[str, str]]:
     found = []
     for name, distribution in DISTRIBUTIONS:

@@ -10,8 +10,9 @@ import json
 import os
 import sys
 import time
-from pathlib import Path
 from typing import TypedDict
+
+from pars_bench.environment import memory_mib
 
 LOOKED_FOR = ("torch", "transformers", "onnxruntime", "onnx", "scipy")
 """Packages whose import costs more than loading a predictor should."""
@@ -51,19 +52,6 @@ def main() -> None:
         print(json.dumps(loaded), file=answers, flush=True)
         scorer.score(order["texts"])
         print(json.dumps({"peak_mib": memory_mib("VmHWM")}), file=answers, flush=True)
-
-
-def memory_mib(field: str) -> float | None:
-    """A line of this process's status, in MiB; None where the system has no such file."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:
-        return None
-    for line in status.splitlines():
-        name, _, value = line.partition(":")
-        if name == field:
-            return int(value.split()[0]) / 1024
-    return None
 
 
 if __name__ == "__main__":

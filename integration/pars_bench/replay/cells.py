@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import resource
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from pars_bench.environment import memory_mib
 from pars_bench.replay.columns import Columns, read_columns
 from pars_bench.replay.costmodel import Array, StepTime, alone_s
 from pars_bench.replay.engine import EngineOptions, make_engine
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from pars_bench.replay.record import Record
     from pars_vllm.scheduler import ParsScheduler
 
-CELL_FORMAT = 1
+CELL_FORMAT = 2
 """Raised whenever the meaning of a stored cell changes: older ones are then run again."""
 _METADATA = b"pars.replay.cell"
 
@@ -233,7 +233,7 @@ def _cost(record: Record) -> dict[str, object]:
     """Processor time of a request in a step, how it grows with the queue, and memory."""
     return {
         # Of the process so far: of a cell of its own where it was the first.
-        "process_peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "process_peak_mib": memory_mib("VmHWM"),
         "processor_s": record.scheduling_s,
         "microseconds_per_request_step": 1e6 * record.scheduling_s / record.request_steps,
         "by_queue_depth": [

@@ -16,8 +16,7 @@ def costs(study: StudyFile) -> str:
         return _by_queue(study)
     lines = [
         "Azure's conversation trace at its own pace on an H100, arrival order, each window in a "
-        "process of its own. Memory is an upper bound: where the process that started it once "
-        "had more, Linux tells that.",
+        "process of its own.",
         "",
         "| requests | request-steps | processor time, s | scheduling, µs per request-step "
         "| peak memory, MiB |",

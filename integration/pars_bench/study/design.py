@@ -25,6 +25,11 @@ WINDOWS: tuple[int | None, ...] = (1000, 5000, None)
 """Requests of Azure's conversation trace by which time and memory are told; None: all, an hour."""
 BURST = 2000
 """Requests of the paper's burst."""
+SCORE_RATE = 200.0
+"""Prompts scored per second, as an encoder may on one core."""
+STUDENT_RATE = 5000.0
+"""The same of the default predictor and of students: a fifth of what they reach without decoding
+token ids and taking the chat template off."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ TRAFFIC: dict[str, TrafficKind] = {
             "cl100k tokens",
             Samples("Meta-Llama-3.1-405B-Instruct@hyperbolic"),
         ),
-        burst=240,
+        burst=BURST,
     ),
     "reasoning": TrafficKind(
         "reasoning",
@@ -102,7 +107,7 @@ TRAFFIC: dict[str, TrafficKind] = {
             Samples("DeepSeek-R1-Distill-Qwen-7B"),
             "words, each replayed as one token",
         ),
-        burst=200,
+        burst=BURST,
     ),
     "azure-conv": TrafficKind(
         "Azure conversation", 240, trace="AzureLLMInferenceTrace_conv.csv.gz"
@@ -137,6 +142,8 @@ class Comparison:
     taus: tuple[float, ...] = (TAU,)
     predictor: bool = False
     """Whether a predictor that reads the prompts orders them, too."""
+    score_rate: float = SCORE_RATE
+    """Of every order with scores, but of the default predictor."""
 
     @property
     def size(self) -> int:
@@ -169,6 +176,15 @@ def comparisons() -> Iterator[Comparison]:
     yield Comparison(
         "engines", "chat", "4090-default", CORE, (OVERLOAD,), requests=BURST, predictor=True
     )
-    yield Comparison("engines", "chat", "default", CORE[:2], requests=2 * BURST)
+    for rate, orders in ((SCORE_RATE, CORE[:2]), (STUDENT_RATE, CORE)):
+        yield Comparison(
+            "engines",
+            "chat",
+            "default",
+            orders,
+            requests=2 * BURST,
+            predictor=rate == STUDENT_RATE,
+            score_rate=rate,
+        )
     yield Comparison("sweep", "chat", "4090-low", CORE, LOADS)
     yield Comparison("sweep", "reasoning", "4090-low", CORE, FEWER_LOADS)

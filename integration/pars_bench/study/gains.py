@@ -9,7 +9,7 @@ from functools import cached_property
 from pars_bench.experiment import interval_text
 from pars_bench.replay.page.compare import Number, Replay, longest_tenth, statistic
 from pars_bench.replay.page.names import Look
-from pars_bench.study.design import ENGINES, TAU, TRAFFIC
+from pars_bench.study.design import ENGINES, SCORE_RATE, TAU, TRAFFIC
 from pars_bench.study.schema import Part
 from pars_bench.tables import NOTHING
 
@@ -21,6 +21,9 @@ MEAN, TAIL = statistic("ttlt", "mean"), statistic("ttlt", "p99")
 PER_TOKEN = statistic("per_token", "mean")
 LONGEST = longest_tenth("ttlt")
 
+Key = tuple[str, str, int, bool, float, float]
+"""Traffic, engine, requests, whether all at once, scores per second, load."""
+
 
 @dataclass(frozen=True)
 class Place:
@@ -30,10 +33,11 @@ class Place:
     load: float
 
     @property
-    def key(self) -> tuple[str, str, int, bool, float]:
+    def key(self) -> Key:
         """Equal for the same cell in two sections."""
         part = self.part
-        return part["traffic"], part["engine"], part["size"], part["burst"], self.load
+        names = part["traffic"], part["engine"]
+        return *names, part["size"], part["burst"], part["score_rate"], self.load
 
     @property
     def traffic(self) -> str:
@@ -48,8 +52,9 @@ class Place:
     @property
     def arrivals(self) -> str:
         """In words."""
-        size = self.part["size"]
-        return f"burst of {size}" if self.part["burst"] else f"load {self.load:g}, {size} requests"
+        size, rate = self.part["size"], self.part["score_rate"]
+        words = f"burst of {size}" if self.part["burst"] else f"load {self.load:g}, {size} requests"
+        return words if rate == SCORE_RATE else f"{words}, {rate:g} scores a second"
 
     @cached_property
     def replay(self) -> Replay:
@@ -87,7 +92,7 @@ class Place:
 
 def places(parts: Iterable[Part]) -> list[Place]:
     """Every cell once, however many sections it stands in."""
-    found: dict[tuple[str, str, int, bool, float], Place] = {}
+    found: dict[Key, Place] = {}
     for part in parts:
         for load in Replay(part["report"]).loads:
             place = Place(part, load)

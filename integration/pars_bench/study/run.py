@@ -14,7 +14,7 @@ from pars_bench.replay.results import report_of
 from pars_bench.replay.schema import ReplayReport
 from pars_bench.replay.sweep import run_cells
 from pars_bench.study.capacity import capacity, read_burst
-from pars_bench.study.design import ENGINES, LLM, TRAFFIC, Comparison
+from pars_bench.study.design import ENGINES, LLM, STUDENT_RATE, TRAFFIC, Comparison
 from pars_bench.study.lengths import write_requests
 from pars_bench.study.schema import StudyFile
 from pars_bench.study.speed import measure
@@ -78,6 +78,8 @@ class Study:
         cells = self._cells(config)
         if comparison.predictor:
             real = replace(config, orders=("pars",), tau=(), predictor=self.predictor)
+            if self.predictor == DEFAULT_PREDICTOR:
+                real = replace(real, score_rate=STUDENT_RATE)
             cells += self._cells(real)
         return cells
 
@@ -112,6 +114,7 @@ class Study:
             seed=(seed,),
             arrivals=("trace" if timed else "poisson") if swept else "burst",
             rate=self._rates[place] if swept else None,
+            score_rate=comparison.score_rate,
         )
 
     def file(self, traffic: str, requests: int, seed: int) -> Path:
@@ -180,6 +183,7 @@ def run_study(
                 "engine": each.engine,
                 "burst": not each.loads,
                 "size": each.size,
+                "score_rate": each.score_rate,
                 "report": report,
             }
             for each, report in zip(comparisons, reports, strict=True)

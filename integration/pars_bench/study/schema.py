@@ -19,6 +19,8 @@ class Part(TypedDict):
     burst: bool
     size: int
     """Requests of a run."""
+    score_rate: float
+    """Prompts scored per second."""
     report: ReplayReport
 
 
