@@ -65,7 +65,8 @@ def render(study: StudyFile, command: str, pictures: Iterable[tuple[str, str]] =
         f"is a score model: the true lengths with so much log-normal noise that Kendall's tau is "
         f"{TAU:g}; [a predictor that reads prompts](#other-orders) stands beside it where there "
         f"are prompts. Scores come after 20 ms, at most {SCORE_RATE:g} a second{_faster(study)}. "
-        f"Figures are means over the seeds {', '.join(map(str, study['seeds']))}, ± the 95 % interval over seeds.",
+        f"Figures are means over the seeds {', '.join(map(str, study['seeds']))}, ± the 95 % "
+        "interval over seeds.",
         *(f"![{caption}]({name})" for name, caption in pictures),
     ]
     for section, title, words in _SECTIONS:
