@@ -6,8 +6,8 @@ prompt's score depends on its neighbours. Three steps keep the order of the scor
 
 - Channels with large activations are divided by a factor that the weights are multiplied by
   (SmoothQuant, Xiao et al. 2022).
-- What an activation function bounds from below is shifted to start at zero, and so uses all of
-  0 to 255; the shift is taken off the result as a constant.
+- What an activation function bounds from below uses nearly all of 0 to 255: its zero is at 20, not
+  at 128.
 - Weights are rounded with regard to real inputs (`pars_export.gptq`), and so that two products fit
   into sixteen bits. An x86 CPU without dot-product instructions (AVX2) adds them there and cuts off
   what is larger: an engine would score otherwise, and wrongly, than where it was compared.
@@ -36,6 +36,10 @@ PROMPTS = 128
 _SMOOTHING = 0.5  # share of a channel's range that goes to the weights; the paper's
 FLOOR = 0.1701
 """Below every value of GELU, whose least is -0.16997 (of its tanh form -0.17004)."""
+_MIDDLE = 128
+_ZERO = 20
+"""Of what lies above -FLOOR: a smaller one leaves more numbers to values above 0 where they are
+large, but rounds tokens whose values are all small more coarsely."""
 _SMALLEST_TABLE = 1024  # embeddings of fewer entries stay float
 
 
@@ -119,10 +123,10 @@ class _Rounded:
     """uint8, (tokens, k)."""
     scale: str
     """float, (tokens, 1)."""
-    shape: str
-    """Shape of the input without its last axis."""
+    zero: str
+    """uint8, the whole number of a zero."""
     smooth: NDArray[np.float64] | None
-    """Factor (k,) that its channels were divided by; None where it was shifted instead."""
+    """Factor (k,) that its channels were divided by, if they were."""
 
 
 class _Rewriter:
@@ -135,6 +139,7 @@ class _Rewriter:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[str, onnx.TensorProto] = {}
         self._rounded: dict[str, _Rounded] = {}
+        self._shared: set[str] = set()
         # One input may feed several products (query, key and value), which then share its factor.
         self._fed: dict[str, list[NDArray[np.float64]]] = {}
         for node in products(model):
@@ -178,38 +183,30 @@ class _Rewriter:
             return self._rounded[name]
         seen, at = self._seen[name], f"{name}.int8"
         width = len(seen.largest)
-        tiny = self._constant("int8.tiny", 1e-12)
-        one_sided = seen.least >= -FLOOR
-        smooth = None
         flat = self._add(
             "Reshape", [name, self._constant(f"int8.tokens{width}", [-1, width], np.int64)], at
         )
-        if one_sided:
-            # Rounding cuts off what little may lie below zero then.
-            flat = size = self._add(
-                "Add", [flat, self._constant("int8.floor", FLOOR)], f"{at}.moved"
-            )
-        else:
+        smooth = None
+        size = flat
+        steps, least, zero = float(255 - _ZERO), FLOOR / _ZERO, _ZERO
+        if seen.least < -FLOOR:
+            steps, least, zero = float(LARGEST), 1e-12, _MIDDLE
             smooth = smoothing(seen, self._fed[name])
             factor = self._constant(f"{at}.factor", 1 / smooth)
             flat = self._add("Mul", [flat, factor], f"{at}.smooth")
             size = self._add("Abs", [flat], f"{at}.size")
         top = self._add("ReduceMax", [size], f"{at}.top", axes=[-1], keepdims=0)
-        top = self._add("Max", [top, tiny], f"{at}.largest")
-        steps = 255.0 if one_sided else float(LARGEST)
-        steps_name = self._constant(f"int8.steps{int(steps)}", steps)
-        scales = self._add("Div", [top, steps_name], f"{at}.scales")
-        inputs = [flat, scales]
-        if not one_sided:
-            count = self._add("Shape", [scales], f"{at}.count")
-            middle = self._constant("int8.middle128", 128, np.uint8)
-            inputs.append(self._add("Expand", [middle, count], f"{at}.middles"))
-        # One pass over the tensor: scaling, rounding, moving to the middle and narrowing.
-        whole = self._add("QuantizeLinear", inputs, f"{at}.whole", axis=0)
+        steps_name = self._constant(f"int8.steps{zero}", steps)
+        scales = self._add("Div", [top, steps_name], f"{at}.step")
+        least_name = self._constant(f"int8.least{zero}", least)
+        scales = self._add("Max", [scales, least_name], f"{at}.scales")
+        # One pass over the tensor: scaling, rounding, moving the zero and narrowing.
+        whole = self._add(
+            "QuantizeLinear", [flat, scales, self._zeros(zero)], f"{at}.whole", axis=0
+        )
         column = self._constant("int8.column", [1], np.int64)
         scale = self._add("Unsqueeze", [scales, column], f"{at}.scale")
-        shape = self._add("Shape", [name], f"{at}.shape", start=0, end=-1)
-        self._rounded[name] = _Rounded(whole, scale, shape, smooth)
+        self._rounded[name] = _Rounded(whole, scale, self._zero(zero), smooth)
         return self._rounded[name]
 
     def _product(self, node: onnx.NodeProto) -> None:
@@ -224,7 +221,6 @@ class _Rewriter:
             gram = gram / np.outer(rounded.smooth, rounded.smooth)
         scales = paired_scales(weight, gram)
         whole = round_weight(weight, gram, scales, paired=True)
-        middle = 0 if rounded.smooth is None else 128
         product = helper.make_node(
             "MatMulIntegerToFloat",
             [
@@ -232,20 +228,42 @@ class _Rewriter:
                 self._constant(f"{output}.weight", whole, np.int8),
                 self._constant("int8.one", 1.0),
                 self._constant(f"{output}.scales", scales),
-                self._constant(f"int8.middle{middle}", middle, np.uint8),
+                rounded.zero,
             ],
             [f"{output}.product"],
             domain="com.microsoft",
         )
         self._nodes.append(product)
         found = self._add("Mul", [f"{output}.product", rounded.scale], f"{output}.scaled")
-        if rounded.smooth is None:
-            shift = -FLOOR * (whole.astype(np.float64) * scales).sum(axis=0)
-            shift_name = self._constant(f"{output}.shift", shift)
-            found = self._add("Add", [found, shift_name], f"{output}.shifted")
-        width = self._constant(f"int8.width{len(scales)}", [len(scales)], np.int64)
-        shape = self._add("Concat", [rounded.shape, width], f"{output}.shape", axis=0)
-        self._add("Reshape", [found, shape], output)
+        self._add("Reshape", [found, self._shape(len(scales))], output)
+        # Without its shape, onnxruntime would not join the bias with the activation function.
+        shape: list[str | int | None] = ["batch", "length", len(scales)]
+        self._model.graph.value_info.append(
+            helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
+        )
+
+    # What all layers share: products with weights are of tokens, (batch, length, channels).
+
+    def _once(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        if output not in self._shared:
+            self._shared.add(output)
+            self._add(kind, inputs, output, **attributes)
+        return output
+
+    def _zero(self, zero: int) -> str:
+        return self._constant(f"int8.zero{zero}", zero, np.uint8)
+
+    def _zeros(self, zero: int) -> str:
+        """The zero of every token, (tokens,)."""
+        sizes = self._once("Shape", ["input_ids"], "int8.sizes")
+        count = self._once("ReduceProd", [sizes], "int8.count", keepdims=1)
+        return self._once("Expand", [self._zero(zero), count], f"int8.zeros{zero}")
+
+    def _shape(self, width: int) -> str:
+        """(batch, length, width)."""
+        sizes = self._once("Shape", ["input_ids"], "int8.sizes")
+        channels = self._constant(f"int8.width{width}", [width], np.int64)
+        return self._once("Concat", [sizes, channels], f"int8.shape{width}", axis=0)
 
     def _lookup(self, node: onnx.NodeProto) -> None:
         """An embedding, stored in eight bits with a scale a row."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from pars_export.network import RankerNetwork
+from pars_export.views import keep_sizes
 
 FACTS = "facts"
 """Name of the input of what is known beside the text."""
@@ -52,6 +53,7 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
             dynamic_axes=shapes,
             do_constant_folding=True,
         )
+    keep_sizes(path)
 
 
 def export_half(network: RankerNetwork, path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
+from onnx import numpy_helper
 
 from pars_export import InputError, Predictor, PredictorError, build
 from pars_export.artifact import Manifest, folder_sha256, read_manifest
@@ -43,6 +44,21 @@ def test_onnx_scores_as_the_network_at_any_batch_and_length(
         assert_allclose(core(*batch), wanted, rtol=0, atol=2e-5)
         alone = [core(*padded([row], pad_id=0))[0] for row in ids]
         assert_allclose(alone, wanted, rtol=0, atol=2e-5)
+
+
+def test_heads_are_parted_without_looking_sizes_up(
+    tmp_path: Path, make_network: MakeNetwork
+) -> None:
+    export_onnx(make_network("mean", 1), tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    sizes = [
+        constants[node.input[1]].tolist()
+        for node in graph.node
+        if node.op_type == "Reshape" and "attention/self" in node.name
+    ]
+    assert sizes
+    assert all(size[:2] == [0, 0] for size in sizes)
 
 
 def test_several_outputs_score_the_expected_bucket(

@@ -1,0 +1,83 @@
+"""Views of an exported graph with constant sizes, not with sizes that are looked up in every run.
+
+A tracing exporter writes a view such as (batch, length, heads, channels) as a chain of nodes that
+look up batch and length and join them to the rest, in every layer and every run. `Reshape` can say
+the same by itself: a 0 keeps the size that its input has at that place.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+_Nodes: TypeAlias = dict[str, onnx.NodeProto]
+
+
+def keep_sizes(path: Path) -> None:
+    """Rewrite every view of the model at ``path`` whose leading sizes are looked up.
+
+    They are looked up in a tensor before the view's input and taken for the input's own, as they
+    are wherever an encoder parts its heads; the comparison of scores that follows an export refuses
+    a model of which that is not true.
+    """
+    model = onnx.load(str(path))
+    graph = model.graph
+    made = {output: node for node in graph.node for output in node.output}
+    for node in graph.node:
+        if node.op_type == "Reshape" and (sizes := _sizes(node, made)) is not None:
+            name = f"{node.output[0]}.sizes"
+            graph.initializer.append(numpy_helper.from_array(np.array(sizes, dtype=np.int64), name))
+            node.input[1] = name
+    _drop_unused(graph)
+    onnx.save(model, str(path))
+
+
+def _sizes(view: onnx.NodeProto, made: _Nodes) -> list[int] | None:
+    """Constant sizes of a view; None where they cannot be told."""
+    joined = made.get(view.input[1])
+    if joined is None or joined.op_type != "Concat":
+        return None
+    sizes = []
+    for place, name in enumerate(joined.input):
+        size = 0 if _looked_up(name, made) == place else _constant(name, made)
+        if size is None:
+            return None
+        sizes.append(size)
+    return sizes
+
+
+def _looked_up(name: str, made: _Nodes) -> int | None:
+    """The axis of some tensor whose size a joined one is."""
+    for kind in ("Unsqueeze", "Gather", "Shape"):
+        node = made.get(name)
+        if node is None or node.op_type != kind:
+            return None
+        if kind == "Gather":
+            axis = _constant(node.input[1], made)
+        name = node.input[0]
+    return axis
+
+
+def _constant(name: str, made: _Nodes) -> int | None:
+    """A constant of one number."""
+    node = made.get(name)
+    if node is None or node.op_type != "Constant":
+        return None
+    value = numpy_helper.to_array(helper.get_node_attr_value(node, "value"))
+    return int(value.item()) if value.size == 1 else None
+
+
+def _drop_unused(graph: onnx.GraphProto) -> None:
+    """Leave out nodes of which nothing hangs on."""
+    needed = {output.name for output in graph.output}
+    kept = []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(node.input)
+            kept.append(node)
+    del graph.node[:]
+    graph.node.extend(reversed(kept))
