@@ -2,7 +2,7 @@
 #
 #   make demo                 the main job on a real vLLM and a real LLM (CPU), about 25 minutes
 #   make demo COLLECT=1       the same, measuring the response lengths again first
-#   make test                 format, lint, types and tests
+#   make test                 format, lint, types and tests; JOBS=1 for one file after the other
 #   make soak | test-gpu      long-running and GPU-only tests
 #   make test-versions        tests of the scheduler on every supported vLLM; VERSIONS="0.30 0.31"
 #   make lock                 renew requirements/lock.txt
@@ -10,6 +10,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
+JOBS ?= 2
 # Where pip looks for torch==2.13.0+cpu when the ordinary package index does not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -53,7 +54,7 @@ lint: $(INSTALLED)
 	$(BIN)/mypy
 
 test: lint
-	$(BIN)/python -m pytest -m "not soak and not gpu"
+	$(BIN)/python -m pytest -m "not soak and not gpu" -n $(JOBS) --dist loadfile
 
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout 7200
