@@ -93,7 +93,7 @@ def test(minor: str) -> dict[str, object]:
 def tests() -> list[str]:
     """The test files that use vLLM; what the others test is the same on every version."""
     files = sorted((ROOT / "tests" / "pars_vllm").glob("test_*.py"))
-    uses_vllm = re.compile(r"^(from|import) (vllm|modelless)\b", re.MULTILINE)
+    uses_vllm = re.compile(r"^(from|import) (vllm|modelless|pars_bench\.modelless)\b", re.MULTILINE)
     return [os.fspath(file) for file in files if uses_vllm.search(file.read_text())]
 
 

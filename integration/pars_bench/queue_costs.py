@@ -19,6 +19,8 @@ from pars_vllm.queue import ParsRequestQueue
 
 CALLS = 200
 """Calls in a sample, at most half of what waits; of removals, which are slow in stock, a 40th."""
+LOSSES = 25
+"""Most samples of a loss of all scores, which takes long to make good again."""
 
 
 class WaitingQueue:
@@ -65,6 +67,31 @@ class WaitingQueue:
                 self._queue.remove_requests([request])
         self._put_back(gone)
         return watch.each(len(gone))
+
+    def set_aside(self) -> float:
+        """Peek, pop and put back, as ``schedule()`` does with what cannot run yet."""
+        watch = Stopwatch()
+        popped = []
+        with watch.running():
+            for _ in range(self._calls):
+                self._queue.peek_request()
+                popped.append(self._queue.pop_request())
+            self._queue.prepend_requests(popped)
+        return watch.each(self._calls)
+
+    def lose_scores(self) -> float:
+        """All scores at once, and the first step after the next one has come."""
+        assert isinstance(self._queue, ParsRequestQueue)
+        order = self._queue.order
+        watch = Stopwatch()
+        with watch.running():
+            order.drop_scores()
+            order.rescore(self._waiting[0].request_id, 1.0)
+            order.begin(0)
+        for request in self._waiting:
+            order.rescore(request.request_id, float(request.priority))
+        order.begin(0)
+        return watch.each(1)
 
     def rescore(self) -> float:
         """Another expected length for single requests."""
@@ -113,13 +140,19 @@ def measure_queue(waiting: int, rounds: int, seed: int) -> list[Case]:
         "add": WaitingQueue.add,
         "pop": WaitingQueue.pop,
         "remove": WaitingQueue.remove,
+        "set aside": WaitingQueue.set_aside,
     }
     cases = []
     for operation, sample in operations.items():
         contestants = {name: _bind(sample, queue) for name, queue in queues.items()}
         cases.append(case_of(operation, waiting, take_turns(contestants, rounds)))
-    samples = take_turns({OURS: queues[OURS].rescore}, rounds)
-    return [*cases, case_of("re-score", waiting, samples)]
+    ours: dict[str, tuple[Callable[[], float], int]] = {
+        "re-score": (queues[OURS].rescore, rounds),
+        "lose all scores": (queues[OURS].lose_scores, min(rounds, LOSSES)),
+    }
+    for operation, (sample_of_ours, turns) in ours.items():
+        cases.append(case_of(operation, waiting, take_turns({OURS: sample_of_ours}, turns)))
+    return cases
 
 
 def _bind(sample: Callable[[WaitingQueue], float], queue: WaitingQueue) -> Callable[[], float]:

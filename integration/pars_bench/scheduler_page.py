@@ -21,8 +21,10 @@ turns in one run. A ratio is ours over stock's inside one round: the median of a
 quartiles; below 1, ours is faster. It is CPU time of the engine's thread, so the machine's other
 work does not count, though it does disturb caches.
 
-- `add`, `pop`, `remove`, `re-score`: one operation on the waiting queue alone. Stock vLLM never
-  scores again. Stock's priority queue gets the expected work as the clients' priority.
+- `add`, `pop`, `remove`, `set aside`, `re-score`: one operation on the waiting queue alone. Stock
+  vLLM never scores again. Stock's priority queue gets the expected work as the clients' priority.
+  What cannot run yet, as its grammar is still compiled, is popped and put back in every step.
+- `lose all scores`: once for each loss of the scorer process, for all that wait.
 - `schedule`: a whole `schedule()` call of vLLM's scheduler with its KV cache manager. 256 requests
   run; on average every response has 300 tokens; as one ends, the next is admitted and a new one
   arrives, whose score comes in from a live scorer process. Every request becomes urgent once, as

@@ -2,14 +2,16 @@
 
 Pure data structure (no vLLM, no clock). Every operation is O(log n) amortised: an entry that moves
 or leaves only gets a new stamp, its old places in the heaps are dropped when they surface, and a
-heap is rebuilt once more than half of it is such leftovers.
+heap is rebuilt once more than half of it is such leftovers. Two steps are long where n is large,
+and follow a loss of the scorer: :meth:`WaitingOrder.drop_scores` itself, and the first ``begin``
+that knows a median again; both are O(n), for entries that each were scored before.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -34,6 +36,8 @@ class Entry(Generic[T]):
     """Step of arrival."""
     work: float | None = None
     """Expected work in decode steps; None without a score."""
+    deadline: float | None = None
+    """Step at which it becomes urgent; None while nothing was ever scored, and once it has left."""
     urgent: bool = False
     resumed: int | None = None
     """Place in the preempted lane (smaller goes first); None when not preempted."""
@@ -71,6 +75,41 @@ class _Lane(Generic[T]):
             heapq.heapify(self._heap)
 
 
+class _Deadlines(Generic[T]):
+    """A heap of (deadline, sequence, entry); an item is dead once its entry has another deadline.
+
+    An entry that is set aside and put back keeps its deadline, and so its item.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Entry[T]]] = []
+
+    def give(self, entry: Entry[T], deadline: float) -> None:
+        if entry.deadline != deadline:
+            entry.deadline = deadline
+            heapq.heappush(self._heap, (deadline, entry.sequence, entry))
+
+    def give_all(self, entries: Iterable[Entry[T]], deadline: Callable[[Entry[T]], float]) -> None:
+        """As ``give`` to many that have none yet, in linear time."""
+        for entry in entries:
+            entry.deadline = deadline(entry)
+            self._heap.append((entry.deadline, entry.sequence, entry))
+        heapq.heapify(self._heap)
+
+    def over(self, now: float) -> Iterator[Entry[T]]:
+        """Entries whose deadline has come; each is told once."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            deadline, _, entry = heapq.heappop(heap)
+            if entry.deadline == deadline and not entry.urgent:
+                yield entry
+
+    def trim(self, live: int) -> None:
+        if len(self._heap) > 2 * live + 64:
+            self._heap = [item for item in self._heap if item[2].deadline == item[0]]
+            heapq.heapify(self._heap)
+
+
 class WaitingOrder(Generic[T]):
     """Waiting items under a :class:`Policy`; the order is frozen between two ``begin`` calls.
 
@@ -97,22 +136,16 @@ class WaitingOrder(Generic[T]):
         self._arrivals = itertools.count()
         self._preemptions = itertools.count(-1, -1)
         self._stamps = itertools.count()
-        self._undated: list[tuple[int, Entry[T]]] = []
         self._new_lanes()
 
     def _new_lanes(self) -> None:
+        self._undated: list[Entry[T]] = []
+        self._deadlines: _Deadlines[T] = _Deadlines()
         self._resumed: _Lane[T] = _Lane()  # (class, place)
         self._scored: _Lane[T] = _Lane()  # (class, work, group, sequence)
         self._unscored: _Lane[T] = _Lane()  # (class, sequence)
         self._urgent: _Lane[T] = _Lane()  # (class, group, sequence)
-        self._deadlines: _Lane[T] = _Lane()  # (deadline, sequence)
-        self._lanes = (
-            self._resumed,
-            self._scored,
-            self._unscored,
-            self._urgent,
-            self._deadlines,
-        )
+        self._lanes = self._resumed, self._scored, self._unscored, self._urgent, self._deadlines
 
     # ---- what changes the set
 
@@ -127,7 +160,9 @@ class WaitingOrder(Generic[T]):
             known[1] += 1
             group = known[0]
         level = self.policy.priority_class(priority)
-        self._place(Entry(key, item, level, sequence, group, parent, self._now))
+        entry = Entry(key, item, level, sequence, group, parent, self._now)
+        self._place(entry)
+        self._set_deadline(entry)
 
     def resume(self, key: str, item: T, priority: int = 0) -> None:
         """A preempted request: ahead of everything of its class, the latest one first."""
@@ -165,19 +200,21 @@ class WaitingOrder(Generic[T]):
             return False
         entry.work = work
         self._place(entry)
+        if entry.resumed is None and not entry.urgent:
+            self._set_deadline(entry)
         return True
 
     def drop_scores(self) -> None:
         """Every item back to arrival order."""
-        entries = list(self._entries.values())
         self._new_lanes()
-        self._undated = []
         self._median = RunningMedian()
         self._unscored_work = None
-        for entry in entries:
-            entry.work = None
+        for entry in sorted(self._entries.values(), key=lambda entry: entry.sequence):
+            entry.work = entry.deadline = None
             entry.urgent = False
             self._place(entry)
+            if entry.resumed is None:
+                self._undated.append(entry)
 
     # ---- what reads the order
 
@@ -188,14 +225,13 @@ class WaitingOrder(Generic[T]):
         self._now = now
         self._chosen = None
         self._unscored_work = self._median.value
-        if self._unscored_work is not None and self._undated:
-            for stamp, entry in self._undated:
-                if entry.stamp == stamp:
-                    self._set_deadline(entry)
+        if (work := self._unscored_work) is not None and self._undated:
+            late = dict.fromkeys(
+                each for each in self._undated if each.deadline is None and each.stamp != -1
+            )
+            self._deadlines.give_all(late, lambda each: self.policy.deadline(each.arrived, work))
             self._undated = []
-        while (head := self._deadlines.head()) and head[0] <= now:
-            self._deadlines.pop()
-            entry = head[1]
+        for entry in self._deadlines.over(now):
             entry.urgent = True
             self.became_urgent += 1
             self._urgent.push((entry.priority, entry.group, entry.sequence), entry)
@@ -272,28 +308,30 @@ class WaitingOrder(Generic[T]):
         self._entries[entry.key] = entry
         self._chosen = None
         if entry.resumed is not None:
-            self._resumed.push((entry.priority, entry.resumed), entry)
-            return
-        if entry.work is None:
-            self._unscored.push((entry.priority, entry.sequence), entry)
+            self._push(self._resumed, (entry.priority, entry.resumed), entry)
+        elif entry.work is None:
+            self._push(self._unscored, (entry.priority, entry.sequence), entry)
         else:
-            self._scored.push((entry.priority, entry.work, entry.group, entry.sequence), entry)
+            rank = (entry.priority, entry.work, entry.group, entry.sequence)
+            self._push(self._scored, rank, entry)
         if entry.urgent:
-            self._urgent.push((entry.priority, entry.group, entry.sequence), entry)
-        else:
-            self._set_deadline(entry)
-        self._trim()
+            self._push(self._urgent, (entry.priority, entry.group, entry.sequence), entry)
+
+    def _push(self, lane: _Lane[T], rank: tuple[float, ...], entry: Entry[T]) -> None:
+        lane.push(rank, entry)
+        lane.trim(len(self._entries))
 
     def _set_deadline(self, entry: Entry[T]) -> None:
         work = entry.work if entry.work is not None else self._unscored_work
         if work is None:  # nothing was ever scored: arrival order, nobody can be overtaken
-            self._undated.append((entry.stamp, entry))
+            self._undated.append(entry)
             return
-        deadline = self.policy.deadline(entry.arrived, work)
-        self._deadlines.push((deadline, entry.sequence), entry)
+        self._deadlines.give(entry, self.policy.deadline(entry.arrived, work))
+        self._deadlines.trim(len(self._entries))
 
     def _leave(self, entry: Entry[T]) -> None:
         del entry.item  # its place may stay in a heap for long; the request must not
+        entry.deadline = None
         if entry.parent is None:
             return
         known = self._groups[entry.parent]
@@ -302,10 +340,11 @@ class WaitingOrder(Generic[T]):
             del self._groups[entry.parent]
 
     def _trim(self) -> None:
+        live = len(self._entries)
         for lane in self._lanes:
-            lane.trim(len(self._entries))
-        if len(self._undated) > 2 * len(self._entries) + 64:
-            self._undated = [(stamp, e) for stamp, e in self._undated if e.stamp == stamp]
+            lane.trim(live)
+        if len(self._undated) > 2 * live + 64:
+            self._undated = [each for each in self._undated if each.stamp != -1]
 
     def _choose(self) -> tuple[Entry[T], bool]:
         if self._chosen is None:

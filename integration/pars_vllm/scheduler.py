@@ -4,7 +4,8 @@ Only the queue differs: ``schedule()`` itself, the KV cache, chunked prefill, pr
 side queue stay vLLM's. With ranking "off" even the queue is vLLM's, so that the arrival-order
 control runs through this very class.
 
-What is touched of vLLM's scheduler: ``waiting``, ``running``, ``policy``, ``kv_cache_manager``,
+What is touched of vLLM's scheduler: ``waiting``, ``running``, ``requests``, ``policy``,
+``max_model_len``, ``cache_config``, ``kv_cache_manager``, ``enable_kv_cache_events``,
 ``add_request``, ``schedule``, ``_free_request``, ``shutdown``; ``tests/pars_vllm/test_contract.py``
 fails where one of them changes its meaning.
 """
@@ -91,6 +92,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         self._pars_pass_over: PassOver | None = None
         self._pars_steps = 0
         self._pars_pace = Pace()
+        self._pars_down = False  # whether the scorer was lost and is not there again
         self._pars_rank_again: deque[str] = deque()
         self._pars_policy = Policy(
             settings.patience, settings.share, settings.prefill_weight, settings.trust_priority
@@ -159,8 +161,8 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         return output
 
     def _free_request(self, request: Request, *args: object, **kwargs: object) -> object:
-        if request.pooling_params is None and request.status != RequestStatus.FINISHED_ABORTED:
-            self.pars_counters.finished += 1
+        if request.pooling_params is None:
+            self.pars_counters.finished += request.status != RequestStatus.FINISHED_ABORTED
             self.pars_counters.preemptions += request.num_preemptions
         self.pars_record.ended(request)
         return super()._free_request(request, *args, **kwargs)
@@ -191,17 +193,18 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         order = self.pars_queue.order if self.pars_queue is not None else None
         if scorer.lost:
             scorer.lost = False
+            self._pars_down = True
             self._pars_rank_again.clear()
             if order is not None:
                 order.drop_scores()
         if scorer.recovered:
-            scorer.recovered = False
+            scorer.recovered = self._pars_down = False
             self._pars_rank_again = deque(order.keys() if order is not None else ())
         if self.pars_record.step() and order is not None:
-            if self.pars_record.trusted:
-                self._pars_rank_again = deque(order.keys())
-            else:
+            if not self.pars_record.trusted:
                 order.drop_scores()
+            elif not self._pars_down:
+                self._pars_rank_again = deque(order.keys())
         for _ in range(min(_RANKED_AGAIN_PER_STEP, len(self._pars_rank_again))):
             request = self._unfinished(self._pars_rank_again.popleft())
             if request is not None:

@@ -94,12 +94,10 @@ class TrackRecord:
         self._feedback.ended(request.request_id, request.num_output_tokens, by_itself)
 
     def step(self) -> bool:
-        """Judge a little; True if ``trusted`` has changed."""
+        """Judge a little, and log where it is time; True if ``trusted`` has changed."""
         before = self._feedback.evaluations
         changed = self._feedback.step()
-        if self._feedback.evaluations == before:
-            return False
-        self._counters.judged += 1
+        self._counters.judged += self._feedback.evaluations - before
         if changed:
             self._say_change()
         if self._clock() >= self._next_log:

@@ -92,7 +92,9 @@ def test_every_case_is_measured(tmp_path: Path) -> None:
         "add",
         "pop",
         "remove",
+        "set aside",
         "re-score",
+        "lose all scores",
         "schedule",
         "add_request, 100 tokens",
         "add_request, 1000 tokens",
@@ -102,7 +104,7 @@ def test_every_case_is_measured(tmp_path: Path) -> None:
         assert case["waiting"] == 20
         assert case["rounds"] == 2
         assert case["ours_us"] > 0
-        assert (case["fcfs_us"] is None) == (case["operation"] == "re-score")
+        assert (case["fcfs_us"] is None) == (case["operation"] in ("re-score", "lose all scores"))
     assert "--waiting 20 --rounds 2" in page.read_text()
 
 

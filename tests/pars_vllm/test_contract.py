@@ -141,6 +141,8 @@ def test_attributes_of_a_request() -> None:
     assert request.num_prompt_tokens == 3
     assert request.num_output_tokens == 0
     assert request.num_computed_tokens == 0
+    assert request.num_tokens == 3
+    assert not request.is_finished()
     assert request.num_preemptions == 0
     assert request.max_tokens == 7
     assert request.use_structured_output is False
@@ -189,6 +191,7 @@ def test_what_is_read_of_the_kv_cache(tiny_model: Path) -> None:
     scheduler = make_scheduler(Scheduler, make_config(tiny_model, blocks=20, budget=64))
     assert free_blocks(scheduler) == 19  # one stands for "none"
     assert scheduler.block_size == BLOCK
+    assert scheduler.max_model_len == scheduler.vllm_config.model_config.max_model_len
     assert scheduler.max_num_scheduled_tokens == 64
     assert scheduler.num_lookahead_tokens == 0
     assert scheduler.scheduler_reserve_full_isl is True
@@ -218,6 +221,10 @@ def test_only_an_answer_longer_than_its_cap_is_cut(
     assert request.status == status
     assert request.num_output_tokens == 5
     scheduler.shutdown()
+
+
+def test_a_servers_own_sampling_parameters_are_a_dictionary(tiny_model: Path) -> None:
+    assert make_config(tiny_model).model_config.get_diff_sampling_param().get("max_tokens") is None
 
 
 def test_new_requests_of_a_step_are_named(tiny_model: Path) -> None:
