@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -9,17 +10,22 @@ import subprocess
 import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import IO
 
 from pars_vllm.scorer_worker import WorkerOptions
 
 
 def _memory() -> IO[bytes]:
-    """A file without a name: in memory, or where that is forbidden in the temporary folder."""
-    try:
+    """A file without a name: in memory, or where that cannot be in the temporary folder.
+
+    Where neither can be, one that keeps nothing: a prompt that kills the process gets no strike.
+    """
+    with contextlib.suppress(AttributeError, OSError):  # no such call, or forbidden
         return os.fdopen(os.memfd_create("pars-at-work"), "r+b", buffering=0)
-    except OSError:
+    with contextlib.suppress(OSError):
         return tempfile.TemporaryFile(buffering=0)
+    return Path(os.devnull).open("r+b", buffering=0)
 
 
 class Launcher:

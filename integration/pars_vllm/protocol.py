@@ -7,6 +7,7 @@ note in shared memory: it costs the engine nothing until then.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import struct
@@ -107,17 +108,24 @@ def decode_failed(frame: bytes) -> tuple[list[bytes], str]:
 
 
 def note_at_work(memory: int, digests: Sequence[bytes]) -> None:
-    """Write into the file descriptor ``memory`` which prompts are at work from now on."""
-    # One call: whoever is killed has written all of it or nothing.
-    os.pwrite(memory, _COUNT.pack(len(digests)) + b"".join(digests), 0)
+    """Write into the file descriptor ``memory`` which prompts are at work from now on.
+
+    Where it cannot be written, as on a full disk, the note stays as it was.
+    """
+    with contextlib.suppress(OSError):
+        # One call: whoever is killed has written all of it or nothing.
+        os.pwrite(memory, _COUNT.pack(len(digests)) + b"".join(digests), 0)
 
 
 def read_at_work(memory: int) -> list[bytes]:
-    """The prompts of the last :func:`note_at_work`; none before the first."""
-    head = os.pread(memory, _COUNT.size, 0)
-    if len(head) < _COUNT.size:
+    """The prompts of the last :func:`note_at_work`; none before the first, or if unreadable."""
+    try:
+        head = os.pread(memory, _COUNT.size, 0)
+        if len(head) < _COUNT.size:
+            return []
+        return _split(os.pread(memory, _COUNT.unpack(head)[0] * DIGEST_BYTES, _COUNT.size))
+    except OSError:
         return []
-    return _split(os.pread(memory, _COUNT.unpack(head)[0] * DIGEST_BYTES, _COUNT.size))
 
 
 def _split(digests: bytes) -> list[bytes]:

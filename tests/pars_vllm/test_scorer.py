@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -248,26 +249,76 @@ def test_folder_that_changed_under_way(make: Make, tmp_path: Path) -> None:
     assert not scorer.ready
 
 
+def lose_at_work(scorer: Scorer, prompt: list[int]) -> None:
+    """The process dies at work on a prompt, here by our own hand; then wait for another."""
+    assert scorer.wait(WAIT)
+    assert scorer.pid is not None
+    os.kill(scorer.pid, signal.SIGSTOP)
+    scorer.submit("a", prompt)
+    protocol.note_at_work(scorer._launcher.at_work, [protocol.encode_request(prompt)[0]])
+    os.kill(scorer.pid, signal.SIGKILL)
+    until(lambda: scorer.lost, scorer)
+    scorer.lost = False
+    until(lambda: scorer.ready, scorer)
+
+
+def forbid(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
+@pytest.mark.parametrize("memory", ["there", "missing", "forbidden"])
 def test_prompt_that_kills_is_not_sent_for_ever(
-    make: Make, ids: Callable[[str], list[int]], monkeypatch: pytest.MonkeyPatch
+    make: Make,
+    ids: Callable[[str], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    memory: str,
 ) -> None:
-    """A process that dies at work on a prompt, again and again, here by our own hand."""
+    if memory == "missing":
+        monkeypatch.delattr(os, "memfd_create")
+    elif memory == "forbidden":
+        monkeypatch.setattr(os, "memfd_create", forbid)
     scorer = make({"poison": 1.0, "good": 2.0})
     for _ in range(2):
-        assert scorer.wait(WAIT)
-        assert scorer.pid is not None
-        os.kill(scorer.pid, signal.SIGSTOP)
-        scorer.submit("a", ids("poison"))
-        digest, _ = protocol.encode_request(ids("poison"))
-        protocol.note_at_work(scorer._launcher.at_work, [digest])
-        os.kill(scorer.pid, signal.SIGKILL)
-        until(lambda: scorer.lost, scorer)
-        scorer.lost = False
-        until(lambda: scorer.ready, scorer)
+        lose_at_work(scorer, ids("poison"))
     scorer.submit("a", ids("poison"))
     scorer.submit("b", ids("good"))
     assert scorer.wait(WAIT)
     assert scorer.poll() == [("b", 2.0)]
+
+
+def test_without_any_place_for_the_note_there_are_scores_but_no_strikes(
+    make: Make, ids: Callable[[str], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "memfd_create", forbid)
+    monkeypatch.setattr("tempfile.TemporaryFile", forbid)
+    scorer = make({"one": 1.0})
+    lose_at_work(scorer, ids("one"))
+    assert not scorer._strikes
+    scorer.submit("b", ids("one"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("b", 1.0)]
+
+
+def test_a_note_that_cannot_be_written_harms_neither_process(
+    make: Make, ids: Callable[[str], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = Path("/dev/full")  # as on a full disk
+    monkeypatch.setattr("pars_vllm.launch._memory", lambda: full.open("r+b", buffering=0))
+    scorer = make({"one": 1.0})
+    scorer.submit("a", ids("one"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("a", 1.0)]
+    assert scorer.counters.losses == 0
+    assert scorer.pid is not None
+    os.kill(scorer.pid, signal.SIGKILL)
+    until(lambda: scorer.lost, scorer)
+    assert scorer.counters.losses == 1
+
+
+def test_a_note_that_cannot_be_read_is_none(tmp_path: Path) -> None:
+    with (tmp_path / "note").open("wb", buffering=0) as memory:
+        protocol.note_at_work(memory.fileno(), [b"d" * protocol.DIGEST_BYTES])
+        assert protocol.read_at_work(memory.fileno()) == []
 
 
 def test_long_and_short_predictor(
