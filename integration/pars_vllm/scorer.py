@@ -97,7 +97,8 @@ class Scorer:
         self._ended: list[subprocess.Popen[bytes]] = []
         self._closed = False
         self._down = False
-        self._warned = False
+        self._warned_of_loss = False  # until there are scores again
+        self._warned_of_failure = False
         self._backoff = _FIRST_BACKOFF_S
         self._next_start = 0.0
         self._next_look = 0.0
@@ -244,18 +245,20 @@ class Scorer:
         self._in_flight.clear()
         self._answers = []
         self._failures = 0
-        self.ready = False
+        was_ready, self.ready = self.ready, False
         self.lost = True
         self._down = True
         self._next_start = self._clock() + self._backoff
-        log = logger.debug if self._warned else logger.warning
+        # Whoever read that it is ready shall not be left with that.
+        again = logger.info if was_ready else logger.debug
+        log = again if self._warned_of_loss else logger.warning
         log(
             "PARS: no scores, because the scorer process is lost: %s. Requests go in arrival "
             "order; another process is started in %.0f s.",
             why,
             self._backoff,
         )
-        self._warned = True
+        self._warned_of_loss = True
         self._backoff = min(2 * self._backoff, _LAST_BACKOFF_S)
 
     def _strike(self, digests: Sequence[bytes]) -> None:
@@ -341,6 +344,7 @@ class Scorer:
     def _scored(self, scores: Sequence[protocol.Score]) -> None:
         self._failures = 0
         self._backoff = _FIRST_BACKOFF_S
+        self._warned_of_loss = False
         for digest, _, expected in scores:
             tokens = None if expected != expected else expected  # NaN: not known
             self._remember(digest, tokens)
@@ -364,8 +368,8 @@ class Scorer:
         self.counters.failures += 1
         self._strike(digests)
         self.counters.not_sent += sum(len(self._answered(digest)) for digest in digests)
-        if not self._warned:
-            self._warned = True
+        if not self._warned_of_failure:
+            self._warned_of_failure = True
             logger.warning(
                 "PARS: the predictor could not score %d prompts (%s); they keep their place by "
                 "arrival.",

@@ -87,6 +87,10 @@ def until(condition: Callable[[], object], scorer: Scorer) -> list[tuple[str, fl
     return answers + scorer.poll()
 
 
+def forbid(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+
 def test_answers_by_the_text_without_template(make: Make, ids: Callable[[str], list[int]]) -> None:
     scorer = make({"How long?": 17.0, " spaces and\nlines ": 3.0})
     scorer.submit("a", ids("How long?"))
@@ -187,6 +191,71 @@ def test_killed_process_is_replaced(
     assert scorer.counters.losses == scorer.counters.restarts == 1
 
 
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> Callable[[int], list[str]]:
+    caplog.set_level(logging.DEBUG, "vllm.pars")
+    logging.getLogger("vllm").propagate = True
+
+    def at_least(level: int) -> list[str]:
+        return [record.getMessage() for record in caplog.records if record.levelno >= level]
+
+    return at_least
+
+
+def die(scorer: Scorer) -> None:
+    """The process ends, and the loss is noticed."""
+    losses = scorer.counters.losses
+    assert scorer.pid is not None
+    os.kill(scorer.pid, signal.SIGKILL)
+    until(lambda: scorer.counters.losses > losses, scorer)
+
+
+def test_one_warning_of_each_loss_until_there_are_scores_again(
+    make: Make,
+    ids: Callable[[str], list[int]],
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[int], list[str]],
+) -> None:
+    monkeypatch.setattr("pars_vllm.scorer._FIRST_BACKOFF_S", 0.01)
+    monkeypatch.setattr("pars_vllm.scorer._LAST_BACKOFF_S", 0.01)
+    scorer = make({"one": 1.0})
+    assert scorer.wait(WAIT)
+    with monkeypatch.context() as patch:
+        patch.setattr(scorer._launcher, "start", forbid)
+        die(scorer)
+        until(lambda: scorer.counters.losses >= 4, scorer)  # three restarts that fail
+    assert len(said(logging.WARNING)) == 1
+    until(lambda: scorer.ready, scorer)
+    die(scorer)  # no scores since: no warning, but the last word is not that it is ready
+    assert len(said(logging.WARNING)) == 1
+    assert "is lost" in said(logging.INFO)[-1]
+    until(lambda: scorer.ready, scorer)
+    scorer.submit("a", ids("one"))
+    assert scorer.wait(WAIT)
+    die(scorer)
+    assert len(said(logging.WARNING)) == 2
+    assert "is lost" in said(logging.WARNING)[-1]
+
+
+def test_a_prompt_that_failed_does_not_swallow_the_warning_of_a_loss(
+    make: Make,
+    ids: Callable[[str], list[int]],
+    tmp_path: Path,
+    tokenizer_folder: Path,
+    said: Callable[[int], list[str]],
+) -> None:
+    write_nan_predictor(tmp_path / "nan", tokenizer_folder)
+    scorer = make(folder=tmp_path / "nan")
+    assert scorer.wait(WAIT)
+    for name in ("a", "b"):
+        scorer.submit(name, ids(name))
+        until(lambda: not scorer.pending, scorer)
+    die(scorer)
+    failed, lost = said(logging.WARNING)
+    assert "could not score" in failed
+    assert "is lost" in lost
+
+
 def test_the_process_outlives_the_thread_that_asked_for_it(
     make: Make, ids: Callable[[str], list[int]]
 ) -> None:
@@ -260,10 +329,6 @@ def lose_at_work(scorer: Scorer, prompt: list[int]) -> None:
     until(lambda: scorer.lost, scorer)
     scorer.lost = False
     until(lambda: scorer.ready, scorer)
-
-
-def forbid(*_: object, **__: object) -> None:
-    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
 
 
 @pytest.mark.parametrize("memory", ["there", "missing", "forbidden"])
