@@ -17,6 +17,9 @@ class Counters:
     """Of these, from the cache, without the scorer process."""
     unknown: int = 0
     """Requests that the predictor has no score for."""
+    as_they_are: int = 0
+    """Prompts that the predictor was given as they are, head and tail of long ones, because their
+    chat template could not be taken off; an answer from the cache is not counted again."""
     not_sent: int = 0
     """Requests without a score because too many were pending or no scorer was there."""
     failures: int = 0

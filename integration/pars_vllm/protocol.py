@@ -28,7 +28,7 @@ REQUEST, READY, SCORES, FAILED, FATAL = b"Q", b"R", b"S", b"F", b"X"
 cannot start (a sentence)."""
 
 _REQUEST = struct.Struct("<16sII")
-_SCORE = struct.Struct("<16sff")
+_SCORE = struct.Struct("<16sff?")
 _COUNT = struct.Struct("<H")
 
 
@@ -51,6 +51,8 @@ class Score(NamedTuple):
     score: float
     tokens: float
     """Expected response length."""
+    as_it_is: bool = False
+    """Whether the prompt's template could not be taken off."""
 
 
 def encode_request(token_ids: Sequence[int], known: bytes = b"") -> tuple[bytes, bytes]:
@@ -86,7 +88,7 @@ def decode_request(frame: bytes) -> Prompt:
 
 def encode_scores(scores: Iterable[Score]) -> bytes:
     """An S frame."""
-    return SCORES + b"".join(_SCORE.pack(s.digest, s.score, s.tokens) for s in scores)
+    return SCORES + b"".join(_SCORE.pack(*score) for score in scores)
 
 
 def decode_scores(frame: bytes) -> list[Score]:

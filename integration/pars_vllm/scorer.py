@@ -345,7 +345,8 @@ class Scorer:
         self._failures = 0
         self._backoff = _FIRST_BACKOFF_S
         self._warned_of_loss = False
-        for digest, _, expected in scores:
+        for digest, _, expected, as_it_is in scores:
+            self.counters.as_they_are += as_it_is
             tokens = None if expected != expected else expected  # NaN: not known
             self._remember(digest, tokens)
             self._strikes.pop(digest, None)

@@ -73,6 +73,8 @@ class Reading(NamedTuple):
     text: str
     facts: Facts | None = None
     """None where it reads the text alone."""
+    as_it_is: bool = False
+    """Whether the template could not be taken off."""
 
 
 class PromptReader:
@@ -100,8 +102,8 @@ class PromptReader:
         """The text of a prompt and, where the engine sent any, the facts known beside it."""
         text, tools = self._text_and_tools(prompt)
         if not prompt.known:
-            return Reading(text)
-        return Reading(text, replace(unpack(prompt.known), tools=tools))
+            return Reading(text, as_it_is=tools is None)
+        return Reading(text, replace(unpack(prompt.known), tools=tools), tools is None)
 
     def _text_and_tools(self, prompt: protocol.Prompt) -> tuple[str, bool | None]:
         """The text, and whether tools are offered; None where the template cannot be taken off."""
@@ -202,8 +204,8 @@ def _score_batch(
                 _score_batch(connection, at_work, predictor, [pair])
         return
     answers = [
-        protocol.Score(digest, float(score), float(length))
-        for digest, score, length in zip(digests, scores, tokens, strict=True)
+        protocol.Score(digest, float(score), float(length), reading.as_it_is)
+        for (reading, digest), score, length in zip(batch, scores, tokens, strict=True)
     ]
     wrong = sum(not math.isfinite(a.tokens) and not math.isnan(a.score) for a in answers)
     if wrong:

@@ -19,7 +19,7 @@ from pars_vllm import protocol
 from pars_vllm.arrival import default_cap, facts_of, pack, unpack
 from pars_vllm.metrics import Counters
 from pars_vllm.scorer import Limits, Scorer
-from pars_vllm.scorer_worker import PromptReader, WorkerOptions
+from pars_vllm.scorer_worker import PromptReader, Reading, WorkerOptions
 from pars_vllm.tokenizer import TokenizerSource, load_tokenizer
 
 
@@ -86,12 +86,11 @@ def test_the_scorer_finds_tools_itself(tmp_path: Path) -> None:
     reader = PromptReader(load_tokenizer(TokenizerSource(str(folder))))
     ids = ids_of(folder, "What is the moon?")
     _, frame = protocol.encode_request(ids, pack(Facts(12)))
-    assert reader.read(protocol.decode_request(frame)) == (
-        "What is the moon?",
-        Facts(12, tools=False),
+    assert reader.read(protocol.decode_request(frame)) == Reading(
+        "What is the moon?", Facts(12, tools=False)
     )
     _, frame = protocol.encode_request(ids)
-    assert reader.read(protocol.decode_request(frame)) == ("What is the moon?", None)
+    assert reader.read(protocol.decode_request(frame)) == Reading("What is the moon?")
 
 
 def test_one_prompt_with_other_facts_has_another_answer(tmp_path: Path) -> None:

@@ -101,6 +101,45 @@ def test_answers_by_the_text_without_template(make: Make, ids: Callable[[str], l
     assert scorer.knows_template
 
 
+def test_prompts_scored_with_their_template_are_counted(
+    make: Make, ids: Callable[[str], list[int]], tmp_path: Path
+) -> None:
+    write_length_predictor(tmp_path / "length")
+    scorer = make(folder=tmp_path / "length")
+    scorer.submit("a", ids("hello"))
+    assert scorer.wait(WAIT)
+    assert scorer.counters.as_they_are == 0
+    plain = tiny.byte_ids("no turn of any chat")
+    scorer.submit("b", plain)
+    scorer.submit("c", plain)
+    assert scorer.wait(WAIT)
+    scorer.submit("d", plain)  # from the cache
+    assert [name for name, _ in scorer.poll()] == ["a", "b", "c", "d"]
+    assert scorer.counters.as_they_are == 1
+
+
+def test_all_prompts_are_counted_where_the_template_is_not_learned(
+    tmp_path: Path, ids: Callable[[str], list[int]]
+) -> None:
+    tokenizer = tiny.write_tokenizer(tmp_path / "base", chat_template=None)
+    write_length_predictor(tmp_path / "length")
+    options = WorkerOptions(
+        str(tmp_path / "length"),
+        folder_sha256(tmp_path / "length"),
+        TokenizerSource(str(tokenizer)),
+    )
+    scorer = Scorer(options, Limits(), Counters())
+    try:
+        for index in range(5):
+            scorer.submit(f"r{index}", ids("x" * index))
+        scorer.submit("long", tiny.byte_ids("y" * 3000))
+        assert scorer.wait(WAIT)
+        assert not scorer.knows_template
+        assert scorer.counters.as_they_are == len(scorer.poll()) == 6
+    finally:
+        scorer.close()
+
+
 def test_same_prompt_is_sent_once_and_then_known(
     make: Make, ids: Callable[[str], list[int]]
 ) -> None:
