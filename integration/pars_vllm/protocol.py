@@ -23,9 +23,9 @@ TAIL_TOKENS = 1024
 MAX_FRAME = 65_536
 DIGEST_BYTES = 16
 
-REQUEST, READY, SCORES, FAILED, FATAL = b"Q", b"R", b"S", b"F", b"X"
-"""to the scorer: Q one prompt; from it: R loaded, S scores of these, F could not score these, X
-cannot start (a sentence)."""
+REQUEST, ALONE, READY, SCORES, FAILED, FATAL = b"Q", b"A", b"R", b"S", b"F", b"X"
+"""to the scorer: Q one prompt, A one that is to be scored alone; from it: R loaded, S scores of
+these, F could not score these, X cannot start (a sentence)."""
 
 _REQUEST = struct.Struct("<16sII")
 _SCORE = struct.Struct("<16sff?")
@@ -42,6 +42,8 @@ class Prompt:
     """Empty where ``head`` is the whole prompt."""
     known: bytes = b""
     """What `pars_vllm.arrival.pack` made; empty where the predictor reads the text alone."""
+    alone: bool = False
+    """Whether it is to be read and scored alone."""
 
 
 class Score(NamedTuple):
@@ -76,14 +78,20 @@ def encode_request(token_ids: Sequence[int], known: bytes = b"") -> tuple[bytes,
     return digest, REQUEST + _REQUEST.pack(digest, len(ids), tail) + body + known
 
 
+def alone(frame: bytes) -> bytes:
+    """The A frame of a Q frame's prompt."""
+    return ALONE + frame[1:]
+
+
 def decode_request(frame: bytes) -> Prompt:
-    """The prompt of a Q frame."""
+    """The prompt of a Q or A frame."""
     digest, count, tail = _REQUEST.unpack_from(frame, 1)
     ids = array("I")
     end = 1 + _REQUEST.size + count * ids.itemsize
     ids.frombytes(frame[1 + _REQUEST.size : end])
     assert len(ids) == count
-    return Prompt(digest, tuple(ids[: count - tail]), tuple(ids[count - tail :]), frame[end:])
+    head, tail_ids = tuple(ids[: count - tail]), tuple(ids[count - tail :])
+    return Prompt(digest, head, tail_ids, frame[end:], frame[:1] == ALONE)
 
 
 def encode_scores(scores: Iterable[Score]) -> bytes:

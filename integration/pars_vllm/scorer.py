@@ -33,7 +33,9 @@ _LOOK_S = 0.1
 _FAILURES_IN_A_ROW = 32
 """Failed prompts, with none scored between them, after which the process is replaced."""
 _STRIKES = 2
-"""Times that a prompt may fail, or be at work when the process is lost; then it is not sent."""
+"""Times that a prompt may fail, or be at work when the process is lost; then it is not sent.
+
+After the first it is scored alone, so that only the one to blame for a loss gets the last."""
 _STRIKES_KEPT = 10_000
 
 
@@ -150,9 +152,12 @@ class Scorer:
             self._waiters[digest].append(request_id)
             self._awaiting += 1
             return
-        if self._strikes.get(digest, 0) >= _STRIKES:
+        strikes = self._strikes.get(digest, 0)
+        if strikes >= _STRIKES:
             self.counters.not_sent += 1
             return
+        if strikes:  # one of those at work together was to blame: let it be alone with its next one
+            frame = protocol.alone(frame)
         self._waiters[digest] = [request_id]
         self._awaiting += 1
         self._outbox.append((digest, frame))

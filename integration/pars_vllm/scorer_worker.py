@@ -167,6 +167,21 @@ def _score(
     reader: PromptReader,
     prompts: Sequence[protocol.Prompt],
 ) -> None:
+    _score_together(
+        connection, at_work, predictor, reader, [prompt for prompt in prompts if not prompt.alone]
+    )
+    for prompt in prompts:
+        if prompt.alone:
+            _score_together(connection, at_work, predictor, reader, [prompt])
+
+
+def _score_together(
+    connection: socket.socket,
+    at_work: int,
+    predictor: Predictor,
+    reader: PromptReader,
+    prompts: Sequence[protocol.Prompt],
+) -> None:
     known: list[tuple[Reading, bytes]] = []
     for start in range(0, len(prompts), BATCH):
         batch = prompts[start : start + BATCH]

@@ -26,7 +26,7 @@ from pars_export.table import write_length_predictor, write_table_predictor
 from pars_vllm import protocol
 from pars_vllm.metrics import Counters
 from pars_vllm.scorer import _FAILURES_IN_A_ROW, Limits, Scorer
-from pars_vllm.scorer_worker import WorkerOptions
+from pars_vllm.scorer_worker import BATCH, WorkerOptions
 from pars_vllm.tokenizer import TokenizerSource
 
 pytestmark = pytest.mark.usefixtures("no_orphans")
@@ -388,6 +388,65 @@ def test_prompt_that_kills_is_not_sent_for_ever(
     scorer.submit("b", ids("good"))
     assert scorer.wait(WAIT)
     assert scorer.poll() == [("b", 2.0)]
+
+
+POISONED = """
+import os, signal, time
+from pars_export.runtimes.length import LengthScorer
+
+score = LengthScorer.score
+
+def poisoned(self, texts):
+    if "slow" in texts:
+        time.sleep(1)  # the others arrive meanwhile
+    if "poison 00" in texts:
+        {end}
+    return score(self, texts)
+
+LengthScorer.score = poisoned
+"""
+
+
+@pytest.mark.parametrize("end", ["os.kill(os.getpid(), signal.SIGKILL)", "time.sleep(600)"])
+def test_a_prompt_that_kills_or_hangs_does_not_take_its_neighbours_scores_for_ever(
+    make: Make,
+    ids: Callable[[str], list[int]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    end: str,
+) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site/sitecustomize.py").write_text(POISONED.format(end=end))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.setattr("pars_vllm.scorer._FIRST_BACKOFF_S", 0.01)
+    write_length_predictor(tmp_path / "length")
+    scorer = make(folder=tmp_path / "length", score_timeout_s=3.0)
+    assert scorer.wait(WAIT)
+    scorer.submit("slow", ids("slow"))
+    slow, _ = protocol.encode_request(ids("slow"))
+    until(lambda: protocol.read_at_work(scorer._launcher.at_work) == [slow], scorer)
+    texts = ["poison 00", *(f"prompt {index:02}" for index in range(1, BATCH))]
+    answers: dict[str, float | None] = {}
+    noted: list[int] = []
+    for _ in range(3):
+        for text in texts:
+            if text not in answers:
+                scorer.submit(text, ids(text))
+        found = until(lambda: scorer.lost or not scorer.pending, scorer)
+        answers |= {name: tokens for name, tokens in found if name in texts}
+        if scorer.lost:
+            noted.append(len(scorer._strikes))
+            scorer.lost = False
+            until(lambda: scorer.ready, scorer)
+    digest, _ = protocol.encode_request(ids("poison 00"))
+    assert noted[0] == BATCH  # all were at work
+    assert list(answers) == texts[1:]
+    assert scorer._strikes == {digest: 2}
+    assert scorer.counters.losses == 2
+    not_sent = scorer.counters.not_sent
+    scorer.submit("poison 00", ids("poison 00"))
+    assert scorer.counters.not_sent == not_sent + 1
+    assert not scorer.pending
 
 
 def test_without_any_place_for_the_note_there_are_scores_but_no_strikes(
