@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import IO
 
@@ -45,27 +45,32 @@ class Launcher:
         """File descriptor of the memory in which the process notes what it has at work."""
         return self._memory.fileno()
 
-    def start(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
-        """A new process and our non-blocking end of its socket; OSError if there can be none."""
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours.setblocking(False)
+    def start(self) -> Future[tuple[subprocess.Popen[bytes], socket.socket]]:
+        """A new process and our non-blocking end of its socket, soon; OSError if there can be none.
+
+        The error comes from here or from what is returned.
+        """
         try:
-            process = self._thread.submit(self._spawn, theirs.fileno()).result()
-        except BaseException as error:
-            ours.close()
-            if isinstance(error, RuntimeError):  # no thread left to start it from
-                raise OSError(errno.EAGAIN, str(error)) from error
-            raise
-        finally:
-            theirs.close()
-        return process, ours
+            return self._thread.submit(self._spawn)
+        except RuntimeError as error:  # no thread left to start it from
+            raise OSError(errno.EAGAIN, str(error)) from error
 
     def close(self) -> None:
         """End the thread, and with it a process that still runs."""
         self._thread.shutdown()
         self._memory.close()
 
-    def _spawn(self, connection: int) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> tuple[subprocess.Popen[bytes], socket.socket]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            try:
+                ours.setblocking(False)
+                return self._popen(theirs.fileno()), ours
+            except BaseException:
+                ours.close()
+                raise
+
+    def _popen(self, connection: int) -> subprocess.Popen[bytes]:
         command = [
             sys.executable,
             "-m",

@@ -1,9 +1,10 @@
-"""The engine's end of the scorer process: hand over, take in, watch, replace. Never waits.
+"""The engine's end of the scorer process: hand over, take in, watch, replace.
 
-Every call returns at once: sends and receives do not block, and a prompt that does not fit into the
-socket waits in a bounded outbox for the next call. Whatever goes wrong with the process, the caller
-only learns that scores are gone (:attr:`Scorer.lost`) or that they may be asked for again
-(:attr:`Scorer.recovered`).
+No call of a running engine waits: sends and receives do not block, a prompt that does not fit into
+the socket waits in a bounded outbox for the next call, and another process is started in a thread
+of its own. Only the first start, ``wait`` and ``close`` wait. Whatever goes wrong with the process,
+the caller only learns that scores are gone (:attr:`Scorer.lost`) or that they may be asked for
+again (:attr:`Scorer.recovered`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import time
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -94,6 +96,7 @@ class Scorer:
         self._limits = limits
         self._clock = clock
         self._launcher = Launcher(options)
+        self._starting: Future[tuple[subprocess.Popen[bytes], socket.socket]] | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self._socket: socket.socket | None = None
         self._ended: list[subprocess.Popen[bytes]] = []
@@ -114,6 +117,7 @@ class Scorer:
         self._cache: OrderedDict[bytes, float | None] = OrderedDict()
         self._answers: list[tuple[str, float | None]] = []
         self._start()
+        self._take_over()  # waits; no engine runs yet
 
     @property
     def pid(self) -> int | None:
@@ -166,7 +170,10 @@ class Scorer:
 
     def poll(self) -> list[tuple[str, float | None]]:
         """(request id, expected tokens or None) of what was answered since the last call."""
-        if self._socket is None:
+        if self._starting is not None:
+            if self._starting.done():
+                self._take_over()
+        elif self._socket is None:
             if not self._closed and self._clock() >= self._next_start:
                 self._start()
         elif self._in_flight or self._outbox or not self.ready or self._clock() >= self._next_look:
@@ -205,6 +212,7 @@ class Scorer:
     def close(self) -> None:
         """End the process and wait until it is gone."""
         self._closed = True
+        self._take_over()
         if self._process is not None:
             self._drop()
         for process in self._ended:
@@ -215,13 +223,22 @@ class Scorer:
     # ---- the process
 
     def _start(self) -> None:
-        self._progress = self._clock()
-        self.ready = False
         try:
-            self._process, self._socket = self._launcher.start()
+            self._starting = self._launcher.start()
+        except OSError as error:
+            self._lose(f"it could not be started ({error.strerror})")
+
+    def _take_over(self) -> None:
+        """The process that is being started, if one is, is ours now; waits until it is there."""
+        starting, self._starting = self._starting, None
+        if starting is None:
+            return
+        try:
+            self._process, self._socket = starting.result()
         except OSError as error:
             self._lose(f"it could not be started ({error.strerror})")
             return
+        self._progress = self._clock()
         if self._down:
             self.counters.restarts += 1
 

@@ -390,6 +390,76 @@ def test_prompt_that_kills_is_not_sent_for_ever(
     assert scorer.poll() == [("b", 2.0)]
 
 
+def test_a_loss_strikes_once_also_if_the_next_process_has_noted_nothing(
+    make: Make, ids: Callable[[str], list[int]]
+) -> None:
+    scorer = make({"poison": 1.0})
+    digest, _ = protocol.encode_request(ids("poison"))
+    lose_at_work(scorer, ids("poison"))
+    assert protocol.read_at_work(scorer._launcher.at_work) == []
+    assert scorer._strikes == {digest: 1}
+    assert scorer.pid is not None
+    os.kill(scorer.pid, signal.SIGSTOP)
+    scorer.submit("a", ids("poison"))
+    assert digest in scorer._in_flight
+    die(scorer)
+    assert scorer._strikes == {digest: 1}
+
+
+def test_nothing_waits_while_another_process_is_started(
+    make: Make, ids: Callable[[str], list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pars_vllm.scorer._FIRST_BACKOFF_S", 0.01)
+    scorer = make({"one": 1.0})
+    assert scorer.wait(WAIT)
+    begun, go_on = threading.Event(), threading.Event()
+    popen = scorer._launcher._popen
+
+    def slow(connection: int) -> subprocess.Popen[bytes]:
+        begun.set()
+        assert go_on.wait(WAIT)
+        return popen(connection)
+
+    monkeypatch.setattr(scorer._launcher, "_popen", slow)
+    die(scorer)
+    until(begun.is_set, scorer)
+    for _ in range(3):  # would wait for go_on
+        scorer.submit("a", ids("one"))
+        assert scorer.poll() == []
+    assert scorer.pid is None
+    assert scorer.counters.restarts == 0
+    go_on.set()
+    until(lambda: scorer.recovered, scorer)
+    scorer.submit("b", ids("one"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("b", 1.0)]
+    assert scorer.counters.losses == scorer.counters.restarts == 1
+
+
+def test_closed_while_another_process_is_started(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pars_vllm.scorer._FIRST_BACKOFF_S", 0.01)
+    scorer = make()
+    assert scorer.wait(WAIT)
+    die(scorer)
+    until(lambda: scorer._starting is not None, scorer)
+    scorer.close()
+    assert scorer_processes() == []
+    assert scorer.pid is None
+
+
+@pytest.mark.parametrize("missing", ["subprocess.Popen", "socket.socketpair"])
+def test_a_process_that_cannot_be_started_is_a_lost_scorer(
+    make: Make, monkeypatch: pytest.MonkeyPatch, missing: str
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(missing, forbid)
+        scorer = make()
+        assert scorer.lost
+    assert scorer.wait(WAIT)  # another try
+
+
 POISONED = """
 import os, signal, time
 from pars_export.runtimes.length import LengthScorer
