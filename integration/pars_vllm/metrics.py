@@ -7,23 +7,28 @@ from dataclasses import asdict, dataclass
 
 @dataclass
 class Counters:
-    """Counted since the engine started."""
+    """Counted since the engine started.
+
+    A request may be asked about again, after a lost scorer process was replaced or when the order
+    comes back: from ``scored`` to ``not_sent`` each time counts.
+    """
 
     requests: int = 0
-    """Requests that could be scored (generation, by token ids)."""
+    """Requests that could be scored (generation, by token ids), each once."""
     scored: int = 0
-    """Requests that got an expected length."""
-    cached: int = 0
-    """Of these, from the cache, without the scorer process."""
+    """Times that a request got an expected length."""
     unknown: int = 0
-    """Requests that the predictor has no score for."""
+    """Times that the predictor had no score for a request."""
+    cached: int = 0
+    """Times that the cache held the answer, an expected length or that there is none."""
+    not_sent: int = 0
+    """Times that a request stayed without an answer: too many were pending, no scorer was there,
+    its prompt failed, now or too often before, or the process was lost meanwhile."""
     as_they_are: int = 0
     """Prompts that the predictor was given as they are, head and tail of long ones, because their
     chat template could not be taken off; an answer from the cache is not counted again."""
-    not_sent: int = 0
-    """Requests without a score because too many were pending or no scorer was there."""
     failures: int = 0
-    """Batches that the scorer process could not score."""
+    """Times that the scorer process could not score a prompt, or a batch of them."""
     restarts: int = 0
     """Times that a lost scorer process was replaced."""
     losses: int = 0

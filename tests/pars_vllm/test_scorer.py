@@ -153,6 +153,11 @@ def test_same_prompt_is_sent_once_and_then_known(
     assert scorer.pending == 0
     assert scorer.poll() == [("c", 5.0)]
     assert scorer.counters.cached == 1
+    scorer.submit("d", ids("never seen"))
+    assert scorer.wait(WAIT)
+    scorer.submit("e", ids("never seen"))  # that it is unknown is an answer, too
+    assert scorer.poll() == [("d", None), ("e", None)]
+    assert scorer.counters.cached == 2
 
 
 def test_pending_and_cache_are_bounded(make: Make, ids: Callable[[str], list[int]]) -> None:
