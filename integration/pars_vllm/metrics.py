@@ -40,7 +40,7 @@ class Counters:
     passed_over: int = 0
     """Waiting requests that others passed because they did not fit into the KV cache."""
     preemptions: int = 0
-    """Requests that were preempted."""
+    """Times that a generation request which is over was preempted."""
     finished: int = 0
     """Generation requests that ended by themselves or at their cap."""
     judged: int = 0
