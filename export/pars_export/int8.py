@@ -82,7 +82,7 @@ def observe(
     ids: Sequence[Sequence[int]],
     facts: NDArray[np.float32] | None = None,
 ) -> dict[str, _Input]:
-    """Run the prompts one by one and sum up every product's input."""
+    """Run the prompts one by one and sum up every product's input of (batch, length, channels)."""
     names = list(dict.fromkeys(node.input[0] for node in products(model)))
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
@@ -105,6 +105,8 @@ def observe(
         if facts is not None:
             feed["facts"] = facts[[row]]
         for name, found in zip(names, session.run(names, feed), strict=True):
+            if found.ndim != 3:
+                continue
             values = found.reshape(-1, found.shape[-1]).astype(np.float64)
             gram, largest = values.T @ values, np.abs(values).max(axis=0)
             if name in seen:
@@ -143,13 +145,15 @@ class _Rewriter:
         # One input may feed several products (query, key and value), which then share its factor.
         self._fed: dict[str, list[NDArray[np.float64]]] = {}
         for node in products(model):
+            if node.input[0] not in seen:  # of one vector a prompt: nothing to gain
+                continue
             self._fed.setdefault(node.input[0], []).append(self._weight(node.input[1]))
 
     def run(self) -> None:
         """Rewrite the model in place."""
         graph = self._model.graph
         for node in graph.node:
-            if node.op_type == "MatMul" and node.input[1] in self._weights:
+            if node.op_type == "MatMul" and node.input[0] in self._fed:
                 self._product(node)
             elif node.op_type == "Gather" and self._is_table(node.input[0]):
                 self._lookup(node)
@@ -242,7 +246,7 @@ class _Rewriter:
             helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
         )
 
-    # What all layers share: products with weights are of tokens, (batch, length, channels).
+    # What all layers share.
 
     def _once(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
         if output not in self._shared:
