@@ -13,6 +13,7 @@ from synthetic_runs import SECONDS_PER_TOKEN, SLOTS, serve
 
 from pars_bench.arrivals import poisson
 from pars_bench.measures import Latencies, deciles_by_length, oracle_gap, summary
+from pars_bench.replay.results import queue_depth
 from pars_bench.replay.schema import ReplayReport, ReplayRun
 
 POLICIES = (
@@ -115,7 +116,8 @@ def _run(
         ],
         "throughput": own.throughput,
         "makespan": own.makespan,
-        "queue_depth": _depth(own),
+        "mean_queue": float(own.ttft.sum()) / own.makespan,
+        "queue_depth": queue_depth(own.arrival, own.arrival + own.ttft),
         "preemptions": 0,
         "recomputed_tokens": 0,
         "wasted_tokens": 0,
@@ -127,12 +129,6 @@ def _run(
     }
     assert set(run) == set(ReplayRun.__annotations__)
     return run
-
-
-def _depth(own: Latencies) -> list[list[float]]:
-    times = np.linspace(0, float((own.arrival + own.ttlt).max()), 200)
-    waiting = [((own.arrival <= t) & (own.arrival + own.ttft > t)).sum() for t in times]
-    return [[float(t), float(w)] for t, w in zip(times, waiting, strict=True)]
 
 
 def _table(policy: str, load: float, seed: int, own: Latencies) -> pa.Table:

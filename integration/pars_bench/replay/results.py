@@ -21,6 +21,8 @@ from pars_export.files import atomic_file
 
 # Columns that only the measures need.
 _INTERNAL = ("cached_tokens", "service_s")
+_MOST_POINTS = 500
+"""Of the queue's depth over time."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,8 @@ class _Rows:
 
     latencies: Latencies
     prompt: NDArray[np.int64]
+    queued_s: Array
+    """From each arrival to the first admission."""
     service_s: Array
     preemptions: int
     cached: int
@@ -98,10 +102,7 @@ def _runs(out: Path, group: Sequence[Cell], limits: Mapping[str, float]) -> list
             oracle_gap_closed=None if gap is None else gap.closed,
             oracle_gap_closed_interval=None if gap is None else list(gap.interval),
         )
-        for name in (
-            *("scores", "steps", "recomputed_tokens", "wasted_tokens"),
-            *("queue_depth", "scheduler_cost"),
-        ):
+        for name in (*("scores", "steps", "recomputed_tokens", "wasted_tokens", "scheduler_cost"),):
             run[name] = facts[name]
         found.append(cast(ReplayRun, {key: run[key] for key in ReplayRun.__annotations__}))
     return found
@@ -121,10 +122,36 @@ def _measures(rows: _Rows, limits: Mapping[str, float]) -> dict[str, Any]:
         "slowdown_by_decile": _deciles(own, slowdown),
         "throughput": own.throughput,
         "makespan": own.makespan,
+        # By Little's law: what all of them waited, over the time.
+        "mean_queue": float(rows.queued_s.sum()) / own.makespan,
+        "queue_depth": queue_depth(own.arrival, own.arrival + rows.queued_s),
         "preemptions": rows.preemptions,
         "cached_tokens": rows.cached,
         "slo": [_attainment(own, name, limit) for name, limit in limits.items()],
     }
+
+
+def queue_depth(arrival: Array, admitted: Array) -> list[list[float]]:
+    """Requests that wait, over time.
+
+    Args:
+        arrival: Seconds, shape (n,).
+        admitted: Seconds at which each of them ran for the first time, shape (n,).
+
+    Returns:
+        At most 500 points ``[seconds, requests]``, each the most that waited from there to the
+        next one. The last one is where the queue is empty for good.
+    """
+    times, places = np.unique(np.concatenate((arrival, admitted)), return_inverse=True)
+    changes = np.repeat((1.0, -1.0), arrival.size)
+    depths = np.cumsum(np.bincount(places, changes, times.size))
+    if times.size > _MOST_POINTS:
+        spans = np.linspace(times[0], times[-1], _MOST_POINTS)
+        before = np.searchsorted(times, spans, side="right") - 1  # what holds where a span begins
+        most = depths[before]
+        np.maximum.at(most, np.searchsorted(spans, times, side="right") - 1, depths)
+        times, depths = spans, most
+    return np.column_stack((times, depths)).tolist()  # type: ignore[no-any-return]
 
 
 def _deciles(own: Latencies, slowdown: Array) -> list[Decile]:
@@ -164,6 +191,7 @@ def _read(path: Path) -> _Rows:
     return _Rows(
         latencies,
         table["prompt_tokens"].to_numpy(),
+        column("queued_s"),
         column("service_s"),
         int(column("preemptions").sum()),
         int(column("cached_tokens").sum()),

@@ -47,8 +47,10 @@ class ReplayRun(TypedDict):
     throughput: float
     """Output tokens per second from the first arrival to the last token."""
     makespan: float
+    mean_queue: float
+    """Mean number of requests that waited, over the makespan."""
     queue_depth: list[list[float]]
-    """At most 500 points ``[seconds, greatest number of waiting requests since the last one]``."""
+    """At most 500 points ``[seconds, most requests that waited from there to the next point]``."""
     preemptions: int
     recomputed_tokens: int
     wasted_tokens: int

@@ -123,6 +123,22 @@ def test_measures_agree_with_the_rows(out: Path, report: ReplayReport) -> None:
         assert run["scheduler_cost"]["microseconds_per_request_step"] > 0  # type: ignore[operator]  # a number
 
 
+def test_the_mean_queue_is_littles_law_where_the_server_idles(tmp_path: Path) -> None:
+    arrivals = [0.0] * 40 + [1000.0] * 40
+    traffic = traffic_of([TrafficRequest(arrival, 20, 10) for arrival in arrivals])
+    own = cell(ORDERS[0], traffic)
+    run_cell(own, tmp_path, lambda _done, _total: None)
+    (run,) = report_of(tmp_path, [own], traffic, {}, {})["runs"]
+    queued = pq.read_table(own.path(tmp_path))["queued_s"].to_numpy()
+    assert run["mean_queue"] == pytest.approx(queued.sum() / run["makespan"])
+    times, depths = np.array(run["queue_depth"]).T
+    held = np.diff([*times, run["makespan"]])
+    assert run["mean_queue"] == pytest.approx((held * depths).sum() / run["makespan"])
+    assert depths[0] == depths.max() == 36  # 4 slots
+    assert depths[np.searchsorted(times, 500.0) - 1] == 0
+    assert run["mean_queue"] < 0.1
+
+
 def test_the_report_is_plain_json_with_everything_in_it(out: Path, report: ReplayReport) -> None:
     stored = json.loads((out / "report.json").read_text())
     assert stored == json.loads(json.dumps(report))

@@ -12,16 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from synthetic_replays import write_synthetic
 
-from pars_bench.replay.page.compare import Replay, mean_depth, statistic
-from pars_bench.replay.page.names import looks
+from pars_bench.chart import Palette
+from pars_bench.replay.page.compare import Replay, statistic
+from pars_bench.replay.page.names import ROLES, looks
 from pars_bench.replay.page.need import AtDepth, by_depth, depth_met, needed
-from pars_bench.replay.page.rows import Requests
+from pars_bench.replay.page.pictures import queue_over_time
+from pars_bench.replay.page.rows import Requests, RunRows
 from pars_bench.replay.page.shape import mismatch
-from pars_bench.replay.schema import ReplayRun
-
-
-def run_with(points: list[list[float]]) -> ReplayRun:
-    return {"queue_depth": points}  # type: ignore[typeddict-item]  # nothing else is read
+from pars_bench.replay.results import queue_depth
 
 
 def test_a_ratio_pairs_seeds_and_a_value_averages_them(tmp_path: Path) -> None:
@@ -67,17 +65,46 @@ def test_orders_of_one_kind_get_colours_of_their_own() -> None:
     ]  # fmt: skip
 
 
-def test_a_request_meets_the_next_point_of_the_queue() -> None:
-    run = run_with([[1.0, 5.0], [2.0, 0.0], [4.0, 7.0]])
-    met = depth_met(run, np.array([0.0, 1.0, 1.5, 2.0, 3.0, 9.0]))
-    assert met.tolist() == [5, 5, 0, 0, 7, 7]
-    assert depth_met(run_with([]), np.array([0.0, 1.0])).tolist() == [0, 0]
+def rows_with(arrival: list[float], queued: list[float]) -> RunRows:
+    ones = np.ones(len(arrival))
+    return RunRows(np.array(arrival), ones, ones, ones, np.array(queued))
 
 
-def test_the_mean_depth_weighs_points_by_their_time() -> None:
-    assert mean_depth(run_with([[1.0, 4.0], [3.0, 1.0]])) == pytest.approx((4 + 2) / 3)
-    assert mean_depth(run_with([[0.0, 4.0]])) == 4
-    assert mean_depth(run_with([])) == 0
+def test_a_request_meets_those_who_wait_when_it_comes_and_not_itself() -> None:
+    # Three at once, one of them admitted at once; one that waits for nobody but a step's end; and
+    # one that finds an idle server.
+    rows = rows_with([0, 0, 0, 1, 1.5, 9], [0, 1, 4, 1, 0.5, 0])
+    assert depth_met(rows).tolist() == [2, 1, 1, 1, 2, 0]
+
+
+def test_the_queue_in_the_chart_falls_when_it_empties(tmp_path: Path) -> None:
+    from matplotlib.figure import Figure
+
+    report = write_synthetic(tmp_path, ("fcfs",), loads=(1.0,), seeds=(0,), requests=5)
+    report["runs"][0]["queue_depth"] = [[0.0, 3.0], [2.0, 0.0], [90.0, 1.0], [91.0, 0.0]]
+    report["runs"][0]["makespan"] = 100.0
+    axes = Figure().subplots()
+    queue_over_time(Replay(report), "queue", "").draw(axes, Palette(dict.fromkeys(ROLES, "#000")))
+    (curve,) = axes.lines
+    assert curve.get_drawstyle() == "steps-post"
+    assert np.asarray(curve.get_xydata())[-2:].tolist() == [[91.0, 0.0], [100.0, 0.0]]
+
+
+@given(st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=1, max_size=400))
+def test_few_points_lose_no_peak_and_no_empty_queue(requests: list[tuple[float, float]]) -> None:
+    arrival, queued = np.array(requests).T
+    points = np.array(queue_depth(arrival, arrival + queued))
+    assert len(points) <= 500
+    times, depths = points.T
+    assert (np.diff(times) > 0).all()
+    assert depths[-1] == 0
+    moments = np.concatenate((arrival, arrival + queued))
+    true = [((arrival <= t) & (arrival + queued > t)).sum() for t in moments]
+    assert depths.max() == max(true)
+    shown = depths[np.searchsorted(times, moments, side="right") - 1]
+    assert (shown >= true).all()
+    if len(set(moments)) <= 500:
+        assert shown.tolist() == true
 
 
 def test_classes_of_depth_hold_every_request_once_and_its_seconds(tmp_path: Path) -> None:

@@ -101,15 +101,8 @@ class Replay:
 
 
 def mean_depth(run: ReplayRun) -> float:
-    """Mean of the queue's greatest depths, each counted for the time since the point before it."""
-    points = run["queue_depth"]
-    if not points:
-        return 0.0
-    start, total = 0.0, 0.0
-    for time, depth in points:
-        total += (time - start) * depth
-        start = time
-    return total / start if start > 0 else max(depth for _, depth in points)
+    """Mean depth of the queue."""
+    return run["mean_queue"]
 
 
 def most_waiting(run: ReplayRun) -> float:

@@ -9,7 +9,7 @@ import numpy as np
 
 from pars_bench.findings import WORTH_SAYING
 from pars_bench.replay.page.compare import Replay
-from pars_bench.replay.page.rows import Array, Requests
+from pars_bench.replay.page.rows import Array, Requests, RunRows
 from pars_bench.replay.schema import ReplayRun
 
 _BOUNDS = (0, 1, 4, 16, 64, 256, 1024)
@@ -37,19 +37,13 @@ class AtDepth:
         return self.after < self.before * (1 - WORTH_SAYING)
 
 
-def depth_met(run: ReplayRun, arrival: Array) -> Array:
-    """Depth of a run's queue where each request arrived, rounded up by the points it was kept at.
-
-    Args:
-        run: A run.
-        arrival: Seconds, shape (n,).
-    """
-    if not run["queue_depth"]:
-        return np.zeros(arrival.size)
-    times, depths = np.asarray(run["queue_depth"], dtype=np.float64).T
-    # A point is the greatest depth since the one before it, so the next one holds.
-    place = np.searchsorted(times, arrival, side="left")
-    return np.asarray(depths[np.minimum(place, depths.size - 1)])
+def depth_met(rows: RunRows) -> Array:
+    """How many others waited when each request of a run came, those that came with it included."""
+    arrived, admitted = (
+        np.searchsorted(np.sort(times), rows.arrival, side="right")
+        for times in (rows.arrival, rows.arrival + rows.queued)
+    )
+    return np.asarray(arrived - admitted - (rows.queued > 0), dtype=np.float64)
 
 
 def by_depth(replay: Replay, requests: Requests) -> list[AtDepth]:
@@ -57,7 +51,7 @@ def by_depth(replay: Replay, requests: Requests) -> list[AtDepth]:
     sums = np.zeros((3, len(_BOUNDS)))  # requests, seconds before, seconds after
     for base, own in _pairs(replay):
         before, after = requests.read(base), requests.read(own)
-        classes = np.digitize(depth_met(base, before.arrival), _BOUNDS) - 1
+        classes = np.digitize(depth_met(before), _BOUNDS) - 1
         for row, weights in enumerate((None, before.ttlt, after.ttlt)):
             sums[row] += np.bincount(classes, weights, minlength=len(_BOUNDS))
     uppers = [*(bound - 1 for bound in _BOUNDS[1:]), None]

@@ -147,14 +147,14 @@ def who_pays(replay: Replay, name: str, caption: str, figure: str) -> Picture:
 def queue_over_time(replay: Replay, name: str, caption: str) -> Picture:
     """Waiting requests over time, first seed."""
     curves = [
-        (look, np.asarray([[0.0, 0.0], *run["queue_depth"]]).T)
+        (look, np.asarray([*run["queue_depth"], [run["makespan"], 0.0]]).T)
         for look in replay.looks
         for run in replay.runs(look.policy, replay.load)[:1]
     ]
 
     def draw(axes: Axes, palette: Palette) -> None:
         for look, (times, depths) in curves:
-            axes.step(times, depths, where="pre", **_curve(look, palette))
+            axes.step(times, depths, where="post", **_curve(look, palette))
         axes.set(xlabel="seconds", ylabel="waiting requests", ylim=(0, None), xlim=(0, None))
 
     gist = "; ".join(f"{look.name}: at most {depths.max():.0f}" for look, (_, depths) in curves)

@@ -14,7 +14,7 @@ from pars_export.errors import InputError
 Array = NDArray[np.float64]
 
 _KEY = ("policy", "load", "seed")
-_VALUES = ("request", "arrival_s", "output_tokens", "ttft_s", "ttlt_s")
+_VALUES = ("request", "arrival_s", "output_tokens", "ttft_s", "ttlt_s", "queued_s")
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,8 @@ class RunRows:
     tokens: Array
     ttft: Array
     ttlt: Array
+    queued: Array
+    """From the arrival to the first admission."""
 
     @property
     def per_token(self) -> Array:
@@ -77,7 +79,7 @@ class Requests:
         chosen.append(("seed", "==", run["seed"]))
         table = pq.read_table(self.path, columns=list(_VALUES), filters=chosen)
         order = np.argsort(table["request"].to_numpy(), kind="stable")
-        _, arrival, tokens, ttft, ttlt = (
+        _, *columns = (
             np.asarray(table[name].to_numpy(), dtype=np.float64)[order] for name in _VALUES
         )
-        return RunRows(arrival, tokens, ttft, ttlt)
+        return RunRows(*columns)
