@@ -14,8 +14,9 @@ from synthetic_replays import write_synthetic
 
 from pars_bench.chart import Palette
 from pars_bench.replay.page.compare import Replay, statistic
+from pars_bench.replay.page.findings import headline
 from pars_bench.replay.page.names import ROLES, looks
-from pars_bench.replay.page.need import AtDepth, by_depth, depth_met, needed
+from pars_bench.replay.page.need import AtDepth, by_depth, depth_met, enough, gaining
 from pars_bench.replay.page.pictures import queue_over_time
 from pars_bench.replay.page.rows import Requests, RunRows
 from pars_bench.replay.page.shape import mismatch
@@ -116,25 +117,54 @@ def test_classes_of_depth_hold_every_request_once_and_its_seconds(tmp_path: Path
     assert sum(each.requests * each.before for each in found) == pytest.approx(base.ttlt_s.sum())
     assert sum(each.requests * each.after for each in found) == pytest.approx(own.ttlt_s.sum())
     # A made-up queue has no surprise: whoever finds many waiting gains most.
-    least = needed(found)
-    assert least is not None
-    assert 1 <= least <= 16
+    gains = gaining(enough(found))
+    assert gains is not None
+    assert 1 <= gains[0].least <= 16
+    assert gains[2] is None
     assert not found[0].gains
 
 
 @given(st.lists(st.tuples(st.integers(0, 60), st.floats(0.5, 1.5)), max_size=7))
-def test_what_is_needed_is_the_bound_above_which_all_classes_gain(
+def test_what_gains_is_the_deepest_unbroken_run_of_classes(
     classes: list[tuple[int, float]],
 ) -> None:
-    found = [AtDepth(4**n, None, count, 1.0, after) for n, (count, after) in enumerate(classes)]
-    sure = [each for each in found if each.requests >= 30]
-    least = needed(found)
-    if least is None:
-        assert not sure or not sure[-1].gains
-    else:
-        assert all(each.gains for each in sure if each.least >= least)
-        below = [each for each in sure if each.least < least]
-        assert not below or not below[-1].gains
+    depths = [AtDepth(4**n, None, count, 1.0, after) for n, (count, after) in enumerate(classes)]
+    sure = enough(depths)
+    assert all(each.requests >= 30 for each in sure)
+    found = gaining(sure)
+    if found is None:
+        assert not any(each.gains for each in sure)
+        return
+    first, last, behind = found
+    assert all(each.gains for each in sure if first.least <= each.least <= last.least)
+    below = [each for each in sure if each.least < first.least]
+    assert not below or not below[-1].gains
+    deeper = [each for each in sure if each.least > last.least]
+    assert deeper[:1] == ([] if behind is None else [behind])
+    assert not any(each.gains for each in deeper)
+
+
+@pytest.mark.parametrize(
+    ("classes", "words"),
+    [
+        ([(29, 0.5), (29, 0.5)], "cannot be said, for no class of depths was met by 30 requests"),
+        ([(30, 0.99), (30, 1.1), (5, 0.5)], "no depth of the queue that 30 requests or more met"),
+        ([(30, 1.0), (30, 0.9), (30, 0.9)], "it needs a queue: requests gain where 1 or more are"),
+        ([(30, 0.9), (30, 0.9)], "even requests that found nobody waiting gain"),
+        ([(30, 1.0), (30, 0.9), (30, 1.0)], "gain where 1 to 3 are waiting, but not where 4 or mo"),
+        ([(30, 0.9), (30, 1.0)], "gain where nobody is waiting, but not where 1 or more are"),
+    ],
+)
+def test_the_headline_says_what_its_table_shows(
+    tmp_path: Path, classes: list[tuple[int, float]], words: str
+) -> None:
+    replay = Replay(write_synthetic(tmp_path, loads=(1.0,), seeds=(0,), requests=20))
+    bounds = ((0, 0), (1, 3), (4, 15))
+    depths = [
+        AtDepth(*bound, count, 1.0, after)
+        for bound, (count, after) in zip(bounds, classes, strict=False)
+    ]
+    assert words in headline(replay, depths)
 
 
 class Inner(TypedDict):

@@ -17,7 +17,7 @@ from pars_bench.replay.page.compare import (
     statistic,
 )
 from pars_bench.replay.page.names import KNOWING, Look
-from pars_bench.replay.page.need import AtDepth, needed
+from pars_bench.replay.page.need import FEWEST, AtDepth, enough, gaining
 from pars_bench.schema import STATISTICS
 
 NOT_COMPARED = "Only one order was replayed: nothing to compare."
@@ -52,12 +52,22 @@ def headline(replay: Replay, depths: Sequence[AtDepth]) -> str:
 
 
 def _need(depths: Sequence[AtDepth]) -> str:
-    least = needed(list(depths))
-    if least is None:
-        return "no depth of the queue that occurred gained more than 2\u00a0%"
-    if least == 0:
+    classes = enough(depths)
+    if not classes:
+        return (
+            "how deep a queue it needs cannot be said, for no class of depths was met by "
+            f"{FEWEST} requests"
+        )
+    found = gaining(classes)
+    if found is None:
+        return f"no depth of the queue that {FEWEST} requests or more met gained more than 2\u00a0%"
+    first, last, behind = found
+    if behind is not None:
+        where = f"{first.least} to {last.most} are" if last.most else "nobody is"
+        return f"requests gain where {where} waiting, but not where {behind.least} or more are"
+    if first.least == 0:
         return "even requests that found nobody waiting gain"
-    return f"it needs a queue: requests gain where {least} or more are waiting"
+    return f"it needs a queue: requests gain where {first.least} or more are waiting"
 
 
 def answers(replay: Replay) -> list[str]:

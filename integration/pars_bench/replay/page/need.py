@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,14 +62,28 @@ def by_depth(replay: Replay, requests: Requests) -> list[AtDepth]:
     ]
 
 
-def needed(depths: list[AtDepth]) -> int | None:
-    """The least depth from which on every class gains; None where the deepest does not."""
-    least = None
-    for each in reversed([each for each in depths if each.requests >= FEWEST]):
-        if not each.gains:
-            break
-        least = each.least
-    return least
+def enough(depths: Sequence[AtDepth]) -> list[AtDepth]:
+    """The classes that say something."""
+    return [each for each in depths if each.requests >= FEWEST]
+
+
+def gaining(classes: Sequence[AtDepth]) -> tuple[AtDepth, AtDepth, AtDepth | None] | None:
+    """The deepest classes that gain side by side: the first, the last, and the one behind them.
+
+    Args:
+        classes: Ascending in depth.
+
+    Returns:
+        None where no class gains; no class behind them where the deepest of all gains.
+    """
+    last = next((n for n in reversed(range(len(classes))) if classes[n].gains), None)
+    if last is None:
+        return None
+    first = last
+    while first and classes[first - 1].gains:
+        first -= 1
+    behind = classes[last + 1] if last + 1 < len(classes) else None
+    return classes[first], classes[last], behind
 
 
 def _pairs(replay: Replay) -> Iterator[tuple[ReplayRun, ReplayRun]]:
