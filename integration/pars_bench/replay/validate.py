@@ -6,7 +6,8 @@ of another, which it has not seen, is compared with it: step for step, and in ti
 
 `python -m pars_bench.replay.validate --model DIR --out steps.json` prints the comparison and writes
 the first burst's steps, as `pars replay --fit` reads them; `--page` writes the comparison as a
-page. It needs a vLLM that can run the model, and runs it in its own process.
+page. It needs a vLLM that can run the model, and runs it in its own process. The exit status is 1
+where a step differs or a time is further off than ``TIME_BOUND``.
 """
 
 from __future__ import annotations
@@ -45,6 +46,9 @@ SHARED = 64
 """Prompt tokens of a block that several requests share."""
 CPU_BLOCK = 32
 """Tokens of a KV block: the fewest that vLLM's CPU attention takes."""
+
+TIME_BOUND = 0.2
+"""How far off the times of a burst and of its mean request may be."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,11 @@ class Comparison:
     def time_error(self) -> float:
         """Of the whole burst's time: replayed over live, less one."""
         return self.replayed_s / self.live_s - 1
+
+    @property
+    def in_time(self) -> bool:
+        """Whether the burst and the mean request end within ``TIME_BOUND`` of the live ones."""
+        return max(abs(self.time_error), abs(self.mean_latency_error)) <= TIME_BOUND
 
 
 def burst(seed: int, count: int) -> list[TrafficRequest]:
@@ -264,11 +273,14 @@ def render(comparison: Comparison, args: argparse.Namespace) -> str:
             "",
             "Made by `python -m pars_bench.replay.validate --model DIR --out steps.json --requests "
             f"{args.requests} --slots {args.slots} --budget {args.budget} --dtype {args.dtype}"
-            f"{' --processor-time' if args.processor_time else ''}`, the model being "
+            f"{' --processor-time' if args.processor_time else ''} --page FILE`, the model being "
             f"{args.model.name}: a burst of {args.requests} requests of mixed lengths on the live "
             f"engine, {args.slots} slots and {args.budget} tokens a step, and the same burst in "
             "virtual time, with a step-time model fitted to another burst. Errors are those of "
-            "replayed against live; those of a request or a step are without sign.",
+            "replayed against live; those of a request or a step are without sign. The command "
+            "fails where a step differs, or where the burst's time or the mean time to last token "
+            f"is off by more than {100 * TIME_BOUND:.0f} %: here they are "
+            f"{'within' if comparison.in_time else 'beyond'} that bound.",
             "",
             "| what | value |",
             "|---|---|",
@@ -314,7 +326,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.page is not None:
         with atomic_file(args.page) as temporary:
             temporary.write_text(render(comparison, args), encoding="utf-8")
-    return 0 if comparison.same_steps else 1
+    return 0 if comparison.same_steps and comparison.in_time else 1
 
 
 if __name__ == "__main__":
