@@ -115,21 +115,37 @@ def json_rows(path: Path) -> Iterator[Fields]:
 
 
 def csv_rows(path: Path) -> Iterator[Fields]:
-    """Rows below a header; empty lines are skipped."""
+    """Rows below a header; blank lines are skipped."""
+    records = _records(path)
+    names = _names(records)
+    for line, cells in records:
+        if len(cells) != len(names):
+            raise InputError(
+                f"{path}, line {line}: {len(cells)} values under a header of {len(names)} columns: "
+                "mend the line, and quote texts that hold commas."
+            )
+        yield Fields(path, line, dict(zip(names, cells, strict=True)))
+
+
+def csv_names(path: Path) -> list[str]:
+    """The header above :func:`csv_rows`; empty where there is none."""
+    return _names(_records(path))
+
+
+def _names(records: Iterator[tuple[int, list[str]]]) -> list[str]:
+    _, cells = next(records, (0, []))
+    return [name.strip() for name in cells]
+
+
+def _records(path: Path) -> Iterator[tuple[int, list[str]]]:
+    """Line and cells of each record that is not blank."""
     csv.field_size_limit(sys.maxsize)  # prompts of 100,000 tokens exceed the default
     with open_text(path) as text:
         reader = csv.reader(text)
         try:
-            names = [name.strip() for name in next(reader, [])]
             for cells in reader:
-                if not cells:
-                    continue
-                if len(cells) != len(names):
-                    raise InputError(
-                        f"{path}, line {reader.line_num}: {len(cells)} values under a header of "
-                        f"{len(names)} columns: mend the line, and quote texts that hold commas."
-                    )
-                yield Fields(path, reader.line_num, dict(zip(names, cells, strict=True)))
+                if len(cells) > 1 or "".join(cells).strip():
+                    yield reader.line_num, cells
         except csv.Error as error:
             raise InputError(
                 f"{path}, line {reader.line_num}: cannot be read as CSV ({error}): write it again."

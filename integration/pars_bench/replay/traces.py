@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from itertools import islice
 from pathlib import Path
 
 from pars_bench.replay.stream import TrafficRequest
-from pars_bench.replay.textrows import Fields, csv_rows, json_rows, open_text
+from pars_bench.replay.textrows import Fields, csv_names, csv_rows, json_rows, open_text
 from pars_export.errors import InputError
 
 BYTES_PER_TOKEN = 4
@@ -214,19 +212,24 @@ def _columns(path: Path) -> list[str]:
             raise InputError(
                 f"{path} cannot be read as Parquet ({error}): write it again."
             ) from error
-    with open_text(path) as text:
-        start = text.read(_BROWSED)
-    first = next((line for line in start.splitlines() if line.strip()), "")
-    if first.lstrip().startswith("{"):
+    start = _start(path)
+    if start.startswith("{"):
         try:
-            row = json.loads(first)
-        except ValueError:
+            return list(next(json_rows(path)).values)
+        except InputError:
             # One JSON document over several lines is a mix or nothing.
-            return ["parts"] if '"parts"' in start else [first[:60]]
-        return list(row) if isinstance(row, dict) else []
-    if any(line.startswith("parts:") for line in start.splitlines()):
-        return ["parts"]
-    return [name.strip() for name in first.split(",")] if first else []
+            if '"parts"' not in start:
+                raise
+            return ["parts"]
+    names = csv_names(path)
+    known = any(not each.missing(frozenset(names)) for each in FORMATS)
+    mixed = not known and any(line.startswith("parts:") for line in start.split("\n"))
+    return ["parts"] if mixed else names
+
+
+def _start(path: Path) -> str:
+    with open_text(path) as text:
+        return text.read(_BROWSED).lstrip()
 
 
 def _is_parquet(path: Path) -> bool:
@@ -237,7 +240,4 @@ def _is_parquet(path: Path) -> bool:
 
 
 def _rows(path: Path) -> Iterator[Fields]:
-    with open_text(path) as text:
-        lines = islice(iter(lambda: text.readline(_BROWSED), ""), 1000)
-        first = next((line for line in lines if line.strip()), "")
-    return json_rows(path) if first.lstrip().startswith("{") else csv_rows(path)
+    return json_rows(path) if _start(path).startswith("{") else csv_rows(path)

@@ -87,7 +87,7 @@ def test_the_same_rows_are_recognised_as_csv_and_as_jsonl(tmp_path: Path) -> Non
         ("a,b\n1,2\n", r"is of no known format: found a, b; expected the columns of one of: Azure"),
         ("hello", "is of no known format: found hello"),
         ('["a"]\n', "is of no known format"),
-        ('{"timestamp": 0,\n "input_length": 3}\n', "is of no known format"),
+        ('{"timestamp": 0,\n "input_length": 3}\n', "line 1: not valid JSON"),
         ("TIMESTAMP,ContextTokens\n1,2\n", "lacks GeneratedTokens of the format Azure: found TIME"),
         (mooncake().replace("hash_ids", "hashes"), "lacks hash_ids of the format Mooncake"),
         ("arrival_s,output_tokens\n0,1\n", "lacks prompt_tokens or prompt of the format requests"),
@@ -124,6 +124,22 @@ def test_what_is_wrong_is_said_with_its_line(tmp_path: Path, text: str, message:
     for zipped in (False, True):
         with pytest.raises(InputError, match=message):
             requests(written(tmp_path, text, zipped=zipped))
+
+
+def test_a_first_row_is_read_as_all_others_are(tmp_path: Path) -> None:
+    long = {"prompt": "word " * 20_000, "output_tokens": 5}
+    apart = {"prompt": "a\u2028b", "output_tokens": 5}
+    texts = [
+        '"arrival_s","prompt_tokens","output_tokens"\n"0","25000","5"\n',
+        "\n \n" + OWN + "0,25000,5\n",
+        'output_tokens,"prompt"\n5,"x\nparts: none\n"\n',
+        json.dumps(long) + "\n",
+        json.dumps(apart, ensure_ascii=False) + "\n",
+    ]
+    read = [requests(written(tmp_path, text, str(number))) for number, text in enumerate(texts)]
+    assert [(r.prompt_tokens, r.output_tokens) for (r,) in read] == [
+        (25_000, 5), (25_000, 5), (4, 5), (25_000, 5), (2, 5),
+    ]  # fmt: skip
 
 
 def test_long_lines_with_an_error_are_shown_short(tmp_path: Path) -> None:
