@@ -139,11 +139,13 @@ class TraceFile:
         """Start the stream."""
         assert self.format.request is not None
         first = last = 0.0
-        for number, row in enumerate(_rows(self.path)):
-            self._same_columns(row)
+        top: Fields | None = None
+        for row in _rows(self.path):
+            self._same_columns(row, top or row)
             request = self.format.request(row)
-            if number == 0:
-                first = last = request.arrival_s
+            if top is None:
+                top, first = row, request.arrival_s
+                last = first
             if request.arrival_s < last:
                 raise InputError(
                     f"{row.where}: arrives {last - request.arrival_s:g} s before the row above it: "
@@ -157,11 +159,18 @@ class TraceFile:
         counted = self.format is not OWN or "prompt_tokens" in names
         return "the trace" if counted else f"the texts, {BYTES_PER_TOKEN} bytes a token"
 
-    def _same_columns(self, row: Fields) -> None:
+    def _same_columns(self, row: Fields, top: Fields) -> None:
         # Each line of JSONL has names of its own.
         missing = self.format.missing(frozenset(row.values))
         if missing:
             raise InputError(f"{row.where}: {_lacks(self.format, missing, row.values)}")
+        times = self.format.times
+        if (times in row.values) != (times in top.values):
+            timed, untimed = (row, top) if times in row.values else (top, row)
+            raise InputError(
+                f"{untimed.where}: lacks {times}, which line {timed.line} has: give every row a "
+                "time of arrival, or none."
+            )
 
 
 def recognise(path: Path) -> tuple[Format, frozenset[str]]:

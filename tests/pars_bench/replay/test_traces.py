@@ -19,6 +19,8 @@ from pars_export.errors import InputError, ParsError
 
 AZURE = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
 OWN = "arrival_s,prompt_tokens,output_tokens\n"
+TIMED = '{"arrival_s": 5, "prompt_tokens": 3, "output_tokens": 1}\n'
+UNTIMED = '{"prompt_tokens": 3, "output_tokens": 1}\n'
 
 
 def requests(path: Path) -> list[TrafficRequest]:
@@ -117,6 +119,8 @@ def test_the_same_rows_are_recognised_as_csv_and_as_jsonl(tmp_path: Path) -> Non
         (mooncake(hash_ids=None), "line 1: hash_ids is None"),
         ('{"prompt": 3, "output_tokens": 1}\n', "line 1: prompt is 3; expected a text"),
         ('{"prompt": "x", "output_tokens": 1, "rerun_tokens": 0}\n', "line 1: rerun_tokens is 0"),
+        (UNTIMED + TIMED, "line 1: lacks arrival_s, which line 2 has: give every row a time of"),
+        (TIMED + TIMED + UNTIMED, "line 3: lacks arrival_s, which line 1 has"),
         ("TIMESTAMP\udcff,x\n", "is not UTF-8 text"),
     ],
 )  # fmt: skip
