@@ -12,6 +12,7 @@ from pars_bench.replay.costmodel import Roofline, StepTime, find_gpu, find_llm
 from pars_bench.replay.engine import BLOCK_TOKENS, EngineOptions
 from pars_bench.replay.fit import read_step_times
 from pars_bench.replay.hardware import Gpu
+from pars_bench.replay.llms import Llm
 from pars_bench.replay.policies import DEFAULT, choose_orders
 from pars_bench.replay.scorer import ScorerSpeed
 from pars_bench.replay.sweep import Sweep
@@ -162,30 +163,47 @@ def make_sweep(config: ReplayConfig) -> Sweep:
 
 def _engine(config: ReplayConfig) -> tuple[EngineOptions, Roofline]:
     llm, gpu = find_llm(config.llm), find_gpu(config.gpu)
-    degrees: Sequence[int] = (config.tp,) if config.tp is not None else _degrees(gpu)
-    for degree in degrees:
-        roofline = Roofline(llm, gpu, degree, config.step_overhead)
-        try:
-            blocks = config.kv_blocks or roofline.kv_blocks(
-                BLOCK_TOKENS, config.gpu_memory_utilization, RESERVE_GIB
-            )
-        except ConfigError:
-            if degree == degrees[-1]:
-                raise
-            continue
-        if (blocks - 1) * BLOCK_TOKENS >= llm.max_context:
-            break
+    roofline, blocks = _machine(config, llm, gpu)
     seqs, budget = vllm_defaults(gpu)
-    seqs = config.max_num_seqs or seqs
+    if config.max_num_seqs is not None:
+        seqs = config.max_num_seqs
+    budget = max(budget, seqs)
+    if config.max_num_batched_tokens is not None:
+        budget = config.max_num_batched_tokens
     options = EngineOptions(
         kv_blocks=blocks,
         max_model_len=min(llm.max_context, (blocks - 1) * BLOCK_TOKENS),
         max_num_seqs=seqs,
-        max_num_batched_tokens=config.max_num_batched_tokens or max(budget, seqs),
+        max_num_batched_tokens=budget,
         prefix_caching=config.prefix_caching,
         asynchronous=config.asynchronous,
     )
     return _with_context(options, config, llm.max_context), roofline
+
+
+def _machine(config: ReplayConfig, llm: Llm, gpu: Gpu) -> tuple[Roofline, int]:
+    """The GPUs, and the KV blocks on them: those that were asked for, or all that fit."""
+    degrees: Sequence[int] = (config.tp,) if config.tp is not None else _degrees(gpu)
+    if config.fit is not None and config.kv_blocks is not None:
+        # A live engine was measured, and has what it has.
+        return Roofline(llm, gpu, degrees[0], config.step_overhead), config.kv_blocks
+    for degree in degrees:
+        roofline = Roofline(llm, gpu, degree, config.step_overhead)
+        try:
+            fit = roofline.kv_blocks(BLOCK_TOKENS, config.gpu_memory_utilization, RESERVE_GIB)
+        except ConfigError:
+            if degree == degrees[-1]:
+                raise
+            continue
+        if (fit - 1) * BLOCK_TOKENS >= llm.max_context:
+            break
+    if config.kv_blocks is not None and config.kv_blocks > fit:
+        raise ConfigError(
+            f"--kv-blocks is {config.kv_blocks}: expected at most {fit}, which fit beside the "
+            f"weights of {llm.name} on {roofline.gpus} x {gpu.name}; use more GPUs (--tp), or "
+            "--fit where you have an engine that holds more."
+        )
+    return roofline, fit if config.kv_blocks is None else config.kv_blocks
 
 
 def _with_context(options: EngineOptions, config: ReplayConfig, longest: int) -> EngineOptions:

@@ -131,6 +131,11 @@ def test_a_cell_of_a_mix_is_void_when_one_of_its_traces_changes(
         (["--max-model-len", "10"], "but the longest context is 10"),
         (["--max-model-len", "9999999"], "--max-model-len is 9999999: expected 2 to"),
         (["--kv-blocks", "1"], "kv_blocks is 1"),
+        (["--kv-blocks", "0"], "kv_blocks is 0: expected at least 2"),
+        (["--kv-blocks", "99999"], "--kv-blocks is 99999: expected at most 29"),
+        (["--llm", "deepseek-r1", "--gpu", "rtx4090", "--kv-blocks", "2000"], "does not fit on"),
+        (["--max-num-seqs", "0"], "max_num_seqs is 0: expected at least 1"),
+        (["--max-num-batched-tokens", "0"], "max_num_batched_tokens is 0: expected at least"),
         (["--max-num-batched-tokens", "1"], "max_num_batched_tokens is 1"),
         (["--gpu-memory-utilization", "2"], "--gpu-memory-utilization is 2.0"),
         (["--score-rate", "0"], "--score-rate is 0.0"),
@@ -166,6 +171,17 @@ def test_left_open_the_gpus_hold_the_longest_context(trace: Path) -> None:
         setting = make_sweep(ReplayConfig(trace, llm=llm, gpu=gpu)).setting
         assert setting.step_time.facts()["tensor_parallel"] == degree
         assert setting.engine.kv_tokens >= setting.engine.max_model_len
+
+
+def test_kv_blocks_change_the_cache_and_not_the_gpus(trace: Path, tmp_path: Path) -> None:
+    setting = make_sweep(ReplayConfig(trace, kv_blocks=2000)).setting
+    assert setting.engine.kv_blocks == 2000
+    assert setting.step_time.facts()["tensor_parallel"] == 1
+    steps = tmp_path / "steps.csv"
+    rows = [f"{n},{10 * n},{0.01 + n / 1000}\n" for n in range(1, 13)]
+    steps.write_text("tokens,context,seconds\n" + "".join(rows))
+    measured = ReplayConfig(trace, llm="deepseek-r1", gpu="rtx4090", kv_blocks=2000, fit=steps)
+    assert make_sweep(measured).setting.engine.kv_blocks == 2000
 
 
 def test_batches_are_as_large_as_vllm_would_make_them() -> None:
