@@ -10,6 +10,7 @@ Results: OUT/report.html, OUT/report.json and OUT/requests.parquet.
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -176,9 +177,10 @@ def parse_limits(texts: Sequence[str]) -> dict[str, float]:
             limit = float(value)
         except ValueError:
             limit = 0.0
-        if name not in MEASURES or not limit > 0:
+        if name not in MEASURES or not 0 < limit < math.inf:
             raise ConfigError(
-                f"--slo {text}: expected NAME=SECONDS with one of {', '.join(MEASURES)}."
+                f"--slo {text}: expected NAME=SECONDS with one of {', '.join(MEASURES)} and a "
+                "finite number, more than 0."
             )
         found[name] = limit
     return found

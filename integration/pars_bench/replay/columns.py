@@ -66,6 +66,14 @@ def read_columns(requests: Iterable[TrafficRequest], engine: EngineOptions) -> C
 
 
 def _check(number: int, request: TrafficRequest, engine: EngineOptions) -> None:
+    if not request.tenant.isascii():
+        try:
+            request.tenant.encode()
+        except UnicodeEncodeError:
+            raise InputError(
+                f"request {number} has the tenant {request.tenant!r}: expected whole characters, "
+                "for half a surrogate pair cannot be written to a file; mend the name."
+            ) from None
     tokens = request.prompt_tokens + request.output_tokens
     size = f"request {number} has {request.prompt_tokens} prompt and {request.output_tokens} "
     if tokens > engine.max_model_len:

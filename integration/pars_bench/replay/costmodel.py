@@ -20,6 +20,7 @@ from pars_export.errors import ConfigError
 
 Array = NDArray[np.float64]
 Number = float | Array
+_MOST_HOST_S = 60
 
 
 class StepTime(Protocol):
@@ -98,8 +99,10 @@ class Roofline:
                 raise ConfigError(
                     f"{name} is {getattr(self, name)}: expected more than 0, up to 1."
                 )
-        if self.host_s < 0:
-            raise ConfigError(f"the overhead of a step is {self.host_s} s: expected 0 or more.")
+        if not 0 <= self.host_s <= _MOST_HOST_S:
+            raise ConfigError(
+                f"--step-overhead is {self.host_s}: expected 0 to {_MOST_HOST_S} seconds."
+            )
 
     def device_s(self, tokens: Number, context: Number, pairs: Number) -> Number:
         """See :class:`StepTime`."""

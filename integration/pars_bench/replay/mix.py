@@ -130,7 +130,7 @@ def parse_mix(path: Path) -> Mix:
     with open_text(path) as text:
         try:
             content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except (yaml.YAMLError, RecursionError) as error:
             problem = " ".join(str(error).split())
             raise InputError(f"{path} is neither YAML nor JSON: {problem}") from error
     if not isinstance(content, dict):

@@ -22,6 +22,7 @@ from pars_export.files import sha256_file
 
 RESERVE_GIB = 2.0
 """Of each GPU, for activations and CUDA graphs: a round figure, not a published one."""
+_SEEDS = 2**63
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,10 @@ class ReplayConfig:
                 raise ConfigError(f"--{name.replace('_', '-')} is {value}: expected 0 or more.")
         if self.share is not None and self.share > 1:
             raise ConfigError(f"--share is {self.share}: expected at most 1.")
-        if not self.score_rate > 0:
-            raise ConfigError(f"--score-rate is {self.score_rate}: expected more than 0.")
+        if not 0 < self.score_rate < math.inf:
+            raise ConfigError(
+                f"--score-rate is {self.score_rate}: expected a finite number, more than 0."
+            )
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ConfigError(
                 f"--gpu-memory-utilization is {self.gpu_memory_utilization}: expected more than 0, "
@@ -99,6 +102,9 @@ class ReplayConfig:
         for option, values in (("--load", self.load), ("--seed", self.seed)):
             if not values or len(set(values)) < len(values):
                 raise ConfigError(f"{option}: expected one or more values, each given once.")
+        wrong = [seed for seed in self.seed if not 0 <= seed < _SEEDS]
+        if wrong:
+            raise ConfigError(f"--seed is {wrong[0]}: expected 0 to {_SEEDS - 1}.")
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ ARRIVALS = "trace, burst, poisson, gamma or gamma:CV"
 """What ``arrivals`` may be; CV is the coefficient of variation of the gaps, 2 where not given."""
 
 _CV = {"poisson": 1.0, "gamma": 2.0}
+_MOST_CV = 1000.0
 
 
 @dataclass(frozen=True)
@@ -51,10 +52,10 @@ def pace(arrivals: str | None, rate: float | None) -> Pace:
         cv = float(number) if colon else _CV[name]
     except ValueError:
         cv = math.nan
-    if not (cv > 0 and math.isfinite(cv)):
+    if not 1 / _MOST_CV <= cv <= _MOST_CV:
         raise ConfigError(
-            f"arrivals is {arrivals!r}; expected a positive number after the colon, the "
-            "coefficient of variation of the gaps."
+            f"arrivals is {arrivals!r}; expected a positive number after the colon, "
+            f"{1 / _MOST_CV:g} to {_MOST_CV:g}: the coefficient of variation of the gaps."
         )
     return Pace("random", cv, rate)
 

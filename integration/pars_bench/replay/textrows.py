@@ -102,7 +102,7 @@ def json_rows(path: Path) -> Iterator[Fields]:
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise InputError(
                     f"{path}, line {number}: not valid JSON ({error}); expected one object a line."
                 ) from error

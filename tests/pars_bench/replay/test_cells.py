@@ -200,3 +200,5 @@ def test_requests_that_the_engine_cannot_hold_are_refused() -> None:
     assert "holds 464" in sentence
     assert "the longest context is 1024" in too_large([TrafficRequest(0, 1000, 30)])
     assert "no request" in too_large([])
+    assert "has the tenant '\\ud800'" in too_large([TrafficRequest(0, 5, 5, tenant="\ud800")])
+    read_columns([TrafficRequest(0, 5, 5, tenant="Büro")], small_engine())

@@ -124,7 +124,7 @@ def test_an_llm_that_does_not_fit_is_refused(llm: str, gpu: str, gpus: int, advi
         ({"gpus": 3}, "cannot be split into 3 equal parts"),
         ({"bandwidth_efficiency": 0.0}, "bandwidth_efficiency is 0.0"),
         ({"compute_efficiency": 1.5}, "compute_efficiency is 1.5"),
-        ({"host_s": -1.0}, "overhead of a step is -1.0 s"),
+        ({"host_s": -1.0}, "--step-overhead is -1.0: expected 0 to 60"),
     ],
 )
 def test_impossible_hardware_is_refused(change: dict[str, float], sentence: str) -> None:

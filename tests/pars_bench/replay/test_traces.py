@@ -109,6 +109,8 @@ def test_the_same_rows_are_recognised_as_csv_and_as_jsonl(tmp_path: Path) -> Non
         (AZURE + "yesterday,1,1\n", "line 2: TIMESTAMP is 'yesterday'; expected a date and time"),
         (AZURE + "2023-11-16,1,1\n2023-11-15,1,1\n", "line 3: arrives 86400 s before"),
         (mooncake() + "{\n", "line 2: not valid JSON"),
+        (mooncake() + "[" * 100_000 + "\n", "line 2: not valid JSON"),
+        ('{"parts": ' + "[" * 50_000 + "\n", "is neither YAML nor JSON"),
         (mooncake() + "[1]\n", "line 2: found a list; expected one JSON object a line"),
         (mooncake(-1), "line 1: timestamp is -1"),
         (mooncake(True), "line 1: timestamp is True"),
