@@ -124,6 +124,28 @@ def _label(name: str, scores: Scores) -> str:
     return name if scores.noise is None else f"{name}@noise={scores.noise:g}"
 
 
+def check_order(order: Order, columns: Columns) -> None:
+    """Refuse an order that reads what the traffic has not.
+
+    Raises:
+        InputError: names what is missing.
+    """
+    count = len(columns)
+    missing = int(np.isnan(columns.rerun_tokens).sum())
+    if order.kind == "rerun" and missing:
+        raise InputError(
+            f"the order rerun needs another sample of every response, and {missing} of {count} "
+            "requests have none: give a length table with several samples, a trace with "
+            "rerun_tokens, or leave the order out."
+        )
+    scores = order.scores or Scores()
+    if scores.predictor is not None and columns.texts < count:
+        raise InputError(
+            f"--predictor reads prompts, and {count - columns.texts} of {count} requests of the "
+            "traffic have no text: use --tau, a score model, for such a trace."
+        )
+
+
 def beliefs(
     order: Order, columns: Columns, requests: Iterable[TrafficRequest], seed: int
 ) -> Beliefs | None:
@@ -140,41 +162,26 @@ def beliefs(
     """
     if order.kind == "fcfs":
         return None
+    check_order(order, columns)
     if order.kind == "prompt_length":
         found = Beliefs(columns.prompt_tokens.astype(np.float64), {"kind": "prompt length"})
     elif order.kind == "oracle":
         found = Beliefs(columns.output_tokens.astype(np.float64), {"kind": "true length"})
     elif order.kind == "rerun":
-        found = _rerun(columns)
+        found = Beliefs(columns.rerun_tokens, {"kind": "another sample"})
     else:
         assert order.scores is not None
         if order.scores.predictor is not None:
-            found = _predicted(order.scores.predictor, columns, requests)
+            found = _predicted(order.scores.predictor, requests)
         else:
             found = _modelled(order.scores, columns, seed)
     tau = _tau(found.tokens, columns.output_tokens.astype(np.float64))
     return replace(found, facts={**found.facts, "tau": tau})
 
 
-def _rerun(columns: Columns) -> Beliefs:
-    missing = int(np.isnan(columns.rerun_tokens).sum())
-    if missing:
-        raise InputError(
-            f"the order rerun needs another sample of every response, and {missing} of "
-            f"{len(columns)} requests have none: give a length table with several samples, a "
-            "trace with rerun_tokens, or leave the order out."
-        )
-    return Beliefs(columns.rerun_tokens, {"kind": "another sample"})
-
-
-def _predicted(folder: Path, columns: Columns, requests: Iterable[TrafficRequest]) -> Beliefs:
+def _predicted(folder: Path, requests: Iterable[TrafficRequest]) -> Beliefs:
     from pars_export import Predictor
 
-    if columns.texts < len(columns):
-        raise InputError(
-            f"--predictor reads prompts, and {len(columns) - columns.texts} of {len(columns)} "
-            "requests of the traffic have no text: use --tau, a score model, for such a trace."
-        )
     predictor = Predictor.load(folder)
     stream = iter(requests)
     found: list[Array] = []
@@ -186,25 +193,24 @@ def _predicted(folder: Path, columns: Columns, requests: Iterable[TrafficRequest
 
 
 def _modelled(scores: Scores, columns: Columns, seed: int) -> Beliefs:
-    """True lengths times log-normal noise, as strong as the wanted tau asks for."""
+    """True lengths times log-normal noise, as strong as the wanted tau asks for.
+
+    Where all responses have one length nothing can rank them: the scores are noise alone.
+    """
     lengths = columns.output_tokens.astype(np.float64)
     draws = np.random.default_rng([seed, 0x7A0]).standard_normal(lengths.size)
     noise = scores.noise
     if noise is None:
         assert scores.tau is not None
-        noise = noise_for_tau(scores.tau, lengths[:_MOST_FOR_TAU], draws[:_MOST_FOR_TAU])
+        some = lengths[:_MOST_FOR_TAU]
+        equal = some.min() == some.max()
+        noise = 1.0 if equal else noise_for_tau(scores.tau, some, draws[:_MOST_FOR_TAU])
     facts: dict[str, object] = {"kind": "score model", "wanted_tau": scores.tau, "noise": noise}
     return Beliefs(lengths * np.exp(noise * draws), facts)
 
 
 def noise_for_tau(tau: float, lengths: Array, draws: Array) -> float:
-    """The noise under which ``lengths * exp(noise * draws)`` has the wanted tau; by bisection.
-
-    Raises:
-        InputError: the lengths do not differ, so that nothing can rank them.
-    """
-    if lengths.min() == lengths.max():
-        raise InputError("every response has the same length, so no score model can have a tau.")
+    """The noise under which ``lengths * exp(noise * draws)`` has the wanted tau; by bisection."""
     low, high = 0.0, 16.0
     for _ in range(40):
         middle = (low + high) / 2

@@ -16,7 +16,8 @@ from pathlib import Path
 from pars_bench.progress import Progress
 from pars_bench.provenance import DISTRIBUTIONS, sources_digest
 from pars_bench.replay.cells import Cell, Setting, digest_of, load_facts, run_cell
-from pars_bench.replay.policies import Order, Scores
+from pars_bench.replay.columns import read_columns
+from pars_bench.replay.policies import Order, Scores, check_order
 from pars_bench.replay.traffic import Traffic, scaled
 from pars_export.errors import ParsError
 
@@ -43,11 +44,18 @@ class Sweep:
     seeds: tuple[int, ...]
 
     def cells(self) -> list[Cell]:
-        """The cells, those that are compared with each other side by side."""
+        """The cells, those that are compared with each other side by side.
+
+        Raises:
+            InputError: a seed's traffic does not fit the engine or an order.
+        """
         code = _code()
         found = []
         for seed in self.seeds:
             traffic = self.read(seed)
+            columns = read_columns(traffic, self.setting.engine)
+            for order in self.orders:
+                check_order(order, columns)
             for load in self.loads:
                 denser = scaled(traffic, load)
                 for order in self.orders:

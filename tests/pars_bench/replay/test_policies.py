@@ -21,7 +21,6 @@ from pars_bench.replay.policies import (
     Scores,
     beliefs,
     choose_orders,
-    noise_for_tau,
 )
 from pars_bench.replay.requests import RequestMaker
 from pars_bench.replay.scorer import ScorerSpeed, VirtualScorer
@@ -89,8 +88,13 @@ def test_a_score_model_has_the_tau_that_it_is_named_for(tau: float) -> None:
 
 
 def test_equal_lengths_can_have_no_tau() -> None:
-    with pytest.raises(InputError, match="the same length"):
-        noise_for_tau(0.5, np.ones(9), np.arange(9, dtype=np.float64))
+    requests = [TrafficRequest(0.0, 5, 7)] * 9
+    found = beliefs(
+        Order("pars", "pars", Scores(tau=0.5)), read_columns(requests, small_engine()), requests, 0
+    )
+    assert found is not None
+    assert len(set(found.tokens)) == 9
+    assert found.facts["tau"] is None
 
 
 def test_what_each_order_believes() -> None:

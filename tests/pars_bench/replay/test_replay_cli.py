@@ -11,6 +11,7 @@ from pars_bench.replay import sweep
 from pars_bench.replay.cells import Cell, run_cell
 from pars_bench.replay.hardware import GPUS
 from pars_bench.replay.plan import ReplayConfig, make_sweep, vllm_defaults
+from pars_export.artifact import DEFAULT_PREDICTOR
 from pars_export.errors import InputError
 from pars_model.__main__ import main
 
@@ -123,7 +124,8 @@ def test_a_cell_of_a_mix_is_void_when_one_of_its_traces_changes(
         (["--llm", "llama-3.1-70b", "--tp", "1"], "does not fit on 1 x h100"),
         (["--tp", "3"], "cannot be split into 3 equal parts"),
         (["--orders", "magic"], "--orders magic: unknown order"),
-        (["--orders", "rerun"], "60 of 60 requests have none"),
+        (["--orders", "fcfs", "rerun"], "60 of 60 requests have none"),
+        (["--predictor", str(DEFAULT_PREDICTOR)], "60 of 60 requests of the traffic have no text"),
         (["--slo", "speed=3"], "--slo speed=3: expected NAME=SECONDS"),
         (["--jobs", "0"], "--jobs is 0"),
         (["--load", "1", "1"], "--load: expected one or more values, each given once"),
@@ -167,7 +169,15 @@ def test_what_cannot_be_is_one_sentence(
     error = capsys.readouterr().err
     assert error.splitlines()[-1].startswith("pars: error: ")
     assert sentence in error
-    assert not (out / "report.json").exists()
+    assert not out.exists()  # nothing ran
+
+
+def test_a_trace_of_one_length_is_replayed_with_nothing_but_noise(tmp_path: Path) -> None:
+    trace, out = tmp_path / "trace.csv", tmp_path / "out"
+    trace.write_text("prompt_tokens,output_tokens\n" + "20,7\n" * 5)
+    assert main(["replay", "--trace", str(trace), "--out", str(out)]) == 0
+    page = (out / "report.html").read_text()
+    assert "score model, tau 0.5: its scores are noise and have no tau, for all" in page
 
 
 def test_left_open_the_gpus_hold_the_longest_context(trace: Path) -> None:

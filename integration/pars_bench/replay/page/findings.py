@@ -232,11 +232,16 @@ def doubts(replay: Replay) -> list[str]:
         facts = (scores[0]["scores"] if scores else None) or {}
         if facts.get("kind") == "score model":
             tau = facts.get("tau")
-            said = f" (tau {tau:.2f} here)" if isinstance(tau, float) else ""
-            lines.append(
-                f"{look.name}: its scores are the true lengths with noise{said}, not a "
-                "predictor's. Real errors are not spread so evenly."
-            )
+            if isinstance(tau, float):
+                lines.append(
+                    f"{look.name}: its scores are the true lengths with noise (tau {tau:.2f} "
+                    "here), not a predictor's. Real errors are not spread so evenly."
+                )
+            else:
+                lines.append(
+                    f"{look.name}: its scores are noise and have no tau, for all responses have "
+                    "one length."
+                )
     seeds = len(replay.seeds)
     lines.append(
         "One seed was run. Intervals come from drawing requests again and do not know how much "
