@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pars_bench.replay.columns import Columns
 from pars_bench.replay.costmodel import Array
@@ -27,6 +29,8 @@ DEFAULT = ("fcfs", "prompt_length", "pars", "oracle", "hrrn", "vllm_priority")
 
 _BATCH = 256
 _MOST_FOR_TAU = 20_000
+_TAU_OFF = 0.02
+"""How far a score model's tau may lie below the one it is named for."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +148,13 @@ def check_order(order: Order, columns: Columns) -> None:
             f"--predictor reads prompts, and {count - columns.texts} of {count} requests of the "
             "traffic have no text: use --tau, a score model, for such a trace."
         )
+    greatest = greatest_tau(columns.output_tokens[:_MOST_FOR_TAU])
+    if scores.tau is not None and 0 < greatest < scores.tau - _TAU_OFF:
+        raise InputError(
+            f"no score model can have the tau {scores.tau:g}: so many responses have equal lengths "
+            f"that {greatest:.3f} is the most; give --tau up to "
+            f"{math.floor(100 * greatest) / 100:.2f}, or --noise in its place."
+        )
 
 
 def beliefs(
@@ -207,6 +218,14 @@ def _modelled(scores: Scores, columns: Columns, seed: int) -> Beliefs:
         noise = 1.0 if equal else noise_for_tau(scores.tau, some, draws[:_MOST_FOR_TAU])
     facts: dict[str, object] = {"kind": "score model", "wanted_tau": scores.tau, "noise": noise}
     return Beliefs(lengths * np.exp(noise * draws), facts)
+
+
+def greatest_tau(lengths: NDArray[np.int64]) -> float:
+    """The most that Kendall's tau-b of scores that all differ can be; 0 of one length for all."""
+    counts = np.unique(lengths, return_counts=True)[1]
+    pairs = lengths.size * (lengths.size - 1) / 2
+    tied = float((counts * (counts - 1) / 2).sum())
+    return math.sqrt(1 - tied / pairs) if pairs else 0.0
 
 
 def noise_for_tau(tau: float, lengths: Array, draws: Array) -> float:

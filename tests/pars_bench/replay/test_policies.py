@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from replay_bursts import mixed, small_engine
 from scipy.stats import kendalltau
 from vllm.v1.core.sched.request_queue import RequestQueue
@@ -20,7 +22,9 @@ from pars_bench.replay.policies import (
     Order,
     Scores,
     beliefs,
+    check_order,
     choose_orders,
+    greatest_tau,
 )
 from pars_bench.replay.requests import RequestMaker
 from pars_bench.replay.scorer import ScorerSpeed, VirtualScorer
@@ -95,6 +99,29 @@ def test_equal_lengths_can_have_no_tau() -> None:
     assert found is not None
     assert len(set(found.tokens)) == 9
     assert found.facts["tau"] is None
+
+
+@given(st.lists(st.integers(1, 4), min_size=2, max_size=30))
+def test_ties_bound_tau(lengths: list[int]) -> None:
+    found = greatest_tau(np.array(lengths))
+    if len(set(lengths)) == 1:
+        assert found == 0
+    else:  # a ranking that errs nowhere, and still tells equal lengths apart
+        best = np.array(lengths) + np.arange(len(lengths)) / 100
+        assert found == pytest.approx(kendalltau(best, lengths).statistic)
+
+
+def test_a_tau_that_ties_do_not_allow_is_refused_with_the_most_that_they_do() -> None:
+    requests = [TrafficRequest(0.0, 5, 10 + 10 * (n % 2)) for n in range(40)]
+    columns = read_columns(requests, small_engine())
+    order = Order("pars", "pars", Scores(tau=0.9))
+    with pytest.raises(
+        InputError, match=r"the tau 0\.9: .* 0\.716 is the most; give --tau up to 0\.71"
+    ):
+        check_order(order, columns)
+    found = beliefs(Order("pars", "pars", Scores(tau=0.71)), columns, requests, 0)
+    assert found is not None
+    assert found.facts["tau"] == pytest.approx(0.71, abs=0.02)
 
 
 def test_what_each_order_believes() -> None:
