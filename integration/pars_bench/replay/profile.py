@@ -32,8 +32,8 @@ class Profile:
 
     @property
     def rate(self) -> float | None:
-        """Requests per second; None where all arrive at once."""
-        return (self.requests - 1) / self.duration_s if self.duration_s > 0 else None
+        """Requests per second; None where all arrive at once, or within a nanosecond."""
+        return (self.requests - 1) / self.duration_s if self.duration_s > 1e-9 else None
 
     def facts(self) -> dict[str, object]:
         """As plain JSON; parts that say nothing are left out."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from pars_bench.replay.lengthtable import Choice, read_items
 from pars_bench.replay.profile import Profile, profile
-from pars_bench.replay.stream import AtOnce, Denser, Retimed, Source, Traffic, Window
+from pars_bench.replay.stream import LONGEST_S, AtOnce, Denser, Retimed, Source, Traffic, Window
 from pars_bench.replay.traces import LENGTHS, MIX, Format, TraceFile, recognise
 from pars_export.errors import ConfigError, InputError
 
@@ -20,6 +20,8 @@ ARRIVALS = "trace, burst, poisson, gamma or gamma:CV"
 
 _CV = {"poisson": 1.0, "gamma": 2.0}
 _MOST_CV = 1000.0
+FASTEST = 1e9
+"""The most that a rate or a load can be; the least is one over it."""
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,11 @@ def pace(arrivals: str | None, rate: float | None) -> Pace:
     Raises:
         ConfigError: it is another word, the rate is no positive number, or a burst is given one.
     """
-    if rate is not None and not (rate > 0 and math.isfinite(rate)):
-        raise ConfigError(f"rate is {rate}; expected a positive number of requests per second.")
+    if rate is not None and not 1 / FASTEST <= rate <= FASTEST:
+        raise ConfigError(
+            f"rate is {rate}; expected a positive number of requests per second, "
+            f"{1 / FASTEST:g} to {FASTEST:g}."
+        )
     name, colon, number = (arrivals or "").partition(":")
     if arrivals in (None, "trace", "burst"):
         if arrivals == "burst" and rate is not None:
@@ -163,6 +168,11 @@ def _traffic(
     kept: str | None,
 ) -> Traffic:
     source, found, how = arriving.apply(path, source)
+    if found.duration_s > LONGEST_S:
+        raise ConfigError(
+            f"{path}: at this rate the last request arrives after {found.duration_s:g} s; expected "
+            f"at most {LONGEST_S:g}: give a higher rate."
+        )
     return Traffic(
         name=path.name,
         facts={

@@ -9,6 +9,9 @@ from itertools import islice, takewhile
 
 from pars_bench.arrivals import renewal
 
+LONGEST_S = 1e9
+"""Seconds that a traffic may last, some thirty years: times beyond lose the length of a step."""
+
 
 @dataclass(frozen=True, slots=True)
 class TrafficRequest:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from pars_bench.replay.stream import TrafficRequest
+from pars_bench.replay.stream import LONGEST_S, TrafficRequest
 from pars_bench.replay.textrows import Fields, csv_names, csv_rows, json_rows, open_text
 from pars_export.errors import InputError
 
@@ -18,6 +18,8 @@ MOONCAKE_BLOCK = 512
 """Prompt tokens that one hash of a Mooncake trace stands for."""
 
 _BROWSED = 1 << 16
+_LATEST_S = 1e12
+"""On a trace's own clock: a Unix time in milliseconds is later."""
 
 
 @dataclass(frozen=True)
@@ -152,6 +154,12 @@ class TraceFile:
                     "sort the trace by time."
                 )
             last = request.arrival_s
+            if last > _LATEST_S or last - first > LONGEST_S:
+                raise InputError(
+                    f"{row.where}: {self.format.times} is {last:g} s, {last - first:g} s after the "
+                    f"first; expected at most {_LATEST_S:g} and {LONGEST_S:g}: are these "
+                    "milliseconds or nanoseconds?"
+                )
             yield replace(request, arrival_s=last - first)
 
     def prompt_tokens_from(self, names: frozenset[str]) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 from pathlib import Path
 
 from pars_bench.replay.lengthtable import Choice
 from pars_bench.replay.mix import parse_mix, read_mix
-from pars_bench.replay.reading import ARRIVALS, pace, read_one
-from pars_bench.replay.stream import Denser, Traffic, TrafficRequest
+from pars_bench.replay.reading import ARRIVALS, FASTEST, pace, read_one
+from pars_bench.replay.stream import LONGEST_S, Denser, Traffic, TrafficRequest
 from pars_bench.replay.traces import MIX, recognise
 from pars_export.errors import ConfigError
 
@@ -57,11 +56,19 @@ def scaled(traffic: Traffic, load: float) -> Traffic:
     """The same requests in the same order, arriving ``load`` times as densely.
 
     Raises:
-        ConfigError: ``load`` is not a positive number.
+        ConfigError: ``load`` is not a positive number, or so small that the traffic hardly ends.
     """
-    if not (load > 0 and math.isfinite(load)):
-        raise ConfigError(f"load is {load}; expected a positive number.")
+    if not 1 / FASTEST <= load <= FASTEST:
+        raise ConfigError(
+            f"load is {load}; expected a positive number, {1 / FASTEST:g} to {FASTEST:g}."
+        )
     facts = dict(traffic.facts)
+    duration = facts.get("duration_s")
+    if isinstance(duration, float) and duration / load > LONGEST_S:
+        raise ConfigError(
+            f"load is {load}: the last request arrives after {duration / load:g} s; expected at "
+            f"most {LONGEST_S:g}: give a higher load."
+        )
     for name, factor in (("rate", load), ("duration_s", 1 / load)):
         value = facts.get(name)
         if isinstance(value, float):

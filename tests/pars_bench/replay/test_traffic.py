@@ -140,8 +140,9 @@ def test_scaling_changes_density_alone_and_says_so(tmp_path: Path) -> None:
     assert denser.facts["rate"] == 1.0
     assert denser.facts["duration_s"] == 3.0
     assert denser.facts["times_as_dense"] == 2.0
-    with pytest.raises(ConfigError, match="load is 0"):
-        scaled(traffic, 0)
+    for load, message in ((0, "load is 0"), (1e-320, "load is 1e-320"), (1e-9, "after 6e.09 s")):
+        with pytest.raises(ConfigError, match=message):
+            scaled(traffic, load)
 
 
 def table(prompts: int, samples: int = 1, **more: object) -> list[dict[str, object]]:
@@ -243,6 +244,7 @@ def test_memory_does_not_grow_with_the_trace(tmp_path: Path) -> None:
         ("burst", 2.0, None, "a burst arrives at once and has no rate"),
         (None, -2.0, None, "rate is -2.0; expected a positive number"),
         (None, float("inf"), None, "rate is inf"),
+        (None, 1e-320, None, "rate is 1e-320; expected a positive number"),
         (None, None, 0, "limit is 0; expected"),
     ],
 )
@@ -262,9 +264,20 @@ def test_a_table_without_times_needs_a_rate_for_a_process(tmp_path: Path) -> Non
     assert arrivals_of(read(path, rate=1.0)) == pytest.approx(poisson(3, 1.0, 0).tolist())
 
 
+def test_a_rate_may_not_make_a_traffic_last_for_ever(tmp_path: Path) -> None:
+    path = own(tmp_path, list(range(50)))
+    for arrivals in ("trace", "poisson"):
+        with pytest.raises(
+            ConfigError, match=r"own\.csv: at this rate the last request"
+        ):
+            read(path, arrivals, rate=1e-9)
+
+
 def test_a_trace_at_one_moment_has_no_rate_to_change(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="all requests arrive at once"):
         read(own(tmp_path, [3.0, 3.0]), rate=1.0)
+    # Nor has one whose requests are closer than any float can tell as a rate.
+    assert "rate" not in read(own(tmp_path, [0.0, 5e-324])).facts
 
 
 def test_a_table_whose_rows_cannot_be_used_names_the_row(tmp_path: Path) -> None:
