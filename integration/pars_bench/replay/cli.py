@@ -162,7 +162,8 @@ def run_replay(
     sweep = make_sweep(config)
     cells = run_sweep(sweep, out, jobs, progress or TerminalProgress())
     settings = {**sweep.setting.facts(), "loads": list(config.load), "seeds": list(config.seed)}
-    report = report_of(out, cells, sweep.read(config.seed[0]), settings, parsed)
+    traffics = {seed: sweep.read(seed) for seed in config.seed}
+    report = report_of(out, cells, traffics, settings, parsed)
     write_results(out, cells, report)
     write_page(out)
     return report

@@ -48,7 +48,7 @@ def write_results(out: Path, cells: Sequence[Cell], report: ReplayReport) -> Non
 def report_of(
     out: Path,
     cells: Sequence[Cell],
-    traffic: Traffic,
+    traffics: Mapping[int, Traffic],
     settings: Mapping[str, object],
     limits: Mapping[str, float],
 ) -> ReplayReport:
@@ -57,7 +57,8 @@ def report_of(
     Args:
         out: Folder of the results.
         cells: Finished cells.
-        traffic: The traffic of the first seed, at its own load.
+        traffics: By seed. The report has the facts of the first, and of all seeds those that
+            differ.
         settings: Goes into ``environment``.
         limits: Seconds by measure (``ttft``, ``ttlt``, ``per_token``, ``tpot``).
 
@@ -72,11 +73,25 @@ def report_of(
         runs += _runs(out, group, limits)
     return {
         "environment": {**describe_machine(), "settings": dict(settings)},
-        "traffic": {"name": traffic.name, **traffic.facts},
+        "traffic": _traffic(traffics),
         "cost_model": cells[0].setting.step_time.facts(),
         "runs": runs,
         "over_seeds": _over_seeds(runs),
     }
+
+
+def _traffic(traffics: Mapping[int, Traffic]) -> dict[str, object]:
+    first, *others = traffics.values()
+    names = [
+        name
+        for name, value in first.facts.items()
+        if any(other.facts.get(name) != value for other in others)
+    ]
+    seeds = {
+        str(seed): {name: traffic.facts.get(name) for name in names}
+        for seed, traffic in traffics.items()
+    }
+    return {"name": first.name, **first.facts, **({"by_seed": seeds} if names else {})}
 
 
 def _runs(out: Path, group: Sequence[Cell], limits: Mapping[str, float]) -> list[ReplayRun]:

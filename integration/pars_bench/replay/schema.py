@@ -78,6 +78,7 @@ class ReplayReport(TypedDict):
 
     environment: dict[str, object]
     traffic: dict[str, object]
+    """Of the first seed; what other seeds have otherwise stands under ``by_seed`` for each."""
     cost_model: dict[str, object]
     runs: list[ReplayRun]
     over_seeds: list[OverSeeds]

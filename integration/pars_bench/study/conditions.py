@@ -11,7 +11,7 @@ from pars_bench.study.schema import StudyFile
 
 
 def traffic(study: StudyFile) -> str:
-    """Every file that was replayed, as far as the first seed's."""
+    """Every traffic that was replayed: lengths of the first seed, what was kept of every seed."""
     lines = [
         "| traffic | lengths | prompt tokens, mean, p99 | response tokens, mean, p50, p99 | kept |",
         "|---|---|---:|---:|---|",
@@ -31,14 +31,20 @@ def traffic(study: StudyFile) -> str:
         lines.append(
             f"| {kind.title} | {source} | {prompt['mean']:.0f}, {prompt['p99']:.0f} "
             f"| {output['mean']:.0f}, {output['p50']:.0f}, {output['p99']:.0f} "
-            f"| {study['kept'][name]} |"
+            f"| {_kept(study, facts)} |"
         )
     words = (
         "Lengths are those that the named LLM gave, replayed on the step times of "
-        f"{LLM}. Rows are of the first seed; every seed draws again. A window keeps a trace's own "
+        f"{LLM}. Tokens are the first seed's; every seed draws again. A window keeps a trace's own "
         "bursts and shared prefixes, but starts with an idle engine and an empty prefix cache."
     )
     return "\n".join([words, "", *lines])
+
+
+def _kept(study: StudyFile, facts: dict[str, object]) -> str:
+    seeds = cast(dict[str, dict[str, object]], facts.get("by_seed", {"": facts}))
+    sources = [str(each.get("source", facts["source"])) for each in seeds.values()]
+    return "; ".join(dict.fromkeys(study["kept"][source] for source in sources))
 
 
 def machine(study: StudyFile) -> str:

@@ -84,7 +84,8 @@ class Study:
         return cells
 
     def _report(self, cells: Sequence[Cell]) -> ReplayReport:
-        return report_of(self.out, cells, cells[0].traffic, cells[0].setting.facts(), {})
+        traffics = {cell.seed: cell.traffic for cell in cells if cell.load == cells[0].load}
+        return report_of(self.out, cells, traffics, cells[0].setting.facts(), {})
 
     def _burst(self, place: Place) -> ReplayConfig:
         traffic, engine, size, seed = place

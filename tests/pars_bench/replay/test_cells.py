@@ -61,7 +61,7 @@ def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def report(out: Path) -> ReplayReport:
     cells = [cell(order) for order in ORDERS]
-    report = report_of(out, cells, TRAFFIC, {"note": 1}, {"ttft": 0.5, "per_token": 0.05})
+    report = report_of(out, cells, {0: TRAFFIC}, {"note": 1}, {"ttft": 0.5, "per_token": 0.05})
     write_results(out, cells, report)
     return report
 
@@ -128,7 +128,7 @@ def test_the_mean_queue_is_littles_law_where_the_server_idles(tmp_path: Path) ->
     traffic = traffic_of([TrafficRequest(arrival, 20, 10) for arrival in arrivals])
     own = cell(ORDERS[0], traffic)
     run_cell(own, tmp_path, lambda _done, _total: None)
-    (run,) = report_of(tmp_path, [own], traffic, {}, {})["runs"]
+    (run,) = report_of(tmp_path, [own], {0: traffic}, {}, {})["runs"]
     queued = pq.read_table(own.path(tmp_path))["queued_s"].to_numpy()
     assert run["mean_queue"] == pytest.approx(queued.sum() / run["makespan"])
     times, depths = np.array(run["queue_depth"]).T
@@ -170,7 +170,7 @@ def test_orders_over_other_requests_are_not_compared(out: Path, tmp_path: Path) 
     other = cell(oracle, traffic_of(mixed(50, seed=9)))
     run_cell(other, tmp_path, lambda _done, _total: None)
     with pytest.raises(ConservationError, match="answered 50 requests"):
-        report_of(tmp_path, [cell(fcfs), other], TRAFFIC, {}, {})
+        report_of(tmp_path, [cell(fcfs), other], {0: TRAFFIC}, {}, {})
     assert not (tmp_path / "report.json").exists()
 
 

@@ -118,6 +118,13 @@ def test_every_chart_says_its_numbers_in_words(folder: Path) -> None:
     assert len(set(names)) == len(names) == len(charts)
 
 
+def test_curves_of_one_seed_name_it(folder: Path, tmp_path: Path) -> None:
+    assert parsed(folder).text.count("Of seed 0 alone.") == 5
+    write_synthetic(tmp_path, ("fcfs", "oracle"), loads=(1.0,), seeds=(3,), requests=40)
+    write_page(tmp_path)
+    assert "alone." not in parsed(tmp_path).text
+
+
 def test_ids_inside_charts_do_not_clash(folder: Path) -> None:
     html = (folder / "report.html").read_text(encoding="utf-8")
     used = set(re.findall(r"url\(#([^)]+)\)", html)) | set(re.findall(r'href="#([^"]+)"', html))

@@ -13,13 +13,15 @@ from hypothesis import strategies as st
 from synthetic_replays import write_synthetic
 
 from pars_bench.chart import Palette
+from pars_bench.findings import seconds
 from pars_bench.replay.page.compare import Replay, statistic
 from pars_bench.replay.page.findings import headline
 from pars_bench.replay.page.names import ROLES, looks
 from pars_bench.replay.page.need import AtDepth, by_depth, depth_met, enough, gaining
-from pars_bench.replay.page.pictures import queue_over_time
+from pars_bench.replay.page.pictures import queue_over_time, who_pays
 from pars_bench.replay.page.rows import Requests, RunRows
 from pars_bench.replay.page.shape import mismatch
+from pars_bench.replay.page.tables import deciles
 from pars_bench.replay.results import queue_depth
 
 
@@ -36,6 +38,19 @@ def test_a_ratio_pairs_seeds_and_a_value_averages_them(tmp_path: Path) -> None:
     assert value is not None
     assert value.mean == pytest.approx(np.mean(oracle))
     assert replay.ratio("oracle", 9.0, mean) is None
+
+
+def test_who_pays_is_a_mean_over_seeds(tmp_path: Path) -> None:
+    replay = Replay(write_synthetic(tmp_path, ("fcfs",), loads=(1.0,), seeds=(1, 0), requests=60))
+    one, other = (run["slowdown_by_decile"] for run in replay.runs("fcfs", 1.0))
+    tenths = replay.tenths("fcfs", 1.0)
+    for place, tenth in enumerate(tenths):
+        assert tenth["ttlt"] == pytest.approx((one[place]["ttlt"] + other[place]["ttlt"]) / 2)
+        assert tenth["most_tokens"] == max(one[place]["most_tokens"], other[place]["most_tokens"])
+    assert deciles(replay, "ttlt")[9].cells == (seconds(tenths[9]["ttlt"]),)
+    assert f"{seconds(tenths[9]['ttlt'])} in the longest" in who_pays(replay, "", "", "ttlt").gist
+    (shown,) = replay.sample("fcfs", 1.0)
+    assert shown["seed"] == 0
 
 
 def test_the_load_is_the_traffics_own_or_the_nearest(tmp_path: Path) -> None:

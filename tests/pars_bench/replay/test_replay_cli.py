@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from html import escape
 from pathlib import Path
 
 import pytest
@@ -45,6 +46,7 @@ def test_a_trace_becomes_a_report_and_a_second_call_runs_nothing(
     assert len(report["over_seeds"]) == 4
     assert {each["seeds"] for each in report["over_seeds"]} == {2}
     assert report["traffic"]["requests"] == 60
+    assert "by_seed" not in report["traffic"]
 
     def never(*_: object) -> None:
         raise AssertionError("it was run before")
@@ -55,6 +57,19 @@ def test_a_trace_becomes_a_report_and_a_second_call_runs_nothing(
     assert (tmp_path / "out" / "report.html").is_file()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert [each["measure"] for each in report["runs"][0]["slo"]] == ["ttft"]
+
+
+def test_every_seed_says_which_window_it_kept(trace: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ["replay", "--trace", str(trace), "--out", str(out), *SMALL]
+    assert main([*arguments, "--max-requests", "9", "--seed", "0", "1"]) == 0
+    traffic = json.loads((out / "report.json").read_text())["traffic"]
+    kept = {seed: facts["kept"] for seed, facts in traffic["by_seed"].items()}
+    assert list(kept) == ["0", "1"]
+    assert kept["0"] == traffic["kept"] != kept["1"]
+    page = (out / "report.html").read_text()
+    for seed, words in kept.items():
+        assert f"Of the traffic was replayed with seed {seed}: {escape(words)}." in page
 
 
 def test_an_interrupted_sweep_goes_on_where_it_was(

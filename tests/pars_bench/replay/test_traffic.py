@@ -267,9 +267,7 @@ def test_a_table_without_times_needs_a_rate_for_a_process(tmp_path: Path) -> Non
 def test_a_rate_may_not_make_a_traffic_last_for_ever(tmp_path: Path) -> None:
     path = own(tmp_path, list(range(50)))
     for arrivals in ("trace", "poisson"):
-        with pytest.raises(
-            ConfigError, match=r"own\.csv: at this rate the last request"
-        ):
+        with pytest.raises(ConfigError, match=r"own\.csv: at this rate the last request"):
             read(path, arrivals, rate=1e-9)
 
 

@@ -14,6 +14,7 @@ import pytest
 
 from pars_bench.replay import sweep
 from pars_bench.study import design, speed
+from pars_bench.study.conditions import traffic
 from pars_bench.study.design import CORE, Comparison, Engine, TrafficKind
 from pars_bench.study.gains import PARS, READER
 from pars_bench.study.lengths import LengthSource, Samples
@@ -114,6 +115,14 @@ def test_from_a_data_root_to_the_page_and_nothing_twice(
     scores = {run["policy"]: run["scores"] for run in study["parts"][0]["report"]["runs"]}
     assert list(scores) == ["fcfs", PARS, "oracle", READER]
     assert scores[READER]["predictor_sha256"] == Predictor.default().sha256
+
+    # Seeds that kept something else say so.
+    study["kept"]["another.csv"] = "requests 4 to 9 of 10"
+    study["parts"][1]["report"]["traffic"]["by_seed"] = {
+        "0": {"source": "azure-conv-6-seed-0.csv"},
+        "1": {"source": "another.csv"},
+    }
+    assert f"{study['kept']['azure-conv-6-seed-0.csv']}; requests 4 to 9 of 10 |" in traffic(study)
 
     # Chat in a burst and at load 3, Azure at two loads and on a second GPU at one; the burst
     # of the taus is the first again.

@@ -10,7 +10,7 @@ from statistics import fmean
 from typing import cast
 
 from pars_bench.replay.page.names import KNOWING, Look, looks
-from pars_bench.replay.schema import ReplayReport, ReplayRun
+from pars_bench.replay.schema import Decile, ReplayReport, ReplayRun
 from pars_bench.schema import Summary
 
 Number = Callable[[ReplayRun], float | None]
@@ -85,6 +85,23 @@ class Replay:
     def runs(self, policy: str, load: float) -> list[ReplayRun]:
         """One for each seed that was run."""
         return [r for r in self.report["runs"] if r["policy"] == policy and r["load"] == load]
+
+    def sample(self, policy: str, load: float) -> list[ReplayRun]:
+        """The run of the least seed, for curves that cannot be averaged; empty if there is none."""
+        return [run for run in self.runs(policy, load) if run["seed"] == self.seeds[0]]
+
+    def tenths(self, policy: str, load: float) -> list[Decile]:
+        """Tenths of the requests by response length: means over seeds, bounds as wide as theirs."""
+        seeds = (run["slowdown_by_decile"] for run in self.runs(policy, load))
+        return [
+            {
+                "fewest_tokens": min(each["fewest_tokens"] for each in tenths),
+                "most_tokens": max(each["most_tokens"] for each in tenths),
+                "ttlt": fmean(each["ttlt"] for each in tenths),
+                "slowdown": fmean(each["slowdown"] for each in tenths),
+            }
+            for tenths in zip(*seeds, strict=False)
+        ]
 
     def value(self, policy: str, load: float, number: Number) -> Spread | None:
         """A figure over seeds."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 from pars_bench.findings import MEASURES, WORTH_SAYING, percent, seconds
 from pars_bench.replay.page.compare import (
@@ -18,6 +19,7 @@ from pars_bench.replay.page.compare import (
 )
 from pars_bench.replay.page.names import KNOWING, Look
 from pars_bench.replay.page.need import FEWEST, AtDepth, enough, gaining
+from pars_bench.replay.schema import ReplayRun
 from pars_bench.schema import STATISTICS
 
 NOT_COMPARED = "Only one order was replayed: nothing to compare."
@@ -224,17 +226,15 @@ def _better_ones(replay: Replay, subject: Look, load: float) -> list[str]:
 def doubts(replay: Replay) -> list[str]:
     """What a reader must know before trusting the numbers."""
     lines = list(NOT_MODELLED)
-    kept = replay.report["traffic"].get("kept")
-    if isinstance(kept, str):
-        lines.append(f"Of the traffic was replayed: {kept}.")
+    lines += [f"Of the traffic was replayed{seed}: {kept}." for seed, kept in _kept(replay)]
     for look in replay.looks:
-        scores = replay.runs(look.policy, replay.loads[0])
+        scores = replay.sample(look.policy, replay.loads[0])
         facts = (scores[0]["scores"] if scores else None) or {}
         if facts.get("kind") == "score model":
-            tau = facts.get("tau")
-            if isinstance(tau, float):
+            tau = replay.value(look.policy, replay.loads[0], _tau)
+            if tau:
                 lines.append(
-                    f"{look.name}: its scores are the true lengths with noise (tau {tau:.2f} "
+                    f"{look.name}: its scores are the true lengths with noise (tau {tau.mean:.2f} "
                     "here), not a predictor's. Real errors are not spread so evenly."
                 )
             else:
@@ -248,7 +248,7 @@ def doubts(replay: Replay) -> list[str]:
         "another draw of arrivals would differ: give several seeds to see it."
         if seeds == 1
         else f"Figures are means over {seeds} seeds; ranges in brackets are the least and the "
-        "greatest of them."
+        "greatest of them. Curves over requests and over time are of one seed, which they name."
     )
     lines.append(
         "A request's queue is what waited in arrival order when it came, rounded up: the depth is "
@@ -266,6 +266,21 @@ def _change(ratio: Spread) -> str:
     if percent(ratio.low) == percent(ratio.high):
         return percent(ratio.mean)
     return f"{percent(ratio.mean)} [{percent(ratio.low)} to {percent(ratio.high)}]"
+
+
+def _kept(replay: Replay) -> list[tuple[str, object]]:
+    """What was kept of the traffic, by seed where seeds differ in it."""
+    traffic = replay.report["traffic"]
+    seeds = cast("dict[str, dict[str, object]]", traffic.get("by_seed", {}))
+    found = [
+        (f" with seed {seed}", facts["kept"]) for seed, facts in seeds.items() if "kept" in facts
+    ]
+    return found or [("", traffic["kept"])] if "kept" in traffic else []
+
+
+def _tau(run: ReplayRun) -> float | None:
+    tau = (run["scores"] or {}).get("tau")
+    return tau if isinstance(tau, float) else None
 
 
 def _both(replay: Replay, look: Look, number: Number, unit: str = "\u00a0s") -> str:

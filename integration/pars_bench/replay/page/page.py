@@ -87,15 +87,21 @@ def write_page(folder: Path) -> Path:
 
 def _subtitle(replay: Replay) -> str:
     traffic = replay.report["traffic"]
-    run = replay.report["runs"][0]
     name = traffic.get("name", traffic.get("source", "the traffic"))
-    seeds = len(replay.seeds)
+    runs, seeds = replay.report["runs"], len(replay.seeds)
     return (
-        f"{name}: {run['requests']} requests, {run['output_tokens']} response tokens, replayed "
+        f"{name}: {_counted(run['requests'] for run in runs)} requests, "
+        f"{_counted(run['output_tokens'] for run in runs)} response tokens, replayed "
         f"through vLLM's own scheduler in virtual time; loads "
         f"{', '.join(f'{load:g}' for load in replay.loads)}; "
         f"{'one seed' if seeds == 1 else f'{seeds} seeds'}."
     )
+
+
+def _counted(numbers: Iterable[int]) -> str:
+    """A number that all seeds share, or the least and the greatest."""
+    known = set(numbers)
+    return f"{min(known)}" if len(known) == 1 else f"{min(known)} to {max(known)}"
 
 
 def _big(replay: Replay) -> str:
@@ -131,7 +137,7 @@ def _figure(picture: Picture) -> str:
 def _distributions(replay: Replay, requests: Requests) -> list[Picture]:
     curves: dict[str, list[tuple[Look, Array]]] = {"ttlt": [], "ttft": [], "per_token": []}
     for look in replay.looks:
-        for run in replay.runs(look.policy, replay.load)[:1]:
+        for run in replay.sample(look.policy, replay.load):
             rows = requests.read(run)
             for measure, values in (
                 ("ttlt", rows.ttlt),
@@ -156,11 +162,14 @@ def _distributions(replay: Replay, requests: Requests) -> list[Picture]:
     }
     found = [
         pictures.distribution(
-            f"distribution-{measure.replace('_', '-')}", caption, label, curves[measure]
+            f"distribution-{measure.replace('_', '-')}",
+            caption + _of_seed(replay),
+            label,
+            curves[measure],
         )
         for measure, (caption, label) in captions.items()
     ]
-    slow = "The slowest requests: share that takes longer than a time."
+    slow = f"The slowest requests: share that takes longer than a time.{_of_seed(replay)}"
     return [*found, pictures.tail("tail-ttlt", slow, "time to last token, s", curves["ttlt"])]
 
 
@@ -205,9 +214,12 @@ def _decile_tables(replay: Replay) -> str:
 
 
 def _queue(replay: Replay) -> Picture:
-    return pictures.queue_over_time(
-        replay, "queue-over-time", "Requests that wait, over the time of the replay."
-    )
+    caption = f"Requests that wait, over the time of the replay.{_of_seed(replay)}"
+    return pictures.queue_over_time(replay, "queue-over-time", caption)
+
+
+def _of_seed(replay: Replay) -> str:
+    return f" Of seed {replay.seeds[0]} alone." if len(replay.seeds) > 1 else ""
 
 
 def _depth_table(replay: Replay, depths: Sequence[AtDepth]) -> str:
@@ -238,5 +250,6 @@ def _columns(replay: Replay) -> list[tuple[str, str]]:
 
 def _scores(replay: Replay) -> Iterable[tuple[str, str]]:
     for look in replay.looks:
-        for run in replay.runs(look.policy, replay.load)[:1]:
-            yield from flatten(run["scores"] or {"scores": "none"}, f"{look.name}: ")
+        for run in replay.runs(look.policy, replay.load):
+            seed = f", seed {run['seed']}" if len(replay.seeds) > 1 else ""
+            yield from flatten(run["scores"] or {"scores": "none"}, f"{look.name}{seed}: ")

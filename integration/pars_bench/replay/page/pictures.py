@@ -116,12 +116,12 @@ def load_sweep(replay: Replay, name: str, caption: str, which: str) -> Picture:
 
 
 def who_pays(replay: Replay, name: str, caption: str, figure: str) -> Picture:
-    """``ttlt`` or ``slowdown`` by tenths of the response length, first seed."""
+    """``ttlt`` or ``slowdown`` by tenths of the response length, mean over seeds."""
     curves = []
     ticks: list[str] = []
     for look in replay.looks:
-        for run in replay.runs(look.policy, replay.load)[:1]:
-            tenths = run["slowdown_by_decile"]
+        tenths = replay.tenths(look.policy, replay.load)
+        if tenths:
             values = [each["ttlt"] if figure == "ttlt" else each["slowdown"] for each in tenths]
             curves.append((look, values))
             ticks = [f"{each['most_tokens']}" for each in tenths]
@@ -139,17 +139,16 @@ def who_pays(replay: Replay, name: str, caption: str, figure: str) -> Picture:
         f"{look.name}: {seconds(values[0])} in the shortest tenth, {seconds(values[-1])} in the "
         "longest"
         for look, values in curves
-        if values
     )
     return Picture(name, caption, f"{gist}.", draw)
 
 
 def queue_over_time(replay: Replay, name: str, caption: str) -> Picture:
-    """Waiting requests over time, first seed."""
+    """Waiting requests over time, of the seed that is shown."""
     curves = [
         (look, np.asarray([*run["queue_depth"], [run["makespan"], 0.0]]).T)
         for look in replay.looks
-        for run in replay.runs(look.policy, replay.load)[:1]
+        for run in replay.sample(look.policy, replay.load)
     ]
 
     def draw(axes: Axes, palette: Palette) -> None:

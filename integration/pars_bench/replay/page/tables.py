@@ -63,14 +63,14 @@ def sweep(replay: Replay) -> list[Row]:
 
 def deciles(replay: Replay, figure: str) -> list[Row]:
     """``ttlt`` or ``slowdown`` by tenths of the response length, one column per order."""
-    runs = [replay.runs(look.policy, replay.load)[:1] for look in replay.looks]
+    orders = [replay.tenths(look.policy, replay.load) for look in replay.looks]
     rows = []
-    for place, tenth in enumerate(runs[0][0]["slowdown_by_decile"] if runs[0] else ()):
+    for place, tenth in enumerate(orders[0]):
         numbers = [
-            run[0]["slowdown_by_decile"][place]["ttlt" if figure == "ttlt" else "slowdown"]
-            if run and place < len(run[0]["slowdown_by_decile"])
+            tenths[place]["ttlt" if figure == "ttlt" else "slowdown"]
+            if place < len(tenths)
             else None
-            for run in runs
+            for tenths in orders
         ]
         cells = tuple(NOTHING if number is None else seconds(number) for number in numbers)
         label = f"{tenth['fewest_tokens']} to {tenth['most_tokens']} tokens"
