@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pars_bench.replay.engine import EngineOptions
+from pars_bench.replay.engine import BLOCK_TOKENS, EngineOptions
+from pars_bench.replay.traces import BYTES_PER_TOKEN
 
 if TYPE_CHECKING:
     from vllm.v1.request import Request
@@ -21,12 +22,15 @@ OTHER_TOKEN = 5
 """Every token of a response but the last."""
 _FIRST_PROMPT_TOKEN, _VOCABULARY = 3, 256
 # CPython keeps one object for each of these small numbers: a long queue of prompts stays small.
+_CHUNK_TOKENS = BLOCK_TOKENS
+_CHUNK_BYTES = _CHUNK_TOKENS * BYTES_PER_TOKEN
 
 
 def prompt_ids(request: TrafficRequest, index: int, block_tokens: int) -> list[int]:
     """Token ids: equal blocks give equal ids, so that vLLM's prefix cache hits where it would.
 
     What blocks do not cover is the request's own: by its text where it has one, else by its number.
+    Texts that begin alike begin with equal ids, at ``BYTES_PER_TOKEN`` whatever their own count.
 
     Args:
         request: The request.
@@ -36,10 +40,24 @@ def prompt_ids(request: TrafficRequest, index: int, block_tokens: int) -> list[i
     parts = [_ids(f"block {block}", block_tokens) for block in request.blocks]
     left = request.prompt_tokens - block_tokens * len(request.blocks)
     if left > 0:
-        own = f"request {index}" if request.prompt is None else f"text {request.prompt}"
-        parts.append(_ids(own, left))
+        text = request.prompt
+        parts += [_ids(f"request {index}", left)] if text is None else _text_ids(text, left)
     ids: list[int] = np.concatenate(parts)[: request.prompt_tokens].tolist()
     return ids
+
+
+def _text_ids(text: str, count: int) -> list[np.ndarray]:
+    """Ids by chunks of the text, each by all that stands left of it too; the last by all of it."""
+    content = text.encode("utf-8", "surrogatepass")
+    # At least one token is by the whole text, so that none but equal texts are equal.
+    chunks = min(len(content) // _CHUNK_BYTES, (count - 1) // _CHUNK_TOKENS)
+    digest, found = b"", []
+    for start in range(0, chunks * _CHUNK_BYTES, _CHUNK_BYTES):
+        chunk = content[start : start + _CHUNK_BYTES]
+        digest = hashlib.blake2b(digest + chunk, digest_size=_CHUNK_TOKENS).digest()
+        found.append(digest)
+    begin = np.frombuffer(b"".join(found), np.uint8) % (_VOCABULARY - _FIRST_PROMPT_TOKEN)
+    return [begin + _FIRST_PROMPT_TOKEN, _ids(f"text {text}", count - chunks * _CHUNK_TOKENS)]
 
 
 def _ids(name: str, count: int) -> np.ndarray:

@@ -286,6 +286,26 @@ def test_prompts_share_what_their_blocks_share_and_no_more() -> None:
     assert prompt_ids(TrafficRequest(0, 30, 1), 1, 0) != prompt_ids(TrafficRequest(0, 30, 1), 2, 0)
 
 
+def test_texts_that_begin_alike_share_a_prefix_and_hit_the_cache() -> None:
+    shared = "You answer in rhymes. " * 30
+    texts = [shared + end for end in ("Why?", "How?", "Why?")]
+    requests = [TrafficRequest(10.0 * n, 170, 2, prompt=text) for n, text in enumerate(texts)]
+    one, two, again = (prompt_ids(request, n, 0) for n, request in enumerate(requests))
+    assert len(one) == 170
+    assert one == again
+    assert one[:160] == two[:160]
+    assert one[160:] != two[160:]
+    assert prompt_ids(TrafficRequest(0, 170, 1, prompt="!" + shared), 0, 0)[:16] != one[:16]
+    # Fewer tokens than its bytes would make: the last ones tell it from others all the same.
+    few = [prompt_ids(TrafficRequest(0, 33, 1, prompt=text), 0, 0) for text in texts[:2]]
+    assert few[0][:32] == few[1][:32]
+    assert few[0][32:] != few[1][32:]
+    assert prompt_ids(TrafficRequest(0, 1, 1, prompt=shared), 0, 0)
+
+    _, record = replayed(small_engine(), requests)
+    assert record.cached_tokens.tolist() == [0, 160, 160]
+
+
 def test_nothing_that_can_run_is_an_error_and_no_endless_loop() -> None:
     options = small_engine(blocks=10)
     requests = [TrafficRequest(0.0, 300, 2)]
