@@ -116,9 +116,12 @@ class Roofline:
             touched * llm.weight_bytes / (self.gpus * bandwidth),
             2 * llm.active * tokens / (self.gpus * flops),
         )
+        # A decoding token makes one pair with each token of its context; what goes beyond is of
+        # prompts.
+        arithmetic = llm.attention_flops * context + llm.prefill_flops * (pairs - context)
         attention = np.maximum(
             llm.kv_bytes_per_token * context / (self.kv_parts * bandwidth),
-            llm.layers * llm.attention_flops * pairs / (self.gpus * flops_16),
+            llm.layers * arithmetic / (self.gpus * flops_16),
         )
         return matrices + attention + self._reduce_s(tokens)  # type: ignore[no-any-return]
 

@@ -22,7 +22,9 @@ class Llm:
     kv_heads: int
     """Parts that the KV cache can be split into among GPUs; 1 for a latent (MLA) cache."""
     attention_flops: float
-    """FLOPs of one query token on one token of its context, in one layer."""
+    """FLOPs of one query token on one token of its context, in one layer, while decoding."""
+    prefill_flops: float
+    """The same of a prompt's tokens."""
     max_context: int
     weight_bytes: float
     """Bytes per parameter."""
@@ -67,6 +69,7 @@ def _grouped(
         kv_values=2 * kv_heads * head_size,
         kv_heads=kv_heads,
         attention_flops=4.0 * heads * head_size,
+        prefill_flops=4.0 * heads * head_size,
         max_context=max_context,
         weight_bytes=2.0,
         source=source,
@@ -138,10 +141,14 @@ LLMS: dict[str, Llm] = {
             kv_heads=1,
             # 128 heads, each over the latent and rotary values and back to the latent.
             attention_flops=2.0 * 128 * (512 + 64 + 512),
+            # Prompts: 128 heads of 128 + 64 values for keys and 128 for values. What it takes to
+            # project a cached context up to them again, a twentieth for 8,192 tokens, is left out.
+            prefill_flops=2.0 * 128 * (128 + 64 + 128),
             max_context=163_840,
             weight_bytes=1.0,
             source="config.json and model card of deepseek-ai/DeepSeek-R1: 671B, 37B active, "
-            "weights in FP8",
+            "weights in FP8; attention by mla_attention.py of vLLM 0.32: forward_mha for prompts, "
+            "forward_mqa for decoding",
             # 58 of the 61 layers have experts.
             expert_parameters=3.0 * 58 * 256 * 7168 * 2048,
             experts=256,

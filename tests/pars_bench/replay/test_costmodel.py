@@ -91,6 +91,18 @@ def test_time_grows_with_every_kind_of_work(llm: str, gpu: str) -> None:
     assert times[0] == pytest.approx(float(model.device_s(1.0, 10.0, 10.0)))
 
 
+def test_latent_attention_computes_prompts_as_heads_and_decodes_on_the_latent() -> None:
+    llm = find_llm("deepseek-r1")
+    assert llm.attention_flops / llm.prefill_flops == pytest.approx(3.4)
+    model, tokens, before = ideal("deepseek-r1", "h200", 8), 8192.0, 32_768.0
+    context, pairs = before + tokens, tokens * (before + (tokens + 1) / 2)
+    more = float(model.device_s(tokens, context, 2 * pairs)) - float(
+        model.device_s(tokens, context, pairs)
+    )
+    # Every pair more is a prompt's, on all eight GPUs.
+    assert more == pytest.approx(61 * 2 * 128 * 320 * pairs / (8 * GPUS["h200"].flops_16))
+
+
 def test_the_kv_cache_gets_what_the_weights_leave() -> None:
     free = 80 * GIB * 0.92 - 2 * GIB - 2 * 8.03e9
     assert ideal().kv_blocks(16, 0.92, 2.0) == int(free // (131_072 * 16))
