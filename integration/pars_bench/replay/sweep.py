@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
 from multiprocessing import active_children, get_context
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pars_bench.replay.columns import read_columns
 from pars_bench.replay.policies import Order, Scores, check_order
 from pars_bench.replay.traffic import Traffic, scaled
 from pars_export.errors import ParsError
+from pars_export.files import sha256_file
 
 
 class ReplayStoppedError(ParsError):
@@ -28,6 +30,8 @@ class ReplayStoppedError(ParsError):
 
 _MADE_OF_CELLS = ("cli.py", "page", "results.py", "schema.py", "validate.py")
 """Code that no cell hangs on."""
+_MODULES = ("pars_bench.arrivals", "pars_bench.modelless")
+"""What the replay runs of the package around it."""
 
 
 @dataclass(frozen=True)
@@ -148,16 +152,33 @@ def _scores_identity(scores: Scores | None) -> object:
     if scores.predictor is not None:
         from pars_export.artifact import folder_sha256
 
-        return folder_sha256(scores.predictor)
+        return [
+            folder_sha256(scores.predictor),
+            sources_digest("pars_export"),
+            _versions(("onnxruntime", "tokenizers")),
+        ]
     return [scores.tau, scores.noise]
 
 
 def _code() -> dict[str, object]:
-    found: dict[str, object] = {
+    return {
         "pars_vllm": sources_digest("pars_vllm"),
         "pars_bench.replay": sources_digest("pars_bench.replay", without=_MADE_OF_CELLS),
+        **{name: _module_digest(name) for name in _MODULES},
+        **_versions((*DISTRIBUTIONS, "numpy")),
     }
-    for name in DISTRIBUTIONS:
+
+
+def _module_digest(name: str) -> str:
+    spec = find_spec(name)
+    assert spec is not None
+    assert spec.origin is not None
+    return sha256_file(Path(spec.origin))
+
+
+def _versions(distributions: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for name in distributions:
         try:
             found[name] = version(name)
         except PackageNotFoundError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -117,6 +118,36 @@ def test_a_cell_is_void_when_anything_that_it_hangs_on_changes(trace: Path) -> N
     assert digests(trace, orders=("pars",)) == base
     trace.write_text(trace.read_text() + "9,5,5,\n")
     assert digests(trace, orders=("pars",)) != base
+
+
+def test_a_cell_is_void_when_code_that_it_runs_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace = tmp_path / "trace.jsonl"
+    rows = [{"prompt": f"Say {n}.", "output_tokens": n} for n in range(1, 9)]
+    trace.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    choice = {"orders": ("fcfs", "pars"), "predictor": DEFAULT_PREDICTOR}
+    base = digests(trace, **choice)
+
+    def changed(part: str) -> list[bool]:
+        """Whether arrival order's cell and the predictor's are void."""
+        with monkeypatch.context() as patched:
+            for name in ("sources_digest", "sha256_file", "version"):
+                real = getattr(sweep, name)
+
+                def other(*args: object, real: Any = real, **more: object) -> str:
+                    found: str = real(*args, **more)
+                    return f"not {found}" if part in str(args[0]) else found
+
+                patched.setattr(sweep, name, other)
+            now = digests(trace, **choice)
+        return [new != old for new, old in zip(now, base, strict=True)]
+
+    for part in ("pars_vllm", "pars_bench.replay", "arrivals.py", "modelless.py", "numpy"):
+        assert changed(part) == [True, True], part
+    for part in ("pars_export", "onnxruntime", "tokenizers"):
+        assert changed(part) == [False, True], part
+    assert changed("nothing") == [False, False]
 
 
 def test_a_cell_of_a_mix_is_void_when_one_of_its_traces_changes(
