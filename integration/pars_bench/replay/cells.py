@@ -221,7 +221,6 @@ def _save(
         "request_steps": record.request_steps,
         "recomputed_tokens": record.recomputed_tokens,
         "wasted_tokens": record.wasted,
-        "queue_depth": record.depth.thin(),
         "scheduler_cost": {"replay_processor_s": processor_s, **_cost(record)},
     }
     table = table.replace_schema_metadata({_METADATA: json.dumps(facts, allow_nan=False)})

@@ -143,7 +143,7 @@ class Driver:
         requests = scheduler.requests
         sampling = [not requests[name].is_prefill_chunk for name in names]
         tokens, context, pairs = work_of(output)
-        record.step(now, tokens, len(names), scheduler.get_request_counts()[1])
+        record.step(tokens, len(names), scheduler.get_request_counts()[1])
         ready = now + self.step_time.host_s
         start = max(ready, self._device_free)
         self._device_free = start + float(self.step_time.device_s(tokens, context, pairs))

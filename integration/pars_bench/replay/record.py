@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,46 +11,9 @@ from pars_bench.replay.columns import Columns
 from pars_bench.replay.costmodel import Array
 from pars_export.errors import ParsError
 
-MOST_POINTS = 500
-"""Points of the queue's depth over time."""
-
 
 class ConservationError(ParsError):
     """Requests or tokens were lost, or came out of nowhere."""
-
-
-@dataclass
-class Depth:
-    """The queue's depth over time, never more than ``2 * MOST_POINTS`` points.
-
-    A point is the time of a step and the greatest depth since the point before it.
-    """
-
-    points: list[tuple[float, int]] = field(default_factory=list)
-    every: int = 1
-    """Steps of one point."""
-    _steps: int = 0
-    _most: int = 0
-
-    def add(self, now: float, depth: int) -> None:
-        """One step."""
-        self._most = max(self._most, depth)
-        self._steps += 1
-        if self._steps < self.every:
-            return
-        self.points.append((now, self._most))
-        self._steps = self._most = 0
-        if len(self.points) == 2 * MOST_POINTS:
-            self.every *= 2
-            pairs = zip(self.points[::2], self.points[1::2], strict=True)
-            self.points = [(second[0], max(first[1], second[1])) for first, second in pairs]
-
-    def thin(self) -> list[list[float]]:
-        """At most ``MOST_POINTS`` points ``[seconds, depth]``."""
-        points = self.points + ([(self.points[-1][0], self._most)] if self._most else [])
-        stride = -(-len(points) // MOST_POINTS)
-        groups = [points[start : start + stride] for start in range(0, len(points), stride)]
-        return [[group[-1][0], float(max(depth for _, depth in group))] for group in groups]
 
 
 @dataclass
@@ -73,7 +36,6 @@ class Record:
         self.cached_tokens: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
         """Prompt tokens found in the prefix cache at the first admission."""
         self.preemptions: NDArray[np.int64] = np.zeros(count, dtype=np.int64)
-        self.depth = Depth()
         self.steps = 0
         self.request_steps = 0
         """Requests over all steps: the work of a scheduler."""
@@ -94,12 +56,11 @@ class Record:
             self.admitted_s[index] = now
             self.cached_tokens[index] = cached_tokens
 
-    def step(self, now: float, tokens: int, requests: int, waiting: int) -> None:
+    def step(self, tokens: int, requests: int, waiting: int) -> None:
         """A batch was scheduled."""
         self.steps += 1
         self.scheduled_tokens += tokens
         self.request_steps += requests
-        self.depth.add(now, waiting)
         # What the scheduler took since the last step belongs to the last step's queue.
         self._bucket.seconds += self.scheduling_s - self._seen_s
         self._seen_s = self.scheduling_s

@@ -9,7 +9,6 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from queue import Queue
 
-import numpy as np
 import pytest
 from replay_bursts import SHARED, mixed, small_engine
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -22,7 +21,7 @@ from pars_bench.replay.columns import read_columns
 from pars_bench.replay.driver import Clock, Driver, ReplayError, work_of
 from pars_bench.replay.engine import EngineOptions, make_engine
 from pars_bench.replay.fit import FittedStepTime
-from pars_bench.replay.record import ConservationError, Depth, Record
+from pars_bench.replay.record import ConservationError, Record
 from pars_bench.replay.requests import OTHER_TOKEN, STOP_TOKEN, RequestMaker, prompt_ids
 from pars_bench.replay.traffic import TrafficRequest
 from pars_vllm import ParsScheduler
@@ -329,16 +328,3 @@ def test_lost_requests_and_lost_order_are_noticed() -> None:
         record.first_token(index, 2.0 if index else 4.0)
     with pytest.raises(ConservationError, match="1 requests were not admitted, answered and"):
         record.check()
-
-
-@pytest.mark.parametrize("count", [1, 499, 500, 501, 5000, 70_001])
-def test_depth_keeps_few_points_and_no_peak_is_lost(count: int) -> None:
-    depths = np.random.default_rng(count).integers(0, 1000, size=count).tolist()
-    depth = Depth()
-    for now, waiting in enumerate(depths):
-        depth.add(float(now), waiting)
-    points = depth.thin()
-    assert 0 < len(points) <= 500
-    assert max(point[1] for point in points) == max(depths)
-    assert [point[0] for point in points] == sorted(point[0] for point in points)
-    assert len(depth.points) <= 1000
