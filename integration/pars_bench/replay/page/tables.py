@@ -147,7 +147,7 @@ _REST: tuple[tuple[str, Number, Shape], ...] = (
     ("oracle gap closed", lambda run: run["oracle_gap_closed"], share),
     ("longest tenth, mean TTLT", longest_tenth("ttlt"), seconds),
     ("longest tenth, mean slowdown", longest_tenth("slowdown"), seconds),
-    ("mean queue", mean_depth, _whole),
+    ("mean queue", mean_depth, seconds),
     ("deepest queue", most_waiting, _whole),
     ("preemptions", lambda run: run["preemptions"], _whole),
     ("recomputed tokens", lambda run: run["recomputed_tokens"], _whole),
