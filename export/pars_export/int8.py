@@ -6,8 +6,8 @@ prompt's score depends on its neighbours. Three steps keep the order of the scor
 
 - Channels with large activations are divided by a factor that the weights are multiplied by
   (SmoothQuant, Xiao et al. 2022).
-- What an activation function bounds from below uses nearly all of 0 to 255: its zero is at 20, not
-  at 128.
+- What an activation function bounds from below is shifted to start at zero, and so uses all of
+  0 to 255; the shift is taken off the result as a constant.
 - Weights are rounded with regard to real inputs (`pars_export.gptq`), and so that two products fit
   into sixteen bits. An x86 CPU without dot-product instructions (AVX2) adds them there and cuts off
   what is larger: an engine would score otherwise, and wrongly, than where it was compared.
@@ -36,10 +36,6 @@ PROMPTS = 128
 _SMOOTHING = 0.5  # share of a channel's range that goes to the weights; the paper's
 FLOOR = 0.1701
 """Below every value of GELU, whose least is -0.16997 (of its tanh form -0.17004)."""
-_MIDDLE = 128
-_ZERO = 20
-"""Of what lies above -FLOOR: a smaller one leaves more numbers to values above 0 where they are
-large, but rounds tokens whose values are all small more coarsely."""
 _SMALLEST_TABLE = 1024  # embeddings of fewer entries stay float
 
 
@@ -128,7 +124,7 @@ class _Rounded:
     zero: str
     """uint8, the whole number of a zero."""
     smooth: NDArray[np.float64] | None
-    """Factor (k,) that its channels were divided by, if they were."""
+    """Factor (k,) that its channels were divided by; None where it was shifted instead."""
 
 
 class _Rewriter:
@@ -190,21 +186,22 @@ class _Rewriter:
         flat = self._add(
             "Reshape", [name, self._constant(f"int8.tokens{width}", [-1, width], np.int64)], at
         )
-        smooth = None
-        size = flat
-        steps, least, zero = float(255 - _ZERO), FLOOR / _ZERO, _ZERO
-        if seen.least < -FLOOR:
-            steps, least, zero = float(LARGEST), 1e-12, _MIDDLE
+        if seen.least >= -FLOOR:
+            # Rounding cuts off what little may lie below zero then.
+            floor = self._constant("int8.floor", FLOOR)
+            flat = size = self._add("Add", [flat, floor], f"{at}.moved")
+            steps, zero, smooth = 255.0, 0, None
+        else:
+            steps, zero = float(LARGEST), 128
             smooth = smoothing(seen, self._fed[name])
             factor = self._constant(f"{at}.factor", 1 / smooth)
             flat = self._add("Mul", [flat, factor], f"{at}.smooth")
             size = self._add("Abs", [flat], f"{at}.size")
         top = self._add("ReduceMax", [size], f"{at}.top", axes=[-1], keepdims=0)
         steps_name = self._constant(f"int8.steps{zero}", steps)
-        scales = self._add("Div", [top, steps_name], f"{at}.step")
-        least_name = self._constant(f"int8.least{zero}", least)
-        scales = self._add("Max", [scales, least_name], f"{at}.scales")
-        # One pass over the tensor: scaling, rounding, moving the zero and narrowing.
+        top = self._add("Max", [top, self._constant("int8.tiny", 1e-12)], f"{at}.largest")
+        scales = self._add("Div", [top, steps_name], f"{at}.scales")
+        # One pass over the tensor: scaling, rounding, moving to the middle and narrowing.
         whole = self._add(
             "QuantizeLinear", [flat, scales, self._zeros(zero)], f"{at}.whole", axis=0
         )
@@ -239,6 +236,10 @@ class _Rewriter:
         )
         self._nodes.append(product)
         found = self._add("Mul", [f"{output}.product", rounded.scale], f"{output}.scaled")
+        if rounded.smooth is None:
+            shift = -FLOOR * (whole.astype(np.float64) * scales).sum(axis=0)
+            shift_name = self._constant(f"{output}.shift", shift)
+            found = self._add("Add", [found, shift_name], f"{output}.shifted")
         self._add("Reshape", [found, self._shape(len(scales))], output)
         # Without its shape, onnxruntime would not join the bias with the activation function.
         shape: list[str | int | None] = ["batch", "length", len(scales)]
