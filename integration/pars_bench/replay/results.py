@@ -117,7 +117,7 @@ def _runs(out: Path, group: Sequence[Cell], limits: Mapping[str, float]) -> list
             oracle_gap_closed=None if gap is None else gap.closed,
             oracle_gap_closed_interval=None if gap is None else list(gap.interval),
         )
-        for name in (*("scores", "steps", "recomputed_tokens", "wasted_tokens", "scheduler_cost"),):
+        for name in ("scores", "steps", "recomputed_tokens", "wasted_tokens", "scheduler_cost"):
             run[name] = facts[name]
         found.append(cast(ReplayRun, {key: run[key] for key in ReplayRun.__annotations__}))
     return found
