@@ -12,15 +12,14 @@ of expectations counting one half: 1 is the true order, 0.5 is chance, 0 the rev
 is the normal one around a U-statistic's first-order variance. Inside a short-first queue it lies
 nearer to 0.5 than over all traffic, because what runs at one time was expected to be alike.
 
-An evaluation spreads over many steps (one of them sorts the whole window), so that none is held up.
-An answer is compared with the whole window at once, by 16-bit ranks. Pure: no vLLM, no clock.
+An evaluation spreads over a dozen steps, so that none is held up, and touches little memory: what a
+step of the engine has in the caches is to stay there. Pure: no vLLM, no clock.
 """
 
 from __future__ import annotations
 
 import math
-from collections import OrderedDict
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -32,19 +31,21 @@ from pars_vllm.ratio import Ratio, fit_ratio
 _Z = 2.5758293035489
 """Half width of a 99 % interval in standard errors: it is looked at again and again."""
 _MOST_CORRECTION = 20.0
-_COMPARED = 32_768
-"""Pairs looked at in one step."""
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
 
 
-class Sample(NamedTuple):
-    """What is known of one answer."""
+class Answers(NamedTuple):
+    """What is known of n answers, in columns."""
 
-    expected: float
-    """Tokens that the predictor expected, uncorrected; 1 or more."""
-    tokens: int
-    """Its length if it ended by itself, else the tokens that it is known to exceed."""
-    ended: bool
-    """Whether it ended by itself."""
+    expected: Floats
+    """Tokens that the predictor expected, uncorrected; 1 or more; (n,)."""
+    tokens: Ints
+    """Length of one that ended by itself, else the tokens that it is known to exceed; (n,)."""
+    ended: Flags
+    """Whether by themselves; (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,13 +92,12 @@ class Feedback:
         """What expected tokens are to be multiplied by. One factor for all: never an order."""
         self.evaluations = 0
         self._progress = progress
-        self._window = window
         self._threshold = threshold
         self._least_ended = least_ended
         self._every = every
         self._chunk = chunk
         self._expected: dict[str, float] = {}
-        self._cohort: OrderedDict[str, _Answer] = OrderedDict()
+        self._cohort = _Cohort(window)
         self._new_ends = 0
         self._next_ends = least_ended if every is None else every
         self._evaluation: Generator[None, None, bool] | None = None
@@ -112,18 +112,12 @@ class Feedback:
 
     def began(self, key: str) -> None:
         """A request runs for the first time: it joins the cohort, scored or not."""
-        self._cohort.pop(key, None)  # an id may be used again
-        self._cohort[key] = _Answer()
-        if len(self._cohort) > self._window:
-            self._cohort.popitem(last=False)
+        self._cohort.add(key)
 
     def ended(self, key: str, tokens: int, by_itself: bool) -> None:
         """A request is over after ``tokens`` tokens; aborted or capped ones not ``by_itself``."""
         expected = self._expected.pop(key, None)
-        answer = self._cohort.get(key)
-        if answer is not None:
-            answer.over, answer.expected = True, expected
-            answer.tokens, answer.ended = tokens, by_itself
+        if self._cohort.ended(key, math.nan if expected is None else expected, tokens, by_itself):
             self._new_ends += by_itself
 
     def step(self) -> bool:
@@ -141,28 +135,25 @@ class Feedback:
         return False
 
     def _evaluate(self) -> Generator[None, None, bool]:
-        samples: list[Sample] = []
-        for index, (key, answer) in enumerate(list(self._cohort.items()), start=1):
-            # One that left the cohort meanwhile may have ended unseen.
-            alive = not answer.over and key in self._cohort
-            expected = self._expected.get(key) if alive else answer.expected
-            if expected is not None:
-                tokens = self._progress(key) if alive else answer.tokens
-                samples.append(Sample(max(expected, 1.0), tokens, answer.ended))
+        for index, key in enumerate(self._cohort.running_keys(), start=1):
+            if self._cohort.runs(key):  # others have ended, or left the cohort, since
+                expected = self._expected.get(key, math.nan)
+                self._cohort.running(key, expected, self._progress(key))
             if index % self._chunk == 0:
                 yield
-        ended = sum(sample.ended for sample in samples)
-        if ended < self._least_ended:
+        answers = self._cohort.scored()
+        known_lengths = int(np.count_nonzero(answers.ended))
+        if known_lengths < self._least_ended:
             return False
         if self._every is None:
-            self._next_ends = max(self._least_ended // 2, ended // 2)
+            self._next_ends = max(self._least_ended // 2, known_lengths // 2)
         yield
-        concordance = yield from concordance_sweep(samples, max(1, _COMPARED // len(samples)))
+        concordance = yield from concordance_sweep(answers)
         if concordance is None:
             return False
         self.concordance = concordance
         yield
-        self._set_scale(samples)
+        self._set_scale(answers)
         self.evaluations += 1
         if self.trusted and concordance.high < self._threshold:
             self.trusted = False
@@ -172,12 +163,10 @@ class Feedback:
             return True
         return False
 
-    def _set_scale(self, samples: Sequence[Sample]) -> None:
-        counted = [s for s in samples if s.tokens > 0]  # one without a token tells no ratio
-        if not counted:
-            return
-        expected, tokens, ended = map(np.array, zip(*counted, strict=True))
-        ratio = fit_ratio(np.log(tokens / expected), ended)
+    def _set_scale(self, answers: Answers) -> None:
+        expected, tokens, ended = answers
+        counted = tokens > 0  # one without a token tells no ratio
+        ratio = fit_ratio(np.log(tokens[counted] / expected[counted]), ended[counted])
         if ratio is None:
             return
         self.ratio = ratio
@@ -186,54 +175,100 @@ class Feedback:
         self.correction = math.sqrt(self.correction * target)
 
 
-@dataclass(slots=True, eq=False)
-class _Answer:
-    """One request of the cohort; the rest is filled in once it is over."""
+class _Cohort:
+    """What is known of the ``window`` requests that began to run last, in columns."""
 
-    over: bool = False
-    ended: bool = False
-    """Whether by itself."""
-    expected: float | None = None
-    tokens: int = 0
+    def __init__(self, window: int) -> None:
+        self._expected = np.full(window, math.nan)
+        self._tokens = np.zeros(window, np.int64)
+        self._ended = np.zeros(window, np.bool_)
+        self._keys = [""] * window
+        self._row: dict[str, int] = {}  # of those that have not ended
+        self._next = 0
+
+    def __len__(self) -> int:
+        """How many of them have not ended."""
+        return len(self._row)
+
+    def add(self, key: str) -> None:
+        """One begins, in the place of the one that began first."""
+        row, self._next = self._next, (self._next + 1) % len(self._keys)
+        if self._row.get(self._keys[row]) == row:
+            del self._row[self._keys[row]]
+        self._keys[row], self._row[key] = key, row
+        self._expected[row], self._ended[row] = math.nan, False
+
+    def running_keys(self) -> list[str]:
+        """Keys of those that have not ended."""
+        return list(self._row)
+
+    def runs(self, key: str) -> bool:
+        """Whether it is here and has not ended."""
+        return key in self._row
+
+    def running(self, key: str, expected: float, tokens: int) -> None:
+        """One that has not ended has come so far."""
+        row = self._row[key]
+        self._expected[row], self._tokens[row] = expected, tokens
+
+    def ended(self, key: str, expected: float, tokens: int, by_itself: bool) -> bool:
+        """One is over; False if it is not here."""
+        row = self._row.pop(key, None)
+        if row is None:
+            return False
+        self._expected[row], self._tokens[row], self._ended[row] = expected, tokens, by_itself
+        return True
+
+    def scored(self) -> Answers:
+        """Those with a score; of one that runs, as of the last :meth:`running`."""
+        known = ~np.isnan(self._expected)
+        return Answers(
+            np.maximum(self._expected[known], 1.0), self._tokens[known], self._ended[known]
+        )
 
 
-def concordance_sweep(
-    samples: Sequence[Sample], chunk: int = 32
-) -> Generator[None, None, Concordance | None]:
-    """Concordance of the samples, computed ``chunk`` of the known lengths between two yields.
+def concordance_sweep(answers: Answers) -> Generator[None, None, Concordance | None]:
+    """Concordance of n answers in O(n log^2 n), of which one part in log n between two yields.
 
-    At most 32,767 samples. Returns (as the generator's value) None without a comparable pair.
+    As in a merge sort: in the order of lengths, blocks of 1, 2, 4... answers are compared with the
+    next block as a whole. Returns (as the generator's value) None without a comparable pair.
     """
-    if not samples:
-        return None
-    expectations, tokens, ended = map(np.array, zip(*samples, strict=True))
-    expected = _ranks(expectations)
-    # An end comes before those cut off at the same count: these are longer.
-    known = _ranks(2 * tokens + ~ended)
-    shorter = np.flatnonzero(ended)
-    comparable = np.searchsorted(np.sort(known[shorter]), known).astype(np.int64)
-    comparable[shorter] += len(samples) - np.searchsorted(np.sort(known), known[shorter], "right")
+    expected, tokens, ended = answers
+    count = len(expected)
+    known = 2 * tokens + ~ended  # an end comes before those cut off at the same count
+    order = np.lexsort((-expected, known))
+    known, ended = known[order], ended[order]
+    ranks = np.searchsorted(np.sort(expected), expected[order])
+    first, last = np.searchsorted(known, known), np.searchsorted(known, known, "right")
+    ends = np.concatenate([[0], np.cumsum(ended)])
+    comparable = ends[first] + ended * (count - last)
     pairs = int(comparable.sum()) // 2
     if not pairs:
         return None
-    twice_concordant = np.zeros(len(samples), np.int64)
-    for first in range(0, len(shorter), chunk):
-        rows = shorter[first : first + chunk]
-        longer = known > known[rows, None]
-        right = longer & (expected > expected[rows, None])
-        right_or_tied = longer & (expected >= expected[rows, None])
-        credit = right.view(np.int8) + right_or_tied.view(np.int8)
-        twice_concordant += credit.sum(axis=0, dtype=np.int32)
-        twice_concordant[rows] += credit.sum(axis=1, dtype=np.int32)
+    # Of equal lengths the lower expectation comes later, so that among these only equal
+    # expectations are credited, and that is taken back here.
+    both = known * count - ranks
+    equal = np.searchsorted(both, both, "right") - np.searchsorted(both, both)
+    twice_concordant = -(ended * (equal - 1))
+    rising = np.argsort(ranks).astype(np.int16)
+    for level in range((count - 1).bit_length()):
         yield
+        block = rising >> level
+        by_pair = np.argsort(block >> 1, kind="stable")
+        place, block = rising[by_pair], block[by_pair]
+        start = (block >> 1).astype(np.int64) * count
+        key = start + ranks[place]
+        second = (block & 1).astype(bool)
+        one, other = np.flatnonzero(~second & ended[place]), np.flatnonzero(second)
+        shorter, longer = key[one], key[other]
+        above = 2 * np.searchsorted(longer, start[one] + count)
+        above -= np.searchsorted(longer, shorter) + np.searchsorted(longer, shorter, "right")
+        below = np.searchsorted(shorter, longer) + np.searchsorted(shorter, longer, "right")
+        below -= 2 * np.searchsorted(shorter, start[other])
+        twice_concordant[place[one]] += above
+        twice_concordant[place[other]] += below
     value = float(twice_concordant.sum()) / 4 / pairs
     residuals = twice_concordant / 2 - value * comparable
     half = _Z * math.sqrt(float(residuals @ residuals)) / pairs
     low, high = max(0.0, value - half), min(1.0, value + half)
-    return Concordance(value, low, high, len(shorter), pairs)
-
-
-def _ranks(values: npt.NDArray[np.generic]) -> npt.NDArray[np.int16]:
-    """Ranks from 0, equal values alike."""
-    _, ranks = np.unique(values, return_inverse=True)
-    return np.asarray(ranks, np.int16)
+    return Concordance(value, low, high, int(ends[-1]), pairs)

@@ -5,17 +5,28 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pars_vllm.feedback import Concordance, Feedback, Sample, concordance_sweep
+from pars_vllm.feedback import Answers, Concordance, Feedback, concordance_sweep
 
 
-def concordance(samples: list[Sample], chunk: int = 7) -> Concordance | None:
-    sweep = concordance_sweep(samples, chunk)
+class Sample(NamedTuple):
+    """What is known of one answer."""
+
+    expected: float
+    tokens: int
+    ended: bool
+
+
+def concordance(samples: list[Sample]) -> Concordance | None:
+    columns = zip(*samples, strict=True) if samples else ((), (), ())
+    kinds = np.float64, np.int64, np.bool_
+    sweep = concordance_sweep(Answers(*map(np.array, columns, kinds)))
     while True:
         try:
             next(sweep)
@@ -51,10 +62,10 @@ SAMPLES = st.lists(
 
 
 @settings(max_examples=300, deadline=None)
-@given(SAMPLES, st.integers(1, 50))
-def test_concordance_is_the_share_of_all_pairs(samples: list[Sample], chunk: int) -> None:
+@given(SAMPLES)
+def test_concordance_is_the_share_of_all_pairs(samples: list[Sample]) -> None:
     good, pairs = by_pairs(samples)
-    found = concordance(samples, chunk)
+    found = concordance(samples)
     if not pairs:
         assert found is None
         return
@@ -200,7 +211,7 @@ def test_the_scale_is_mended(scale: float) -> None:
 
 
 def test_each_step_does_a_bounded_part() -> None:
-    server = Server(window=1000, every=1000, chunk=50)
+    server = Server(slots=160, window=1000, every=1000, chunk=50)
     server.serve(requests(7, 0.5), 2000)
     seen: list[int] = []
 
@@ -214,21 +225,45 @@ def test_each_step_does_a_bounded_part() -> None:
         return server.feedback._evaluation is not None
 
     while not judging():
+        seen.clear()
         server.serve(requests(8, 0.5), 1)
-    steps = 1
+    parts = [len(seen)]
     while judging():
         seen.clear()
         server.feedback.step()
-        assert len(seen) <= 50
-        steps += 1
-    # 1000 are read in 20 steps, then every known length is compared with all, 32 in a step.
-    assert 20 + 15 < steps <= 20 + 1 + 32 + 1
+        parts.append(len(seen))
+    # Those that run are read 50 at a time; then blocks of 1, 2, ... 512 answers are compared.
+    assert parts[:2] == [50, 50]
+    assert 0 < parts[2] <= 50
+    assert len(parts) == 3 + 1 + 10 + 1
+    assert not any(parts[3:])
+
+
+def test_what_left_the_cohort_or_ended_while_it_was_read_is_no_answer_that_runs() -> None:
+    tokens = dict.fromkeys(("a", "b", "c", "d", "e", "f"), 3)
+    feedback = Feedback(lambda key: tokens[key], window=4, least_ended=2, every=2, chunk=1)
+    for name in ("a", "b", "c", "d"):
+        feedback.scored(name, 5.0 + ord(name))
+        feedback.began(name)
+    feedback.ended("a", 2, by_itself=True)
+    feedback.ended("b", 4, by_itself=True)
+    feedback.step()  # reads c
+    feedback.scored("e", 9.0)
+    feedback.began("e")  # in the place of a
+    feedback.ended("d", 9, by_itself=True)
+    del tokens["d"], tokens["a"]
+    while feedback.concordance is None:
+        feedback.step()
+    # b (4), c (over 3) and d (9): b and d alone compare.
+    assert feedback.concordance.ended == 2
+    assert feedback.concordance.pairs == 1
+    assert feedback.concordance.value == 1.0
 
 
 def test_nothing_piles_up() -> None:
     server = Server(window=200)
     server.serve(requests(9, 0.5), 3000)
-    assert len(server.feedback._cohort) <= 200
+    assert len(server.feedback._cohort) <= len(server.running)
     assert set(server.feedback._expected) == set(server.running)
     server.feedback.scored("waits", 5.0)
     server.feedback.ended("waits", 0, by_itself=False)  # aborted before it ran

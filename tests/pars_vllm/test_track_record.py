@@ -145,7 +145,7 @@ def test_all_is_logged_at_a_bounded_rate(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    traffic = Traffic(tmp_path, wrong=0, right=1000)
+    traffic = Traffic(tmp_path, wrong=0, right=1500)
     pars: dict[str, object] = {
         "predictor": str(traffic.table),
         "log_interval_s": 1000.0,
@@ -158,7 +158,7 @@ def test_all_is_logged_at_a_bounded_rate(
         record._clock = lambda: now[0]
         record._next_log = 1000.0
         driver = Driver(scheduler)
-        traffic.put(driver, traffic.jobs(0, 1000))
+        traffic.put(driver, traffic.jobs(0, 1500))
         logged = []
         while scheduler.has_unfinished_requests():
             judged = scheduler.pars_counters.judged
@@ -173,7 +173,7 @@ def test_all_is_logged_at_a_bounded_rate(
 
 def test_an_expected_length_is_put_to_scale(tiny_model: Path, tmp_path: Path) -> None:
     draw = random.Random(1)
-    lengths = [max(2, int(draw.lognormvariate(2.5, 1))) for _ in range(1000)]
+    lengths = [max(2, int(draw.lognormvariate(2.5, 1))) for _ in range(2000)]
     known: Mapping[str, float] = {f"Q{i:05d}": 5.0 * length for i, length in enumerate(lengths)}
     write_table_predictor(tmp_path / "table", known)
     with pars_scheduler(tiny_model, {"predictor": str(tmp_path / "table")}, slots=16) as scheduler:
