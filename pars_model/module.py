@@ -379,7 +379,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         groups = parameter_groups(
             self.named_parameters(), h.lr, h.head_lr, h.layer_decay, h.weight_decay
         )
-        optimizer = torch.optim.AdamW(groups)
+        # One pass over the weights: on a CPU the usual one takes a tenth of the time of a step.
+        optimizer = torch.optim.AdamW(groups, fused=self.device.type in ("cpu", "cuda"))
         steps = self.trainer.estimated_stepping_batches
         factor = learning_rate_factor(steps, h.warmup, h.schedule)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -39,7 +39,7 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     whole, part = (line for line in text.splitlines() if line.startswith("| Kinds, tiny"))
     assert part.split("|")[2].strip() == "60"
     assert int(whole.split("|")[2]) > 100
-    assert float(whole.split("|")[4].split()[0]) > 0.4
+    assert float(whole.split("|")[5].split()[0]) > 0.4
     assert "one run of the LLM orders the prompts of another at 1.000" in text
     assert "Twice as many prompts" in text
     first = bench.minutes
