@@ -79,6 +79,7 @@ def run(args: argparse.Namespace) -> int:
     text = section.markdown(bench.minutes)
     print(text)
     if args.markdown is not None:
-        write_section(args.markdown, args.name, section, bench.minutes)
+        options = f" --threads {args.threads}" if args.threads > 1 else ""
+        write_section(args.markdown, args.name, section, bench.minutes, options)
         print(args.markdown)
     return 0

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,14 @@ from pars_model.experiments.matrix import RIDGE, shown
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.recipe import CODE as FIT_CODE
-from pars_model.experiments.recipe import CONFIG, part_of, tau_of, train
+from pars_model.experiments.recipe import (
+    CONFIG,
+    WHOLE_ALPACA,
+    fit,
+    predictor_folder,
+    tau_of,
+    train,
+)
 from pars_model.experiments.workbench import LeftOutError, Result, Workbench
 from pars_model.lengths import LengthTable, read_lengths, split_prompts
 from pars_model.metrics import Estimate
@@ -31,10 +38,13 @@ if TYPE_CHECKING:
     from pars_bench.chart import Palette
     from pars_model.evaluate import Scorer
 
-CELL, PROMPTS = CELLS[0], 3_000
-"""Whose lengths, and how many prompts to learn from."""
-LAYERS = (2, 3, 6)
-"""First layers of MiniLM that are fine-tuned; the deepest teaches the students."""
+CELL = CELLS[0]
+"""Whose lengths."""
+MORE = WHOLE_ALPACA
+"""Whose other prompts the teacher scores for the students; its lengths are not read."""
+LAYERS = (2, 3)
+"""First layers of MiniLM that are fine-tuned beside all of it, which teaches the students."""
+TEACHER = "MiniLM, 6 layers"
 CHANNELS = (64, 128)
 DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
 STUDENT_CODE = tuple(f"pars_model.{name}" for name in ("course", "student", "student_fit"))
@@ -48,14 +58,15 @@ NEAR, OVER, FAST = 0.015, 0.03, 100.0
 ROUNDS, ALONE, BURST = 5, 64, 256
 HEAD = ("predictor", "tau [95 %]", "us a prompt, alone", f"us a prompt, {BURST} at once", "minutes")
 INTRODUCTION = f"""\
-{CELL.title}: all learn from the same {PROMPTS:,} prompts with lengths; a tenth of the table's
-prompts, by a hash of the text, chooses epochs and another tenth judges. Encoders are the first
-layers of MiniLM, fine-tuned by `configs/default.yaml` and run as `pars export` writes them (ONNX,
-float32). Students are distilled from the deepest of them, which scores the table's other training
-prompts for them too. The default predictor knows neither this LLM nor these prompts. Microseconds
-are wall time on one core of this machine, tokenising included: the median of {ROUNDS} rounds in
-which all take turns, on judged prompts, one by one and {BURST} in a call. *Minutes* are those of
-training."""
+{CELL.title}: all learn from the same prompts with lengths; a tenth of the table's prompts, by a
+hash of the text, chooses epochs and another tenth judges. Encoders are the first layers of MiniLM,
+fine-tuned by `configs/default.yaml` and run as `pars export` writes them (ONNX, float32). Students
+are distilled from all six layers, which also score for them the prompts of Alpaca that the table
+has no lengths of; those that the hash keeps for choosing and judging are left out of these too. The
+default predictor knows neither this LLM nor these prompts. Microseconds are wall time on one core
+of this machine, tokenising included: the median of {ROUNDS} rounds in which all take turns, on
+judged prompts, one by one and {BURST} in a call. *Minutes* are those of training, for a student the
+teacher's scoring included."""
 
 
 @dataclass(frozen=True)
@@ -84,10 +95,11 @@ class Place:
 
 def run(bench: Workbench) -> Section:
     """Train what is missing, then judge and time all of it."""
-    path = part_of(bench, CELL, PROMPTS)
+    path = bench.table(CELL)
     lengths = read_lengths(path)
     minutes: dict[str, float | None] = {DEFAULT: None, RIDGE: None}
     folders: dict[str, Path] = {}
+    folders[TEACHER], minutes[TEACHER] = _teacher(bench, path)
     left_out = [f"12 layers ({TWELVE}), whose weights come with no package"]
     for layers in LAYERS:
         name = f"MiniLM, {layers} layers"
@@ -95,25 +107,29 @@ def run(bench: Workbench) -> Section:
             folders[name], minutes[name] = _encoder(bench, path, layers)
         except LeftOutError:
             left_out.append(name)
-    if not folders:
-        raise InputError("No encoder was trained, so nothing can teach: leave out fewer parts.")
-    teacher = list(folders)[-1]
     for channels in CHANNELS:
         name = f"student, {channels} channels"
-        found = _student(bench, path, lengths, folders[teacher], channels)
-        folders[name], minutes[name] = found
+        folders[name], minutes[name] = _student(bench, path, folders[TEACHER], channels)
     places = _places(bench, path, lengths, folders, minutes)
     return Section(
         "The frontier",
         [
             INTRODUCTION,
             table(HEAD, [each.row() for each in places]),
-            _goals(places, teacher),
+            _goals(places),
             f"Not run: {'; '.join(left_out)}.",
         ],
         {"frontier.png": picture(places)},
         {"frontier.png": "Tau against microseconds a prompt, alone and in a burst"},
     )
+
+
+def _teacher(bench: Workbench, path: Path) -> tuple[Path, float]:
+    """The predictor folder of the default recipe, which the experiment of that name makes too."""
+    shared = replace(bench, experiment="recipe")
+    found = fit(shared, CELL, 0, path)
+    bench.minutes += shared.minutes
+    return _there(predictor_folder(shared, path)), float(found["minutes"])
 
 
 def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
@@ -132,9 +148,8 @@ def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
         return {"minutes": minutes}
 
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    settings = {"config": config, "layers": layers, "prompts": PROMPTS}
-    label = f"fine-tune {layers} layers on {PROMPTS} prompts"
-    found = bench.kept(label, settings, compute, FIT_CODE, sha256_file(path))
+    settings = {"config": config, "layers": layers}
+    found = bench.kept(f"fine-tune {layers} layers", settings, compute, FIT_CODE, sha256_file(path))
     return _there(folder), float(found["minutes"])
 
 
@@ -163,9 +178,7 @@ def shallow(folder: Path, layers: int) -> None:
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
 
 
-def _student(
-    bench: Workbench, path: Path, lengths: LengthTable, teacher: Path, channels: int
-) -> tuple[Path, float]:
+def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tuple[Path, float]:
     """The predictor folder of a student, and the minutes that it took."""
     from pars_export import Predictor
     from pars_export.artifact import folder_sha256
@@ -174,19 +187,20 @@ def _student(
     from pars_model.student_fit import Recipe
 
     folder = bench.out / "frontier" / f"student{channels}"
-    known = set(lengths.prompts)
-    more = [text for text in read_lengths(bench.table(CELL)).prompts if text not in known]
+    more = bench.table(MORE)
     recipe = Recipe(shape=StudentShape(channels=channels))
 
     def compute() -> Result:
         start = time.monotonic()
         kept = bench.out / "frontier" / f"teacher-{folder_sha256(teacher)[:16]}.npz"
-        distil(Predictor.load(teacher), path, folder, recipe, more, kept)
+        texts = read_lengths(more).prompts
+        distil(Predictor.load(teacher), path, folder, recipe, texts, kept)
         return {"minutes": (time.monotonic() - start) / 60}
 
     settings = {"recipe": repr(recipe), "teacher": folder_sha256(teacher)}
     label = f"distil a student of {channels} channels"
-    found = bench.kept(label, settings, compute, STUDENT_CODE, sha256_file(path))
+    data = sha256_file(path) + sha256_file(more)
+    found = bench.kept(label, settings, compute, STUDENT_CODE, data)
     return _there(folder), float(found["minutes"])
 
 
@@ -279,12 +293,12 @@ def _on_one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _goals(places: Sequence[Place], teacher: str) -> str:
+def _goals(places: Sequence[Place]) -> str:
     """What was wanted of the students, and what came of it."""
     by_name = {place.name: place for place in places}
-    taught, ridge = by_name[teacher], by_name[RIDGE]
+    taught, ridge = by_name[TEACHER], by_name[RIDGE]
     lines = [
-        f"Wanted of a student: within {NEAR} of its teacher ({teacher}), {OVER} over the ridge, at "
+        f"Wanted of a student: within {NEAR} of its teacher ({TEACHER}), {OVER} over the ridge, at "
         f"most {FAST:.0f} us alone and in a burst."
     ]
     for channels in CHANNELS:

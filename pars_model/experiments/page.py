@@ -42,10 +42,13 @@ class Section:
         return "\n\n".join([f"## {self.title}", cost, *self.parts, *shown]) + "\n"
 
 
-def write_section(page: Path, name: str, section: Section, minutes: float) -> None:
+def write_section(
+    page: Path, name: str, section: Section, minutes: float, options: str = ""
+) -> None:
     """Write an experiment's section of ``page``, and its pictures into a folder beside it.
 
     Sections stand in the order of the registry; what stands outside of this one's marks stays.
+    ``options``: further ones of the command that the section names.
 
     Raises:
         InputError: the page has one of the marks, and not the other.
@@ -55,7 +58,9 @@ def write_section(page: Path, name: str, section: Section, minutes: float) -> No
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / file) as temporary:
             write(temporary)
-    command = f"pars experiment {name} --data-root DATA --markdown docs/results/{page.name}"
+    command = (
+        f"pars experiment {name} --data-root DATA --markdown docs/results/{page.name}{options}"
+    )
     text = section.markdown(minutes, command, f"{folder.name}/")
     old = page.read_text(encoding="utf-8") if page.is_file() else HEAD
     with atomic_file(page) as temporary:
