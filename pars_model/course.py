@@ -110,7 +110,9 @@ def take(
         home = np.zeros(len(train), dtype=np.int64)
         return bucketed_batches(train, home, sizes[train], course.batch_size, _POOL, rng)
 
-    optimizer = torch.optim.AdamW(network.parameters(), course.lr, weight_decay=course.weight_decay)
+    optimizer = torch.optim.AdamW(
+        network.parameters(), course.lr, weight_decay=course.weight_decay, fused=True
+    )
     factor = learning_rate_factor(course.epochs * len(batches(0)), 0.1, "linear")
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
     scores = np.full(len(lesson.part), np.nan, dtype=np.float32)

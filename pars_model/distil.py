@@ -1,14 +1,16 @@
 """Distil a trained ranker into a student that scores a prompt in well under a millisecond.
 
-The student learns the teacher's scores of the table's training prompts, and of the prompts of
---texts where given (their lengths need not be known: only the teacher reads them), and beside them
-the lengths themselves. Prompts that the split keeps for validation or test are never learned from,
-wherever they appear. DIR is a predictor folder that needs numpy and tokenizers alone.
+The student learns the teacher's scores of the table's training prompts, of the prompts of --texts
+where given (their lengths need not be known: only the teacher reads them) and of prompts spliced
+from both, and beside them the lengths themselves. Prompts that the split keeps for validation or
+test are never learned from, wherever they appear. DIR is a predictor folder that needs numpy and
+tokenizers alone.
 """
 
 from __future__ import annotations
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -46,7 +48,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="FILE",
         help="keep the teacher's scores in this file (.npz), and go on from those in it",
     )
-    parser.add_argument("--epochs", type=int, default=12, help="of the student (default 12)")
+    parser.add_argument(
+        "--spliced",
+        type=int,
+        default=80_000,
+        metavar="N",
+        help="prompts made of the start of one and the end of another, for the teacher to score "
+        "(default 80000)",
+    )
+    parser.add_argument("--epochs", type=int, default=6, help="of the student (default 6)")
     parser.add_argument("--max-length", type=int, default=64, help="tokens read (default 64)")
     parser.add_argument("--vocabulary", type=int, default=12_000, help="subwords (default 12000)")
     parser.add_argument("--seed", type=int, default=0, help="of weights and batches (default 0)")
@@ -58,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     for name in ("epochs", "threads"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}: expected 1 or more.")
+    if args.spliced < 0:
+        raise InputError(f"--spliced is {args.spliced}: expected 0 or more.")
     if args.vocabulary < 100:
         raise InputError(f"--vocabulary is {args.vocabulary}: expected 100 or more.")
     import torch
@@ -65,7 +77,6 @@ def run(args: argparse.Namespace) -> int:
     from pars_export.artifact import folder_sha256
     from pars_export.inputs import InputSpec
     from pars_export.prompts import read_texts
-    from pars_model.course import Course
     from pars_model.evaluate import load_scorer
     from pars_model.student import StudentShape
     from pars_model.student_fit import Recipe
@@ -74,11 +85,11 @@ def run(args: argparse.Namespace) -> int:
     recipe = Recipe(
         spec=InputSpec(max_length=args.max_length, truncation="head_tail"),
         shape=StudentShape(vocabulary=args.vocabulary),
-        course=Course(epochs=args.epochs, lr=3e-3, seed=args.seed),
+        course=replace(Recipe().course, epochs=args.epochs, seed=args.seed),
     )
     more = [] if args.texts is None else read_texts(args.texts)
     teacher = load_scorer(args.teacher, args.threads)
-    manifest = distil(teacher, args.data, args.out, recipe, more, args.scores)
+    manifest = distil(teacher, args.data, args.out, recipe, more, args.scores, args.spliced)
     print(f"validation tau: {manifest.metrics['tau']:.3f}, ", end="")
     print(f"the teacher's: {manifest.metrics['teacher_tau']:.3f}")
     print(f"sha256 to pin: {folder_sha256(args.out)}")
@@ -93,6 +104,7 @@ def distil(
     recipe: Recipe,
     more: Sequence[str] = (),
     scores_file: Path | None = None,
+    spliced: int = 0,
 ) -> Manifest:
     """Train a student of ``teacher`` and write its predictor folder, whole or not at all.
 
@@ -103,6 +115,7 @@ def distil(
         recipe: how the student looks and learns.
         more: texts without lengths.
         scores_file: where the teacher's scores are kept between runs.
+        spliced: how many prompts to make up of the training prompts and ``more``.
 
     Raises:
         InputError: the table cannot be used, or the teacher does not know its prompts.
@@ -113,6 +126,7 @@ def distil(
     from pars_model.evaluate import training_data
     from pars_model.kept import in_steps
     from pars_model.lengths import read_lengths, require_pairs, split_prompts, text_fraction
+    from pars_model.splice import splice
     from pars_model.student_fit import fit_student
     from pars_model.student_folder import write_student
 
@@ -130,8 +144,10 @@ def distil(
         for text in dict.fromkeys(more)
         if text not in known and (table.has_split or text_fraction(text) >= val + test)
     ]
-    texts = [*table.prompts, *unlabelled]
-    part = np.concatenate([split, np.full(len(unlabelled), "train")])
+    real = [*(table.prompts[i] for i in np.flatnonzero(split == "train")), *unlabelled]
+    made = splice(real, spliced, known.union(unlabelled), recipe.course.seed)
+    texts = [*table.prompts, *unlabelled, *made]
+    part = np.concatenate([split, np.full(len(unlabelled) + len(made), "train")])
     wanted = np.flatnonzero(part != "test")
     scores = np.full(len(texts), np.nan)
     scores[wanted] = in_steps(teacher.score, [texts[i] for i in wanted], "teacher", scores_file)
@@ -139,7 +155,8 @@ def distil(
         raise InputError("The teacher does not know some of the prompts; give another teacher.")
     student = fit_student(table, texts, part, scores, recipe)
     summary = {**_summary(table, data, split), "val_fraction": val, "test_fraction": test}
-    training = {"data": {**summary, "unlabelled": len(unlabelled)}, "teacher": _named(teacher)}
+    summary |= {"unlabelled": len(unlabelled), "spliced": len(made)}
+    training = {"data": summary, "teacher": _named(teacher)}
     return write_student(out, table, part, scores, student, recipe, training)
 
 

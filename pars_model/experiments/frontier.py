@@ -42,12 +42,16 @@ CELL = CELLS[0]
 """Whose lengths."""
 MORE = WHOLE_ALPACA
 """Whose other prompts the teacher scores for the students; its lengths are not read."""
+SPLICED = 80_000
+"""Prompts that are made up of parts of these, for the same."""
 LAYERS = (2, 3)
 """First layers of MiniLM that are fine-tuned beside all of it, which teaches the students."""
 TEACHER = "MiniLM, 6 layers"
 CHANNELS = (64, 128)
 DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
-STUDENT_CODE = tuple(f"pars_model.{name}" for name in ("course", "student", "student_fit"))
+STUDENT_CODE = tuple(
+    f"pars_model.{name}" for name in ("course", "splice", "student", "student_fit")
+)
 SPEED_CODE = (
     "pars_export.batches",
     "pars_export.words",
@@ -62,11 +66,11 @@ INTRODUCTION = f"""\
 hash of the text, chooses epochs and another tenth judges. Encoders are the first layers of MiniLM,
 fine-tuned by `configs/default.yaml` and run as `pars export` writes them (ONNX, float32). Students
 are distilled from all six layers, which also score for them the prompts of Alpaca that the table
-has no lengths of; those that the hash keeps for choosing and judging are left out of these too. The
-default predictor knows neither this LLM nor these prompts. Microseconds are wall time on one core
-of this machine, tokenising included: the median of {ROUNDS} rounds in which all take turns, on
-judged prompts, one by one and {BURST} in a call. *Minutes* are those of training, for a student the
-teacher's scoring included."""
+has no lengths of (those that the hash keeps for choosing and judging are left out of these too) and
+{SPLICED:,} spliced ones. The default predictor knows neither this LLM nor these prompts.
+Microseconds are wall time on one core of this machine, tokenising included: the median of {ROUNDS}
+rounds in which all take turns, on judged prompts, one by one and {BURST} in a call. *Minutes* are
+those of training; of the first student with the teacher's scoring, which the second shares."""
 
 
 @dataclass(frozen=True)
@@ -194,10 +198,10 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
         start = time.monotonic()
         kept = bench.out / "frontier" / f"teacher-{folder_sha256(teacher)[:16]}.npz"
         texts = read_lengths(more).prompts
-        distil(Predictor.load(teacher), path, folder, recipe, texts, kept)
+        distil(Predictor.load(teacher), path, folder, recipe, texts, kept, SPLICED)
         return {"minutes": (time.monotonic() - start) / 60}
 
-    settings = {"recipe": repr(recipe), "teacher": folder_sha256(teacher)}
+    settings = {"recipe": repr(recipe), "teacher": folder_sha256(teacher), "spliced": SPLICED}
     label = f"distil a student of {channels} channels"
     data = sha256_file(path) + sha256_file(more)
     found = bench.kept(label, settings, compute, STUDENT_CODE, data)

@@ -17,6 +17,7 @@ from pars_model.course import Course
 from pars_model.distil import distil
 from pars_model.evaluate import evaluate
 from pars_model.lengths import read_lengths, split_prompts
+from pars_model.splice import splice
 from pars_model.student import StudentShape, int8_rows
 from pars_model.student_fit import Recipe
 
@@ -78,6 +79,32 @@ def test_test_prompts_are_never_read(lengths: Path, tmp_path: Path) -> None:
     assert data["unlabelled"] == len(extra)
 
 
+def test_spliced_prompts_are_of_training_prompts_alone(lengths: Path, tmp_path: Path) -> None:
+    table = read_lengths(lengths)
+    split = split_prompts(table)
+    train = {t for t, s in zip(table.prompts, split, strict=True) if s == "train"}
+    teacher = Teacher()
+    manifest = distil(teacher, lengths, tmp_path / "student", SMALL, (), None, 300)
+    made = teacher.asked - set(table.prompts)
+    data = manifest.training["data"]
+    assert isinstance(data, dict)
+    assert data["spliced"] == len(made) > 50
+    starts, ends = {text.split()[0] for text in train}, {text.split()[-1] for text in train}
+    assert all(text.split()[0] in starts and text.split()[-1] in ends for text in made)
+    assert float(str(manifest.metrics["tau"])) > 0.6
+
+
+def test_splices_are_new_each_once_and_the_same_by_seed() -> None:
+    texts = ["Sort these:\n3 1 2", "Name a fruit", "Translate this text:\nHello there"]
+    made = splice(texts, 200, {"Name a fruit"})
+    assert len(made) == len(set(made)) > 5
+    assert "Name a fruit" not in made
+    assert any(text == "Sort these:\nHello there" for text in made)
+    assert made == splice(texts, 200, {"Name a fruit"})
+    assert made != splice(texts, 200, {"Name a fruit"}, seed=1)
+    assert splice(texts, 0) == []
+
+
 def test_the_command_and_what_it_keeps(
     lengths: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +115,7 @@ def test_the_command_and_what_it_keeps(
     out, kept = tmp_path / "student", tmp_path / "kept.npz"
     command = ["distil", str(tmp_path / "teacher"), "--data", str(lengths), "--out", str(out)]
     options = ["--epochs", "1", "--vocabulary", "150", "--scores", str(kept)]
+    options += ["--spliced", "0"]
     assert main([*command, *options, "--texts", str(tmp_path / "more.jsonl")]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("validation tau: ")
