@@ -231,7 +231,8 @@ def concordance_sweep(answers: Answers) -> Generator[None, None, Concordance | N
     """Concordance of n answers in O(n log^2 n), of which one part in log n between two yields.
 
     As in a merge sort: in the order of lengths, blocks of 1, 2, 4... answers are compared with the
-    next block as a whole. Returns (as the generator's value) None without a comparable pair.
+    next block as a whole. At most 32,767 answers. Returns (as the generator's value) None without a
+    comparable pair.
     """
     expected, tokens, ended = answers
     count = len(expected)

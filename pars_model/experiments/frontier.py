@@ -198,7 +198,8 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
         start = time.monotonic()
         kept = bench.out / "frontier" / f"teacher-{folder_sha256(teacher)[:16]}.npz"
         texts = read_lengths(more).prompts
-        distil(Predictor.load(teacher), path, folder, recipe, texts, kept, SPLICED)
+        scorer = Predictor.load(teacher, threads=bench.threads)
+        distil(scorer, path, folder, recipe, texts, kept, SPLICED)
         return {"minutes": (time.monotonic() - start) / 60}
 
     settings = {"recipe": repr(recipe), "teacher": folder_sha256(teacher), "spliced": SPLICED}
