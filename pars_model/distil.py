@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 _SHARE = 0.1
 """Of prompts for validation, and for the test, where neither table nor teacher says."""
+_SPLICED_OF_ONE = 4
+"""Most splices for each real prompt: among more of them the lengths would teach too little."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,7 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=80_000,
         metavar="N",
         help="prompts made of the start of one and the end of another, for the teacher to score "
-        "(default 80000)",
+        "(default 80000; at most four for each real one)",
     )
     parser.add_argument("--epochs", type=int, default=6, help="of the student (default 6)")
     parser.add_argument("--max-length", type=int, default=64, help="tokens read (default 64)")
@@ -115,7 +117,8 @@ def distil(
         recipe: how the student looks and learns.
         more: texts without lengths.
         scores_file: where the teacher's scores are kept between runs.
-        spliced: how many prompts to make up of the training prompts and ``more``.
+        spliced: how many prompts to make up of the training prompts and ``more``; at most four for
+            each of them, and those that the split would keep for validation or test are left out.
 
     Raises:
         InputError: the table cannot be used, or the teacher does not know its prompts.
@@ -145,7 +148,12 @@ def distil(
         if text not in known and (table.has_split or text_fraction(text) >= val + test)
     ]
     real = [*(table.prompts[i] for i in np.flatnonzero(split == "train")), *unlabelled]
-    made = splice(real, spliced, known.union(unlabelled), recipe.course.seed)
+    seen = known.union(more)
+    made = [
+        text
+        for text in splice(real, min(spliced, _SPLICED_OF_ONE * len(real)), recipe.course.seed)
+        if text not in seen and (table.has_split or text_fraction(text) >= val + test)
+    ]
     texts = [*table.prompts, *unlabelled, *made]
     part = np.concatenate([split, np.full(len(unlabelled) + len(made), "train")])
     wanted = np.flatnonzero(part != "test")

@@ -379,8 +379,10 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         groups = parameter_groups(
             self.named_parameters(), h.lr, h.head_lr, h.layer_decay, h.weight_decay
         )
-        # One pass over the weights: on a CPU the usual one takes a tenth of the time of a step.
-        optimizer = torch.optim.AdamW(groups, fused=self.device.type in ("cpu", "cuda"))
+        # One pass over the weights: on a CPU the usual one takes a tenth of the time of a step. In
+        # mixed precision Lightning refuses to clip the gradients of such an optimizer.
+        fused = self.device.type in ("cpu", "cuda") and "mixed" not in str(self.trainer.precision)
+        optimizer = torch.optim.AdamW(groups, fused=fused)
         steps = self.trainer.estimated_stepping_batches
         factor = learning_rate_factor(steps, h.warmup, h.schedule)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -6,26 +6,23 @@ A student that has seen only the prompts of a table knows few combinations of th
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 _WITH_ITS_INPUT = 0.35
 """Share of splices that put one prompt's further lines under the first line of another."""
 
 
-def splice(
-    texts: Sequence[str], count: int, known: Collection[str] = (), seed: int = 0
-) -> list[str]:
-    """Up to ``count`` new texts, each once: the start of one text and the end of another.
+def splice(texts: Sequence[str], count: int, seed: int = 0) -> list[str]:
+    """Up to ``count`` texts, each once: the start of one text and the end of another.
 
     Args:
-        texts: what the parts are of; two or more.
-        count: how many to try; those that come twice, are empty or ``known`` are left out.
-        known: texts that are not to be made.
+        texts: what the parts are of.
+        count: how many to try; those that come twice or are empty are left out.
         seed: of the choice.
     """
     draw = random.Random(seed)
     made = dict.fromkeys(_join(draw, draw.choice(texts), draw.choice(texts)) for _ in range(count))
-    return [text for text in made if text not in known and text.strip()]
+    return [text for text in made if text.strip()]
 
 
 def _join(draw: random.Random, one: str, other: str) -> str:

@@ -195,6 +195,9 @@ class _Cohort:
         row, self._next = self._next, (self._next + 1) % len(self._keys)
         if self._row.get(self._keys[row]) == row:
             del self._row[self._keys[row]]
+        before = self._row.get(key)
+        if before is not None:  # a streaming session goes on as a new request of its id
+            self._expected[before], self._ended[before] = math.nan, False
         self._keys[row], self._row[key] = key, row
         self._expected[row], self._ended[row] = math.nan, False
 

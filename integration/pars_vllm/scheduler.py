@@ -137,7 +137,7 @@ class ParsScheduler(Scheduler):  # type: ignore[misc]  # vLLM is not type-checke
         """One scheduling step: first what the scorer has answered, then vLLM's own schedule."""
         scorer = self._pars_scores
         if scorer is not None:
-            waiting = len(self.pars_queue) if self.pars_queue is not None else 1
+            waiting = len(self.waiting)
             lacking = waiting if self._pars_rank_again else scorer.outstanding
             if self._pars_pace.due(lacking, waiting):
                 self._take_scores(scorer)

@@ -24,6 +24,7 @@ from pars_model.experiments.recipe import (
     CONFIG,
     WHOLE_ALPACA,
     fit,
+    fit_folder,
     predictor_folder,
     tau_of,
     train,
@@ -50,7 +51,11 @@ TEACHER = "MiniLM, 6 layers"
 CHANNELS = (64, 128)
 DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
 STUDENT_CODE = tuple(
-    f"pars_model.{name}" for name in ("course", "splice", "student", "student_fit")
+    f"pars_model.{name}"
+    for name in (
+        *("batches", "course", "distil", "losses", "optim", "pairs"),
+        *("splice", "student", "student_fit"),
+    )
 )
 SPEED_CODE = (
     "pars_export.batches",
@@ -63,14 +68,15 @@ ROUNDS, ALONE, BURST = 5, 64, 256
 HEAD = ("predictor", "tau [95 %]", "us a prompt, alone", f"us a prompt, {BURST} at once", "minutes")
 INTRODUCTION = f"""\
 {CELL.title}: all learn from the same prompts with lengths; a tenth of the table's prompts, by a
-hash of the text, chooses epochs and another tenth judges. Encoders are the first layers of MiniLM,
-fine-tuned by `configs/default.yaml` and run as `pars export` writes them (ONNX, float32). Students
-are distilled from all six layers, which also score for them the prompts of Alpaca that the table
-has no lengths of (those that the hash keeps for choosing and judging are left out of these too) and
-{SPLICED:,} spliced ones. The default predictor knows neither this LLM nor these prompts.
-Microseconds are wall time on one core of this machine, tokenising included: the median of {ROUNDS}
-rounds in which all take turns, on judged prompts, one by one and {BURST} in a call. *Minutes* are
-those of training; of the first student with the teacher's scoring, which the second shares."""
+hash of the text, chooses epochs (the ridge learns from it too) and another tenth judges. Encoders
+are the first layers of MiniLM, fine-tuned by `configs/default.yaml` and run as `pars export` writes
+them (ONNX, float32). Students are distilled from all six layers, which also score for them the
+prompts of Alpaca that the table has no lengths of and up to {SPLICED:,} spliced ones (what the hash
+keeps for choosing and judging is left out of both). The default predictor knows neither this LLM
+nor these prompts. Microseconds are wall time on one core of this machine, tokenising included: the
+median of {ROUNDS} rounds in which all take turns, on judged prompts, one by one and {BURST} in a
+call. *Minutes* are those of training, for a student without the teacher's scoring where its scores
+were kept."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,7 @@ def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
     from pars_export.export import export_checkpoint
     from pars_model.callbacks import BEST
 
-    root = bench.out / "frontier" / f"layers{layers}"
+    root = fit_folder(bench.out / "frontier" / f"layers{layers}", path)
     encoder, folder = root / "encoder", root / "predictor"
 
     def compute() -> Result:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -102,9 +103,18 @@ def _split(text: str) -> str:
     return "test" if fraction < 0.1 else "val" if fraction < 0.2 else "train"
 
 
+def fit_folder(folder: Path, path: Path) -> Path:
+    """Where a fit by the default recipe on the table ``path`` has its files.
+
+    Another recipe or table has another folder, and never goes on from this one's checkpoint.
+    """
+    digest = hashlib.sha256(CONFIG.read_bytes() + path.read_bytes()).hexdigest()
+    return folder / f"{path.stem}-{digest[:12]}"
+
+
 def predictor_folder(bench: Workbench, path: Path) -> Path:
     """Where :func:`fit` leaves the predictor that learned from the table ``path``."""
-    return bench.out / "recipe" / path.stem / "predictor"
+    return fit_folder(bench.out / "recipe", path) / "predictor"
 
 
 def fit(bench: Workbench, cell: Cell, prompts: int, path: Path) -> Result:

@@ -260,6 +260,42 @@ def test_what_left_the_cohort_or_ended_while_it_was_read_is_no_answer_that_runs(
     assert feedback.concordance.value == 1.0
 
 
+def judged(feedback: Feedback) -> Concordance:
+    while feedback.concordance is None:
+        feedback.step()
+    return feedback.concordance
+
+
+def test_one_that_left_the_cohort_while_it_ran_ends_unseen() -> None:
+    feedback = Feedback(lambda key: 0, window=2, least_ended=2, every=2)
+    for name, expected in (("a", 50.0), ("b", 5.0), ("c", 9.0)):
+        feedback.scored(name, expected)
+        feedback.began(name)  # c in the place of a
+    feedback.ended("a", 1, by_itself=True)
+    feedback.ended("b", 4, by_itself=True)
+    feedback.ended("c", 8, by_itself=True)
+    found = judged(feedback)
+    assert (found.ended, found.pairs, found.value) == (2, 1, 1.0)
+
+
+def test_an_id_that_begins_again_counts_once() -> None:
+    feedback = Feedback(lambda key: 20, window=8, least_ended=2, every=2)
+    feedback.scored("a", 1.0)
+    feedback.began("a")
+    feedback.scored("b", 5.0)
+    feedback.began("b")
+    feedback.ended("b", 4, by_itself=True)
+    feedback._new_ends = 2  # reads a, and finds too little
+    while feedback.step() or feedback._evaluation is not None:
+        pass
+    feedback.scored("a", 9.0)
+    feedback.began("a")
+    feedback.ended("a", 8, by_itself=True)
+    feedback._new_ends = 2
+    found = judged(feedback)
+    assert (found.ended, found.pairs, found.value) == (2, 1, 1.0)
+
+
 def test_nothing_piles_up() -> None:
     server = Server(window=200)
     server.serve(requests(9, 0.5), 3000)
