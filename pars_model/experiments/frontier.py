@@ -347,11 +347,11 @@ def picture(places: Sequence[Place]) -> Callable[[Path], None]:
                 color=palette[colour],
                 label="alone" if kind == "alone" else f"{BURST} at once",
             )
-        for place in places:
+        for number, place in enumerate(places):
             axes.annotate(
                 place.name,
                 (max(place.alone, place.burst), place.tau.value),
-                xytext=(4, 4),
+                xytext=(4, 4 if number % 2 else -9),  # neighbours on the axis, often alike in tau
                 textcoords="offset points",
                 fontsize=6.5,
                 color=palette["ink"],
