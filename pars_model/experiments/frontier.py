@@ -347,11 +347,13 @@ def picture(places: Sequence[Place]) -> Callable[[Path], None]:
                 color=palette[colour],
                 label="alone" if kind == "alone" else f"{BURST} at once",
             )
-        for number, place in enumerate(places):
+        for place, after in zip(places, [*places[1:], None], strict=True):
+            # Under the mark where the next name would stand on this one.
+            close = after is not None and 0 <= after.tau.value - place.tau.value < 0.03
             axes.annotate(
                 place.name,
                 (max(place.alone, place.burst), place.tau.value),
-                xytext=(4, 4 if number % 2 else -9),  # neighbours on the axis, often alike in tau
+                xytext=(4, -9 if close else 4),
                 textcoords="offset points",
                 fontsize=6.5,
                 color=palette["ink"],

@@ -373,7 +373,7 @@ def test_the_console_command_fits_the_embedded_encoder_with_no_other_flag(
     done = subprocess.run(
         [
             *(sys.executable, "-m", "pars_model", "fit", "--config", CONFIGS / "default.yaml"),
-            *("--data.path", table, "--trainer.max_epochs", "1", "--trainer.max_steps", "2"),
+            *("--data.path", table, "--trainer.max_epochs", "1", "--trainer.max_steps", "4"),
             *("--trainer.default_root_dir", tmp_path),
         ],
         capture_output=True,
