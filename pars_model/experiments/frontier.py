@@ -349,7 +349,7 @@ def picture(places: Sequence[Place]) -> Callable[[Path], None]:
             )
         for place, after in zip(places, [*places[1:], None], strict=True):
             # Under the mark where the next name would stand on this one.
-            close = after is not None and 0 <= after.tau.value - place.tau.value < 0.03
+            close = after is not None and 0 <= after.tau.value - place.tau.value < 0.04
             axes.annotate(
                 place.name,
                 (max(place.alone, place.burst), place.tau.value),
