@@ -22,7 +22,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     ),
     "frontier": (
         "pars_model.experiments.frontier",
-        "tau against microseconds: n-gram ridge, students, encoders of 2 to 12 layers",
+        "tau against microseconds: n-gram ridge, students, encoders of 2, 3 and 6 layers",
     ),
     "recipe": (
         "pars_model.experiments.recipe",
