@@ -56,6 +56,9 @@ PROMPT_TOKENS = 64
 MEAN_TOKENS = 300
 STEPS = 3
 """Calls in a sample: few, so that the three are measured in the same moment of a busy machine."""
+OFTEN = 8
+"""Rounds of ``schedule()`` for each of any other operation: its ratio lies so near the goal that
+few would not decide on which side."""
 WARM = 1_024
 """Requests that end before anything is measured: by then the predictor is judged at its usual pace,
 which is faster at the start."""
@@ -200,8 +203,8 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
     ``model``: a folder of :func:`pars_bench.modelless.describe_model`; the predictor's is made
     beside it.
     """
-    # More than can arrive: nobody ends faster than a token a step.
-    count = waiting + SLOTS + 2 * WARM + 4 * (rounds + 1) * (STEPS + len(PROMPTS_OF))
+    # More than can arrive: about a request ends in a step.
+    count = waiting + SLOTS + 2 * WARM + 4 * (rounds + 1) * (OFTEN * STEPS + len(PROMPTS_OF))
     predictor = model.parent / f"predictor-{waiting}"
     jobs = make_jobs(count, seed, predictor)
     pars: dict[str, object] = {
@@ -221,7 +224,9 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
             scheduler = make_scheduler(cls, config)
             stack.callback(scheduler.shutdown)
             servers[name] = BusyServer(scheduler, jobs, waiting, seed)
-        samples = take_turns({name: each.schedule for name, each in servers.items()}, rounds)
+        samples = take_turns(
+            {name: each.schedule for name, each in servers.items()}, OFTEN * rounds
+        )
         cases = [case_of("schedule", waiting, samples)]
         for tokens in PROMPTS_OF:
             samples = take_turns(

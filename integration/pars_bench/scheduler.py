@@ -45,7 +45,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"lengths of the waiting queue ({' '.join(map(str, WAITING))})",
     )
     parser.add_argument(
-        "--rounds", type=_at_least_two, default=ROUNDS, help="samples of each (%(default)s)"
+        "--rounds",
+        type=_at_least_two,
+        default=ROUNDS,
+        help="samples of each; schedule() gets eight times as many (%(default)s)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the load (%(default)s)")
 

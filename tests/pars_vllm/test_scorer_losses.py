@@ -38,6 +38,13 @@ time.sleep(600)
 """
 
 
+def serves(scorer: Scorer, one: list[int]) -> None:
+    """The scorer of ``{"one": 1.0}`` answers."""
+    scorer.submit("another", one)
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("another", 1.0)]
+
+
 def test_killed_process_is_replaced(
     make_scorer: Make, ids: Callable[[str], list[int]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -137,9 +144,7 @@ def test_the_process_outlives_the_thread_that_asked_for_it(
     os.kill(scorer.pid, signal.SIGKILL)
     until(lambda: scorer.lost, scorer)
     in_a_thread(lambda: until(lambda: scorer.ready, scorer))  # a replacement, too
-    scorer.submit("a", ids("one"))
-    assert scorer.wait(WAIT)
-    assert scorer.poll() == [("a", 1.0)]
+    serves(scorer, ids("one"))
     assert scorer.counters.losses == scorer.counters.restarts == 1
 
 
@@ -164,9 +169,7 @@ def test_hanging_process_is_replaced(make_scorer: Make, ids: Callable[[str], lis
     scorer.submit("a", ids("one"))
     until(lambda: scorer.lost, scorer)
     until(lambda: scorer.recovered, scorer)
-    scorer.submit("b", ids("one"))
-    assert scorer.wait(WAIT)
-    assert scorer.poll() == [("b", 1.0)]
+    serves(scorer, ids("one"))
 
 
 def test_folder_that_changed_under_way(make_scorer: Make, tmp_path: Path) -> None:
@@ -203,9 +206,7 @@ def test_nothing_waits_while_another_process_is_started(
     assert scorer.counters.restarts == 0
     go_on.set()
     until(lambda: scorer.recovered, scorer)
-    scorer.submit("b", ids("one"))
-    assert scorer.wait(WAIT)
-    assert scorer.poll() == [("b", 1.0)]
+    serves(scorer, ids("one"))
     assert scorer.counters.losses == scorer.counters.restarts == 1
 
 
