@@ -164,7 +164,7 @@ def check_model(model: str) -> Iterator[Finding]:
     """Can the LLM's chat template be taken off a prompt."""
     from pars_export.inputs import text_of
     from pars_vllm.prompt import TemplateError, learn, parse
-    from pars_vllm.tokenizer import TokenizerSource, load_tokenizer
+    from pars_vllm.tokenizer import TokenizerSource, decoded, load_tokenizer
 
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     try:
@@ -172,7 +172,8 @@ def check_model(model: str) -> Iterator[Finding]:
     except ParsError as error:
         yield Finding("FAIL", str(error))
         return
-    delimiters = learn(tokenizer.render)
+    render = decoded(tokenizer)
+    delimiters = learn(render)
     if delimiters is None:
         yield Finding(
             "warn",
@@ -186,7 +187,7 @@ def check_model(model: str) -> Iterator[Finding]:
     ):
         roles = ", ".join(message["role"] for message in messages)
         try:
-            found = parse(tokenizer.render(messages, True), delimiters)
+            found = parse(render(messages, True), delimiters)
         except TemplateError:
             yield Finding("warn", f"{model}: its chat template refuses messages of {roles}.")
             continue

@@ -13,6 +13,7 @@ import itertools
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 Message = dict[str, str]
@@ -50,6 +51,14 @@ _CALLS: tuple[dict[str, object], ...] = (
 )
 
 
+_VARIABLES: tuple[Mapping[str, object], ...] = (
+    {},
+    *({name: value} for name in ("enable_thinking", "thinking") for value in (True, False)),
+    *({"reasoning_effort": value} for value in ("low", "medium", "high")),
+)
+"""What clients switch by ``chat_template_kwargs`` in the templates of reasoning models."""
+
+
 class TemplateError(Exception):
     """The chat template does not render these messages."""
 
@@ -62,8 +71,13 @@ class Render(Protocol):
         messages: Sequence[Mapping[str, object]],
         generation: bool,
         tools: Sequence[Tool] | None = None,
+        variables: Mapping[str, object] = MappingProxyType({}),
     ) -> str:
-        """``generation``: whether the prompt for an answer is added."""
+        """The text.
+
+        ``generation``: whether the prompt for an answer is added; ``variables``: what else a
+        template may ask for.
+        """
 
 
 @dataclass(frozen=True)
@@ -99,9 +113,8 @@ class Delimiters:
 def learn(render: Render) -> Delimiters | None:
     """Delimiters of a template; None where it does not keep user content apart and whole."""
     frames: dict[tuple[str, str], set[str]] = {}
-    for roles in _PROBES:
-        for generation in (True, False):
-            _observe(render, roles, generation, frames)
+    for roles, generation, variables in itertools.product(_PROBES, (True, False), _VARIABLES):
+        _observe(render, roles, generation, variables, frames)
     if (START, "user") not in frames:
         return None
     opens, closes = {}, {}
@@ -141,11 +154,15 @@ def _conversation(roles: Sequence[str], call: Mapping[str, object]) -> list[dict
 
 
 def _gaps(
-    render: Render, roles: Sequence[str], generation: bool, call: Mapping[str, object]
+    render: Render,
+    roles: Sequence[str],
+    generation: bool,
+    variables: Mapping[str, object],
+    call: Mapping[str, object],
 ) -> list[str]:
     """Texts before, between and after the markers; empty where the template loses one."""
     try:
-        text = render(_conversation(roles, call), generation)
+        text = render(_conversation(roles, call), generation, None, variables)
     except TemplateError:
         return []
     gaps, position = [], 0
@@ -163,9 +180,10 @@ def _observe(
     render: Render,
     roles: Sequence[str],
     generation: bool,
+    variables: Mapping[str, object],
     frames: dict[tuple[str, str], set[str]],
 ) -> None:
-    variants = [_gaps(render, roles, generation, call) for call in _CALLS]
+    variants = [_gaps(render, roles, generation, variables, call) for call in _CALLS]
     ends = (*roles, END) if generation else roles
     for pair, gap, other in zip(itertools.pairwise((START, *ends)), *variants, strict=False):
         if pair == ("assistant", "tool"):
@@ -177,7 +195,7 @@ def _observe(
 def _tool_frames(render: Render) -> list[ToolFrame]:
     found = []
     for roles in (("user",), ("system", "user")):
-        plain = _gaps(render, roles, True, _CALLS[0])
+        plain = _gaps(render, roles, True, {}, _CALLS[0])
         try:
             text = render(_conversation(roles, _CALLS[0]), True, [_MARKED_TOOL])
         except TemplateError:

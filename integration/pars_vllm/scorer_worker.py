@@ -29,7 +29,7 @@ from pars_export.predictor import Predictor
 from pars_vllm import protocol
 from pars_vllm.arrival import unpack
 from pars_vllm.prompt import learn, parse
-from pars_vllm.tokenizer import PromptTokenizer, TokenizerSource, load_tokenizer
+from pars_vllm.tokenizer import PromptTokenizer, TokenizerSource, decoded, load_tokenizer
 
 BATCH = 32
 """Prompts scored together; they are sorted by length first, so that little is padded."""
@@ -87,7 +87,7 @@ class PromptReader:
     def _learn(self) -> None:
         # Some templates tell the model today's date, so what they put around a turn lasts a day.
         self._day = date.today()
-        self._delimiters = learn(self._tokenizer.render)
+        self._delimiters = learn(decoded(self._tokenizer))
 
     @property
     def knows_template(self) -> bool:

@@ -13,10 +13,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Protocol
 
 from pars_export.errors import ConfigError
-from pars_vllm.prompt import TemplateError, Tool
+from pars_vllm.prompt import Render, TemplateError, Tool
 
 # What a template raises on messages that it was not written for.
 _RENDER_ERRORS = (TypeError, ValueError, KeyError, AttributeError)
@@ -44,13 +45,36 @@ class PromptTokenizer(Protocol):
     def raw(self, ids: Sequence[int]) -> str:
         """Text of a prompt that went in without a template: special tokens added to it left out."""
 
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a text that the template has been through: nothing is added to it."""
+
     def render(
         self,
         messages: Sequence[Mapping[str, object]],
         generation: bool,
         tools: Sequence[Tool] | None = None,
+        variables: Mapping[str, object] = MappingProxyType({}),
     ) -> str:
         """Messages through the chat template; TemplateError where it has none or refuses."""
+
+
+def decoded(tokenizer: PromptTokenizer) -> Render:
+    """Renders messages as their token ids read, which is all that the scorer process gets.
+
+    Tokenizers of SentencePiece's kind put a space after special tokens or take one away, so what a
+    template wrote is not what its ids say.
+    """
+
+    def render(
+        messages: Sequence[Mapping[str, object]],
+        generation: bool,
+        tools: Sequence[Tool] | None = None,
+        variables: Mapping[str, object] = MappingProxyType({}),
+    ) -> str:
+        text = tokenizer.render(messages, generation, tools, variables)
+        return tokenizer.decode(tokenizer.encode(text))
+
+    return render
 
 
 def load_tokenizer(source: TokenizerSource) -> PromptTokenizer:
@@ -121,15 +145,19 @@ class _FastTokenizer:
             kept = kept[: -len(self._suffix)]
         return self.decode(kept)
 
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
     def render(
         self,
         messages: Sequence[Mapping[str, object]],
         generation: bool,
         tools: Sequence[Tool] | None = None,
+        variables: Mapping[str, object] = MappingProxyType({}),
     ) -> str:
         if self._template is None:
             raise TemplateError("the tokenizer has no chat template")
-        return self._template.render(messages, generation, tools)
+        return self._template.render(messages, generation, tools, variables)
 
 
 def _json_of(path: Path | None) -> dict[str, object]:
@@ -212,7 +240,8 @@ class _JinjaTemplate:
         self,
         messages: Sequence[Mapping[str, object]],
         generation: bool,
-        tools: Sequence[Tool] | None = None,
+        tools: Sequence[Tool] | None,
+        variables: Mapping[str, object],
     ) -> str:
         if self._template is None:
             raise TemplateError("the chat template is not valid Jinja")
@@ -223,6 +252,7 @@ class _JinjaTemplate:
                 documents=None,
                 add_generation_prompt=generation,
                 **self._variables,
+                **variables,
             )
         except self._refusals as error:
             raise TemplateError(type(error).__name__) from error
@@ -252,11 +282,15 @@ class _TransformersTokenizer:
     def raw(self, ids: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))
 
+    def encode(self, text: str) -> list[int]:
+        return list(self._tokenizer.encode(text, add_special_tokens=False))
+
     def render(
         self,
         messages: Sequence[Mapping[str, object]],
         generation: bool,
         tools: Sequence[Tool] | None = None,
+        variables: Mapping[str, object] = MappingProxyType({}),
     ) -> str:
         import jinja2
 
@@ -268,6 +302,7 @@ class _TransformersTokenizer:
                     tools=list(tools) if tools else None,
                     add_generation_prompt=generation,
                     tokenize=False,
+                    **variables,
                 )
             )
         except (jinja2.TemplateError, *_RENDER_ERRORS) as error:

@@ -85,6 +85,58 @@ def test_template_comes_off_exactly(tmp_path: Path, name: str, conversation: str
     assert through(reader, templated) == text_of(messages=messages)
 
 
+@pytest.mark.parametrize("conversation", CONVERSATIONS)
+@pytest.mark.parametrize("name", ["Llama 2", "Mistral", "Phi 3", "Zephyr", "Vicuna"])
+def test_template_comes_off_ids_that_do_not_say_what_went_in(
+    tmp_path: Path, name: str, conversation: str
+) -> None:
+    template, bos, eos = TEMPLATES[name]
+    turns = ("<|user|>", "<|assistant|>", "<|system|>", "<|end|>") if name == "Phi 3" else ()
+    tiny.write_spaced_tokenizer(tmp_path, template, (bos, eos, *turns), stripping=bool(turns))
+    config = {"bos_token": bos, "eos_token": eos}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    reader = PromptReader(load_tokenizer(TokenizerSource(str(tmp_path))))
+    messages = CONVERSATIONS[conversation]
+    try:
+        templated = reader._tokenizer.render(messages, True)
+    except TemplateError:
+        assert name in WITHOUT_SYSTEM
+        return
+    ids = reader._tokenizer.encode(templated)
+    reading = reader.read(protocol.decode_request(protocol.encode_request(ids)[1]))
+    assert reading.text == text_of(messages=messages)
+    assert not reading.as_it_is
+
+
+@pytest.mark.parametrize(
+    ("answer", "variables"),
+    [
+        (
+            "{% if thinking %}<think>{% else %}</think>{% endif %}",
+            [{}, {"thinking": True}, {"thinking": False}],
+        ),
+        (
+            "\n{% if enable_thinking is defined and not enable_thinking %}"
+            "<think>\n\n</think>\n\n{% endif %}",
+            [{}, {"enable_thinking": True}, {"enable_thinking": False}],
+        ),
+    ],
+)
+def test_what_clients_switch_in_a_template_comes_off_too(
+    tmp_path: Path, answer: str, variables: list[dict[str, object]]
+) -> None:
+    template = (
+        "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}<|im_end|>\n{% endfor %}"
+        "{% if add_generation_prompt %}<|im_start|>assistant" + answer + "{% endif %}"
+    )
+    folder = tiny.write_tokenizer(tmp_path, template)
+    reader = PromptReader(load_tokenizer(TokenizerSource(str(folder))))
+    messages: Messages = [{"role": "user", "content": "How tall is Everest?"}]
+    for each in variables:
+        templated = reader._tokenizer.render(messages, True, None, each)
+        assert through(reader, templated) == "How tall is Everest?", each
+
+
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_raw_prompt_comes_back_as_it_is(tmp_path: Path, name: str) -> None:
     reader = reader_of(tmp_path, name)

@@ -73,6 +73,41 @@ def write_tokenizer(
     return folder
 
 
+def write_spaced_tokenizer(
+    folder: Path, chat_template: str, special_tokens: tuple[str, ...], stripping: bool = False
+) -> Path:
+    """A tokenizer of SentencePiece's kind (as Llama 2's): it does not give back what went in.
+
+    A space comes before each stretch between special tokens, and one before the whole is dropped
+    again. ``stripping``: special tokens swallow the white space after them, as Phi 3's do.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
+
+    signs = [*(f"<0x{value:02X}>" for value in range(256)), "\N{LOWER ONE EIGHTH BLOCK}"]
+    signs += [chr(value) for value in range(33, 127)]
+    vocabulary = {sign: index for index, sign in enumerate(signs)}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[], byte_fallback=True))
+    space = "\N{LOWER ONE EIGHTH BLOCK}"
+    tokenizer.normalizer = normalizers.Sequence(
+        [normalizers.Prepend(space), normalizers.Replace(" ", space)]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace(space, " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(content=" ", left=1, right=0),
+        ]
+    )
+    tokenizer.add_special_tokens(
+        [AddedToken(text, rstrip=stripping, normalized=False) for text in special_tokens]
+    )
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "chat_template.jinja").write_text(chat_template, encoding="utf-8")
+    return folder
+
+
 def byte_ids(text: str) -> list[int]:
     """The ids of ``text`` under the tokenizer of ``write_tokenizer``, without a template."""
     from tokenizers import pre_tokenizers
