@@ -6,7 +6,8 @@ the start); then the scheduler admits the next of its ``waiting`` requests, and 
 the place of that. So most of a call is vLLM's own pass over the running requests, about
 ``SLOTS / MEAN_TOKENS`` requests are admitted in a call, and as many scores come in. The scorer
 process is alive and answers what it is asked. In an overload that lasts, each request becomes
-urgent once; patience is 0 here, so that this happens at its true rate from the start.
+urgent once, some time after it was scored; patience is small here, so that this happens at its true
+rate from the start.
 
 In a server that has run for hours, requests that wait lie scattered in memory, as each took what
 others had left. So the requests that wait at the start are made in random order, for all three
@@ -67,7 +68,9 @@ PROMPTS_OF = (100, 1_000, 100_000)
 ADDED = 8
 """Requests added in a sample."""
 _OTHER = 65
-_PATIENCE_S = 600.0
+_PATIENCE = 0.05
+"""Of the policy: works are some hundred steps, so a request is urgent after a dozen or two."""
+_WAIT_S = 600.0
 
 
 @dataclass(frozen=True)
@@ -145,9 +148,9 @@ class BusyServer:
         if not isinstance(self._scheduler, ParsScheduler):
             return
         assert self._scheduler.pars_scorer is not None
-        if not self._scheduler.pars_scorer.wait(_PATIENCE_S):
+        if not self._scheduler.pars_scorer.wait(_WAIT_S):
             raise PredictorError(
-                f"The scorer process has not answered for {_PATIENCE_S:g} s: its log lines above "
+                f"The scorer process has not answered for {_WAIT_S:g} s: its log lines above "
                 f"say why; run the benchmark again on a less busy machine."
             )
 
@@ -210,7 +213,7 @@ def measure_scheduler(model: Path, waiting: int, rounds: int, seed: int) -> list
     pars: dict[str, object] = {
         "predictor": str(predictor),
         "max_pending": waiting + SLOTS,
-        "patience": 0.0,
+        "patience": _PATIENCE,
         "min_concordance": 0.0,
     }
     configs = {

@@ -19,7 +19,8 @@ _INTRODUCTION = """\
 Microseconds of one call: the median of the rounds, and in brackets the quartiles. The three take
 turns in one run. A ratio is ours over stock's inside one round: the median of all rounds, and the
 quartiles; below 1, ours is faster. It is CPU time of the engine's thread, so the machine's other
-work does not count, though it does disturb caches.
+work does not count, though it does disturb caches. The garbage collector is off meanwhile, and what
+vLLM does between two steps, as freeing requests that are over, is not in it.
 
 - `add`, `pop`, `remove`, `set aside`, `re-score`: one operation on the waiting queue alone. Stock
   vLLM never scores again. Stock's priority queue gets the expected work as the clients' priority.
@@ -28,7 +29,8 @@ work does not count, though it does disturb caches.
 - `schedule`: a whole `schedule()` call of vLLM's scheduler with its KV cache manager. 256 requests
   run; on average every response has 300 tokens; as one ends, the next is admitted and a new one
   arrives, whose score comes in from a live scorer process. Every request becomes urgent once, as
-  in an overload that lasts. Requests lie in memory at random, for all three alike.
+  in an overload that lasts. Where the queue is long, scores are taken every dozen steps. Requests
+  lie in memory at random, for all three alike. It has eight times the rounds of the rest.
 - `add_request`: what a new request with that many prompt tokens costs the engine, the hand-over to
   the scorer process included."""
 

@@ -46,6 +46,8 @@ class Answers(NamedTuple):
     """Length of one that ended by itself, else the tokens that it is known to exceed; (n,)."""
     ended: Flags
     """Whether by themselves; (n,)."""
+    at_random: Flags
+    """Whether what cuts them off, if anything does, does not hang on their length; (n,)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,7 @@ class Feedback:
         self.ratio: Ratio | None = None
         """True over expected tokens, as of the same evaluation."""
         self.correction = 1.0
-        """What expected tokens are to be multiplied by. One factor for all: never an order."""
+        """What expected tokens are to be multiplied by: one factor for all."""
         self.evaluations = 0
         self._progress = progress
         self._threshold = threshold
@@ -110,14 +112,19 @@ class Feedback:
         """Expected tokens, uncorrected, of a request that has not ended; None without a score."""
         return self._expected.get(key)
 
-    def began(self, key: str) -> None:
-        """A request runs for the first time: it joins the cohort, scored or not."""
-        self._cohort.add(key)
+    def began(self, key: str, at_random: bool = True) -> None:
+        """A request runs for the first time: it joins the cohort, scored or not.
 
-    def ended(self, key: str, tokens: int, by_itself: bool) -> None:
+        Without ``at_random`` it counts for the order alone, not for the scale: a stop string, say,
+        may cut it off where it would have ended, and looks like an abort.
+        """
+        self._cohort.add(key, at_random)
+
+    def ended(self, key: str, tokens: int, by_itself: bool, aborted: bool = False) -> None:
         """A request is over after ``tokens`` tokens; aborted or capped ones not ``by_itself``."""
         expected = self._expected.pop(key, None)
-        if self._cohort.ended(key, math.nan if expected is None else expected, tokens, by_itself):
+        known = math.nan if expected is None else expected
+        if self._cohort.ended(key, known, tokens, by_itself, aborted):
             self._new_ends += by_itself
 
     def step(self) -> bool:
@@ -164,8 +171,9 @@ class Feedback:
         return False
 
     def _set_scale(self, answers: Answers) -> None:
-        expected, tokens, ended = answers
-        counted = tokens > 0  # one without a token tells no ratio
+        expected, tokens, ended, at_random = answers
+        # The product-limit estimate holds where the cut says nothing of what would have come.
+        counted = at_random & (tokens > 0)  # one without a token tells no ratio
         ratio = fit_ratio(np.log(tokens[counted] / expected[counted]), ended[counted])
         if ratio is None:
             return
@@ -182,6 +190,7 @@ class _Cohort:
         self._expected = np.full(window, math.nan)
         self._tokens = np.zeros(window, np.int64)
         self._ended = np.zeros(window, np.bool_)
+        self._at_random = np.zeros(window, np.bool_)
         self._keys = [""] * window
         self._row: dict[str, int] = {}  # of those that have not ended
         self._next = 0
@@ -190,7 +199,7 @@ class _Cohort:
         """How many of them have not ended."""
         return len(self._row)
 
-    def add(self, key: str) -> None:
+    def add(self, key: str, at_random: bool) -> None:
         """One begins, in the place of the one that began first."""
         row, self._next = self._next, (self._next + 1) % len(self._keys)
         if self._row.get(self._keys[row]) == row:
@@ -200,6 +209,7 @@ class _Cohort:
             self._expected[before], self._ended[before] = math.nan, False
         self._keys[row], self._row[key] = key, row
         self._expected[row], self._ended[row] = math.nan, False
+        self._at_random[row] = at_random
 
     def running_keys(self) -> list[str]:
         """Keys of those that have not ended."""
@@ -214,19 +224,23 @@ class _Cohort:
         row = self._row[key]
         self._expected[row], self._tokens[row] = expected, tokens
 
-    def ended(self, key: str, expected: float, tokens: int, by_itself: bool) -> bool:
+    def ended(self, key: str, expected: float, tokens: int, by_itself: bool, aborted: bool) -> bool:
         """One is over; False if it is not here."""
         row = self._row.pop(key, None)
         if row is None:
             return False
         self._expected[row], self._tokens[row], self._ended[row] = expected, tokens, by_itself
+        self._at_random[row] &= not aborted
         return True
 
     def scored(self) -> Answers:
         """Those with a score; of one that runs, as of the last :meth:`running`."""
         known = ~np.isnan(self._expected)
         return Answers(
-            np.maximum(self._expected[known], 1.0), self._tokens[known], self._ended[known]
+            np.maximum(self._expected[known], 1.0),
+            self._tokens[known],
+            self._ended[known],
+            self._at_random[known],
         )
 
 
@@ -237,7 +251,7 @@ def concordance_sweep(answers: Answers) -> Generator[None, None, Concordance | N
     next block as a whole. At most 32,767 answers. Returns (as the generator's value) None without a
     comparable pair.
     """
-    expected, tokens, ended = answers
+    expected, tokens, ended, _ = answers
     count = len(expected)
     known = 2 * tokens + ~ended  # an end comes before those cut off at the same count
     order = np.lexsort((-expected, known))

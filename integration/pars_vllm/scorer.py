@@ -39,6 +39,8 @@ _STRIKES = 2
 
 After the first it is scored alone, so that only the one to blame for a loss gets the last."""
 _STRIKES_KEPT = 10_000
+_MOST_ANSWERS = 256
+"""Answers given by one ``poll``: what a step of the engine does with them must stay short."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +67,7 @@ class ScoreSource(Protocol):
         """Ask for the expected length of a prompt, of which more may be known."""
 
     def poll(self) -> list[tuple[str, float | None]]:
-        """(request id, expected tokens or None) of what was answered since the last call."""
+        """(request id, expected tokens or None) of what was answered; some may come later."""
 
     def close(self) -> None:
         """No answer is wanted any more."""
@@ -115,7 +117,7 @@ class Scorer:
         self._in_flight: set[bytes] = set()
         self._strikes: OrderedDict[bytes, int] = OrderedDict()
         self._cache: OrderedDict[bytes, float | None] = OrderedDict()
-        self._answers: list[tuple[str, float | None]] = []
+        self._answers: deque[tuple[str, float | None]] = deque()
         self._start()
         self._take_over()  # waits; no engine runs yet
 
@@ -169,7 +171,7 @@ class Scorer:
             self._send()
 
     def poll(self) -> list[tuple[str, float | None]]:
-        """(request id, expected tokens or None) of what was answered since the last call."""
+        """(request id, expected tokens or None) of what was answered, the oldest ones first."""
         if self._starting is not None:
             if self._starting.done():
                 self._take_over()
@@ -184,10 +186,7 @@ class Scorer:
                 self._send()
             if self._in_flight or not self.ready:
                 self._watch()
-        if not self._answers:
-            return []
-        answers, self._answers = self._answers, []
-        return answers
+        return [self._answers.popleft() for _ in range(min(_MOST_ANSWERS, len(self._answers)))]
 
     def wait(self, timeout_s: float) -> bool:
         """Wait until the process is ready and has answered everything; False if it has not.
@@ -198,7 +197,7 @@ class Scorer:
         end = time.monotonic() + timeout_s
         while True:
             answers = self.poll()
-            self._answers = answers + self._answers
+            self._answers.extendleft(reversed(answers))
             if self.ready and not self._waiters:
                 return True
             left = end - time.monotonic()
@@ -235,8 +234,9 @@ class Scorer:
             return
         try:
             self._process, self._socket = starting.result()
-        except OSError as error:
-            self._lose(f"it could not be started ({error.strerror})")
+        except Exception as error:  # noqa: BLE001  # no memory, say: it must not reach the engine
+            why = error.strerror if isinstance(error, OSError) else type(error).__name__
+            self._lose(f"it could not be started ({why})")
             return
         self._progress = self._clock()
         if self._down:
@@ -265,7 +265,7 @@ class Scorer:
         self._awaiting = 0
         self._outbox.clear()
         self._in_flight.clear()
-        self._answers = []
+        self._answers.clear()
         self._failures = 0
         was_ready, self.ready = self.ready, False
         self.lost = True

@@ -142,6 +142,11 @@ def run(connection: socket.socket, at_work: int, options: WorkerOptions) -> None
     template = b"1" if reader.knows_template else b"0"
     inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    # From here on prompts are read. Native code in a panic writes what it had at hand, which could
+    # be one of them; what is ours to say goes by frames.
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 1)
+        os.dup2(nowhere.fileno(), 2)
     connection.send(protocol.READY + template)
     while True:
         frames = [inbox.get()]

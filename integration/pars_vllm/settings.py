@@ -51,7 +51,7 @@ class Settings:
     threads: int = 1
     """CPU threads of the scorer process."""
     cpus: tuple[int, ...] = ()
-    """CPUs that the scorer process may run on; empty for all."""
+    """CPUs that the scorer process may run on; empty for those of the engine core."""
     niceness: int = 5
     """Niceness of the scorer process, 0 to 19; higher yields more to the engine."""
     max_pending: int = 10_000

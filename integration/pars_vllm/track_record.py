@@ -81,8 +81,8 @@ class TrackRecord:
         """These are scheduled; vLLM may count those that it resumes among them."""
         for data in new:
             request = self._requests[data.req_id]
-            if not request.num_preemptions and request.pooling_params is None:
-                self._feedback.began(data.req_id)
+            if not request.num_preemptions and request.sampling_params is not None:
+                self._feedback.began(data.req_id, at_random=not request.sampling_params.stop)
 
     def ended(self, request: Request) -> None:
         """A request is over; only a stop token tells its length.
@@ -91,7 +91,8 @@ class TrackRecord:
         end finds, reaches the engine core as an abort.
         """
         by_itself = request.status == RequestStatus.FINISHED_STOPPED
-        self._feedback.ended(request.request_id, request.num_output_tokens, by_itself)
+        aborted = request.status == RequestStatus.FINISHED_ABORTED
+        self._feedback.ended(request.request_id, request.num_output_tokens, by_itself, aborted)
 
     def step(self) -> bool:
         """Judge a little, and log where it is time; True if ``trusted`` has changed."""

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import math
 import os
 import random
 import signal
 from pathlib import Path
+from types import CodeType, FunctionType, ModuleType
 
 from vllm.v1.request import Request
 
 from pars_vllm.order import WaitingOrder
 from pars_vllm.scorer import Scorer
+
+KEPT = 3_000
+"""Objects that an idle scheduler may keep, however many requests it has served: about 1,800 after
+500 of them, and 2,200 after 1,500 as after 4,000."""
 
 
 class BoundWatch:
@@ -65,3 +72,19 @@ def trouble(scorer: Scorer, draw: random.Random) -> None:
         os.kill(scorer.pid, draw.choice((signal.SIGKILL, signal.SIGTERM)))
     elif draw.random() < 0.02:
         scorer.wait(2)
+
+
+def kept_objects(root: object) -> int:
+    """How many objects are kept by ``root``, however far down; code, classes and logs left out."""
+    seen = {id(root): root}
+    new = [root]
+    while new:
+        found = {id(each): each for each in gc.get_referents(*new)}
+        new = [each for key, each in found.items() if key not in seen and not _is_shared(each)]
+        seen |= {id(each): each for each in new}
+    return len(seen)
+
+
+def _is_shared(found: object) -> bool:
+    kinds = (type, ModuleType, FunctionType, CodeType, logging.Logger, logging.Handler)
+    return isinstance(found, kinds)

@@ -148,6 +148,65 @@ def test_attributes_of_a_request() -> None:
     assert request.use_structured_output is False
     assert request.priority == 4
     assert request.pooling_params is None
+    assert request.sampling_params is not None
+    assert request.sampling_params.stop == []
+    assert SamplingParams(stop="END").stop == ["END"]
+
+
+def test_every_end_of_a_request_frees_it_once_while_it_is_known(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    freed: list[tuple[str, RequestStatus]] = []
+    free = Scheduler._free_request
+
+    def spy(self: Scheduler, request: Request, *args: object, **kwargs: object) -> object:
+        assert self.requests[request.request_id] is request
+        freed.append((request.request_id, request.status))
+        return free(self, request, *args, **kwargs)
+
+    monkeypatch.setattr(Scheduler, "_free_request", spy)
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model, slots=3))
+    driver = Driver(scheduler)
+    for job in (
+        Job("stops", [11, 12], 3),
+        Job("capped", [11, 13], 9, max_tokens=4),
+        Job("aborted while it runs", [11, 14], 9),
+        Job("aborted while it waits", [11, 15], 9),
+    ):
+        driver.add(job)
+    driver.step()
+    assert len(scheduler.waiting) == 1
+    driver.abort("aborted while it runs")
+    driver.abort("aborted while it waits")
+    driver.run()
+    assert dict(freed) == {
+        "stops": RequestStatus.FINISHED_STOPPED,
+        "capped": RequestStatus.FINISHED_LENGTH_CAPPED,
+        "aborted while it runs": RequestStatus.FINISHED_ABORTED,
+        "aborted while it waits": RequestStatus.FINISHED_ABORTED,
+    }
+    assert len(freed) == 4
+    assert not scheduler.requests
+    scheduler.shutdown()
+
+
+def test_preemptions_of_a_request_are_counted(tiny_model: Path) -> None:
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model, blocks=8, slots=4))
+    driver = Driver(scheduler)
+    made = [driver.add(Job(f"r{index}", [11 + index] * 30, 40)) for index in range(3)]
+    history = driver.run()
+    assert history.preemptions > 0
+    assert sum(request.num_preemptions for request in made) == history.preemptions
+    scheduler.shutdown()
+
+
+def test_what_the_scorer_process_is_told_of_the_model(tiny_model: Path) -> None:
+    whole = make_config(tiny_model)
+    assert whole.diffusion_config is None
+    config = whole.model_config
+    assert config.tokenizer == str(tiny_model)
+    assert config.tokenizer_revision is None
+    assert config.trust_remote_code is False
 
 
 def test_cached_tokens_are_the_second_of_the_lookup(tiny_model: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from processes import scorer_processes
-from soaking import BoundWatch, trouble
+from soaking import KEPT, BoundWatch, kept_objects, trouble
 from vllm import LLM, SamplingParams
 from vllm.sampling_params import RequestOutputKind
 
@@ -54,8 +54,8 @@ def engine(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path) -> 
     ("engine", "count"),
     [
         pytest.param(False, 120, id="short"),
-        pytest.param(False, 2_000, id="bound", marks=pytest.mark.soak),
-        pytest.param(True, 2_000, id="priorities", marks=pytest.mark.soak),
+        pytest.param(False, 10_000, id="bound", marks=pytest.mark.soak),
+        pytest.param(True, 10_000, id="priorities", marks=pytest.mark.soak),
     ],
     indirect=["engine"],
 )
@@ -72,6 +72,7 @@ def test_every_answer_comes_once_and_whole(
     assert queue is not None
     assert scorer.wait(60)
     trusted = scheduler.pars_settings.trust_priority
+    kept = kept_objects(scheduler)
     watch = BoundWatch(queue.order, SHARE)
     if not trusted:
         monkeypatch.setattr(queue.order, "begin", watch.begin)
@@ -118,3 +119,4 @@ def test_every_answer_comes_once_and_whole(
     assert not queue
     assert not scorer.pending
     assert not scheduler.pars_record._feedback._expected
+    assert kept_objects(scheduler) - kept < KEPT

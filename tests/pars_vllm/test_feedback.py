@@ -26,7 +26,9 @@ class Sample(NamedTuple):
 def concordance(samples: list[Sample]) -> Concordance | None:
     columns = zip(*samples, strict=True) if samples else ((), (), ())
     kinds = np.float64, np.int64, np.bool_
-    sweep = concordance_sweep(Answers(*map(np.array, columns, kinds)))
+    expected, tokens, ended = [np.array(*pair) for pair in zip(columns, kinds, strict=True)]
+    at_random = np.ones_like(ended)  # says nothing about an order
+    sweep = concordance_sweep(Answers(expected, tokens, ended, at_random))
     while True:
         try:
             next(sweep)
@@ -129,10 +131,14 @@ def test_running_answers_count_as_longer() -> None:
 class Server:
     """A few slots, first come first served, each answer a token a step; feeds a ``Feedback``."""
 
-    def __init__(self, slots: int = 16, **options: float) -> None:
+    def __init__(self, slots: int = 16, stopped: float = 0.0, **options: float) -> None:
+        """``stopped``: share of requests whose end a stop string makes, so that it is an abort."""
         self.running: dict[str, list[int]] = {}  # name -> [tokens so far, length]
         self.feedback = Feedback(lambda key: self.running[key][0], **options)  # type: ignore[arg-type]
         self.slots = slots
+        self.stopped = stopped
+        self.draw = random.Random(0)
+        self.by_string: set[str] = set()
         self.count = 0
         self.changes: list[bool] = []
         self.looked = 0
@@ -144,13 +150,16 @@ class Server:
                 name = f"r{self.count}"
                 self.count += 1
                 self.feedback.scored(name, expected)
-                self.feedback.began(name)
+                if self.draw.random() < self.stopped:
+                    self.by_string.add(name)
+                self.feedback.began(name, at_random=name not in self.by_string)
                 self.running[name] = [0, length]
             for name, state in list(self.running.items()):
                 state[0] += 1
                 if state[0] == state[1]:
                     del self.running[name]
-                    self.feedback.ended(name, state[1], by_itself=True)
+                    cut = name in self.by_string
+                    self.feedback.ended(name, state[1], by_itself=not cut, aborted=cut)
             if self.feedback.step():
                 self.changes.append(self.feedback.trusted)
 
@@ -208,6 +217,20 @@ def test_the_scale_is_mended(scale: float) -> None:
     assert server.feedback.correction == pytest.approx(math.exp(0.5**2) / scale, rel=0.15)
     assert server.feedback.ratio is not None
     assert server.feedback.ratio.spread == pytest.approx(0.5, rel=0.15)
+
+
+@pytest.mark.parametrize("stopped", [0.3, 0.6])
+def test_ends_by_stop_strings_do_not_bend_the_scale(stopped: float) -> None:
+    server = Server(window=1024, stopped=stopped)
+    server.serve(requests(6, 0.5, scale=math.exp(-(0.5**2) / 2)), 8000)
+    assert server.feedback.correction == pytest.approx(math.exp(0.5**2), rel=0.15)
+
+
+def test_answers_that_all_end_by_stop_strings_tell_no_scale() -> None:
+    server = Server(window=300, stopped=1.0, least_ended=0, every=0)
+    server.serve(requests(6, 0.5, scale=4.0), 500)
+    assert server.feedback.ratio is None
+    assert server.feedback.correction == 1.0
 
 
 def test_each_step_does_a_bounded_part() -> None:

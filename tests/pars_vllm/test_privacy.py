@@ -6,6 +6,8 @@ import logging
 import os
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -35,6 +37,11 @@ def ids_of(folder: Path) -> list[int]:
 def assert_unsaid(said: str, ids: list[int]) -> None:
     for word in (*SECRET.split(), str(ids)[1:-1]):
         assert word not in said
+
+
+def _options(tmp_path: Path, tokenizer: Path) -> WorkerOptions:
+    table = tmp_path / "table"
+    return WorkerOptions(str(table), folder_sha256(table), TokenizerSource(str(tokenizer)))
 
 
 class Quoting:
@@ -90,6 +97,37 @@ def test_an_error_that_quotes_the_prompt_is_told_by_its_name(
 
 
 @pytest.mark.usefixtures("no_orphans")
+def test_what_native_code_prints_as_it_panics_goes_nowhere(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A worker whose predictor writes its prompts to both outputs, below Python."""
+    folder = tiny.write_tokenizer(tmp_path / "model")
+    write_table_predictor(tmp_path / "table", {SECRET: 5.0})
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    script = f"""
+import os, socket
+from pars_export.predictor import Predictor
+from pars_vllm import scorer_worker
+def score(self, texts, facts=None):
+    for number in (1, 2):
+        os.write(number, "".join(texts).encode())
+    raise ValueError
+Predictor.score = score
+options = scorer_worker.WorkerOptions.from_json({_options(tmp_path, folder).to_json()!r})
+with os.fdopen(os.memfd_create("note"), "wb") as memory:
+    scorer_worker.run(socket.socket(fileno={theirs.fileno()}), memory.fileno(), options)
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], pass_fds=[theirs.fileno()])
+    with ours:
+        theirs.close()
+        assert ours.recv(protocol.MAX_FRAME)[:1] == protocol.READY
+        ours.send(protocol.encode_request(ids_of(folder))[1])
+        assert ours.recv(protocol.MAX_FRAME)[:1] == protocol.FAILED
+    process.wait(60)
+    assert_unsaid("".join(capfd.readouterr()), ids_of(folder))
+
+
+@pytest.mark.usefixtures("no_orphans")
 def test_neither_process_writes_a_prompt(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -97,10 +135,7 @@ def test_neither_process_writes_a_prompt(
     caplog.set_level(logging.DEBUG)
     folder = tiny.write_tokenizer(tmp_path / "model")
     write_table_predictor(tmp_path / "table", {SECRET: 5.0})
-    options = WorkerOptions(
-        str(tmp_path / "table"), folder_sha256(tmp_path / "table"), TokenizerSource(str(folder))
-    )
-    scorer = Scorer(options, Limits(max_pending=4), Counters())
+    scorer = Scorer(_options(tmp_path, folder), Limits(max_pending=4), Counters())
     ids = ids_of(folder)
     try:
         for index in range(8):

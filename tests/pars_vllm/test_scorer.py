@@ -105,6 +105,23 @@ def test_pending_and_cache_are_bounded(make_scorer: Make, ids: Callable[[str], l
     assert len(scorer._cache) == 2
 
 
+def test_a_flood_of_known_prompts_is_answered_in_parts(
+    make_scorer: Make, ids: Callable[[str], list[int]]
+) -> None:
+    scorer = make_scorer({"one": 1.0})
+    scorer.submit("first", ids("one"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("first", 1.0)]
+    names = [f"r{index}" for index in range(600)]
+    for name in names:
+        scorer.submit(name, ids("one"))
+    found = []
+    for left in (344, 88, 0, 0):
+        found += scorer.poll()
+        assert scorer.outstanding == left
+    assert found == [(name, 1.0) for name in names]
+
+
 def test_many_requests_with_one_prompt_are_bounded_too(
     make_scorer: Make, ids: Callable[[str], list[int]]
 ) -> None:
@@ -130,7 +147,7 @@ def test_a_burst_larger_than_the_socket_comes_through(
     assert time.monotonic() - started < 20  # it never waits for the scorer
     assert scorer._outbox, "the test shall fill the socket"
     assert scorer.wait(WAIT)
-    answers = scorer.poll()
+    answers = [answer for _ in range(3) for answer in scorer.poll()]
     assert len(answers) == 600
     assert all(tokens == float(name) + 1 for name, tokens in answers)
 

@@ -234,6 +234,19 @@ def test_a_process_that_cannot_be_started_is_a_lost_scorer(
     assert scorer.wait(WAIT)  # another try
 
 
+def test_no_memory_for_another_process_is_a_lost_scorer(
+    make_scorer: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as patch:
+        patch.setattr("subprocess.Popen", refuse)
+        scorer = make_scorer()
+        assert scorer.lost
+    assert scorer.wait(WAIT)  # another try
+
+
 def test_a_frame_that_cannot_be_read_is_a_lost_scorer(
     make_scorer: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:

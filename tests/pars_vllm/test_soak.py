@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from modelless import Driver, Job, make_config, make_scheduler, random_jobs
-from soaking import BoundWatch, resident_mib, trouble
+from soaking import KEPT, BoundWatch, kept_objects, resident_mib, trouble
 
 from pars_export.table import write_length_predictor
 from pars_vllm import ParsScheduler
@@ -107,7 +107,9 @@ def test_none_lost_none_twice_nothing_left_behind(
         queue.order._trim()  # as the next change would
         assert all(len(lane._heap) <= 64 for lane in queue.order._lanes)
         assert not scorer._waiters
+        assert not scheduler.pars_record._feedback._expected
         assert len(scorer._cache) <= CACHED
+        assert kept_objects(scheduler) < KEPT
         if count >= 10_000:  # a short run is still warming up
             grown = 1024 * (resident_mib() - before) / (len(jobs) * 2 / 3)
             assert grown < GROWTH_KIB, f"{grown:.2f} KiB a request"

@@ -173,7 +173,7 @@ def test_all_is_logged_at_a_bounded_rate(
 
 def test_an_expected_length_is_put_to_scale(tiny_model: Path, tmp_path: Path) -> None:
     draw = random.Random(1)
-    lengths = [max(2, int(draw.lognormvariate(2.5, 1))) for _ in range(2000)]
+    lengths = [max(2, int(draw.lognormvariate(2.5, 1))) for _ in range(4000)]
     known: Mapping[str, float] = {f"Q{i:05d}": 5.0 * length for i, length in enumerate(lengths)}
     write_table_predictor(tmp_path / "table", known)
     with pars_scheduler(tiny_model, {"predictor": str(tmp_path / "table")}, slots=16) as scheduler:
