@@ -48,4 +48,5 @@ class ExpectedWork:
             return 0
         if scheduler.enable_kv_cache_events:  # the lookup may publish some
             return 0
-        return int(scheduler.kv_cache_manager.get_computed_blocks(request)[1])
+        found = int(scheduler.kv_cache_manager.get_computed_blocks(request)[1])
+        return min(found, request.num_prompt_tokens)  # of a preempted one also its answer's

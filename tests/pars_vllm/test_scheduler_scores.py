@@ -11,12 +11,15 @@ import pytest
 from modelless import Driver, Job, make_config, make_request, make_scheduler
 from tiny import byte_ids
 from tiny_predictor import write_tiny_predictor
+from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
 
 from pars_export import Predictor
 from pars_export.facts import Facts
 from pars_vllm import ParsScheduler
+from pars_vllm.policy import Policy
 from pars_vllm.track_record import logger
+from pars_vllm.work import ExpectedWork
 
 PROMPT = [11, 12, 13]
 
@@ -187,3 +190,21 @@ def test_facts_of_a_request_reach_the_predictor(tiny_model: Path, tmp_path: Path
     )
     assert wanted[0] != pytest.approx(wanted[1])
     assert [found["a"], found["b"]] == pytest.approx(wanted.tolist(), rel=1e-3)
+
+
+def test_what_a_preempted_request_has_answered_counts_for_no_prompt(tiny_model: Path) -> None:
+    """Its answer is in the prefix cache like its prompt, and may be the longer of the two."""
+    scheduler = make_scheduler(Scheduler, make_config(tiny_model, blocks=12, slots=4))
+    driver, work = Driver(scheduler), ExpectedWork(scheduler, Policy(prefill_weight=1.0))
+    made = [driver.add(Job(f"r{index}", [11 + index] * 3, 100)) for index in range(4)]
+    longer = 0
+    while scheduler.has_unfinished_requests():
+        driver.step()
+        for request in made:
+            if request.status != RequestStatus.PREEMPTED:
+                continue
+            cached = scheduler.kv_cache_manager.get_computed_blocks(request)[1]
+            longer += cached > request.num_prompt_tokens
+            assert work(request, 100.0, waits=True) >= 100.0 - request.num_output_tokens
+    assert longer > 0
+    scheduler.shutdown()
