@@ -252,7 +252,7 @@ def page(results: dict[str, dict[str, object]]) -> str:
         "",
     ]
     for minor, row in results.items():
-        differing = row["differing"]
+        differing = row.get("differing", ["not asked yet"])
         assert isinstance(differing, list)
         told = "; ".join(differing) if differing else "no engine ran"
         lines.append(f"- {minor}: {'none' if told == '[]' else told}.")

@@ -89,7 +89,7 @@ class Feedback:
         self.concordance: Concordance | None = None
         """As of the last evaluation that had evidence enough."""
         self.ratio: Ratio | None = None
-        """True over expected tokens, as of the same evaluation."""
+        """True over expected tokens, as of the last evaluation that told it."""
         self.correction = 1.0
         """What expected tokens are to be multiplied by: one factor for all."""
         self.evaluations = 0
@@ -120,11 +120,10 @@ class Feedback:
         """
         self._cohort.add(key, at_random)
 
-    def ended(self, key: str, tokens: int, by_itself: bool, aborted: bool = False) -> None:
+    def ended(self, key: str, tokens: int, by_itself: bool) -> None:
         """A request is over after ``tokens`` tokens; aborted or capped ones not ``by_itself``."""
         expected = self._expected.pop(key, None)
-        known = math.nan if expected is None else expected
-        if self._cohort.ended(key, known, tokens, by_itself, aborted):
+        if self._cohort.ended(key, math.nan if expected is None else expected, tokens, by_itself):
             self._new_ends += by_itself
 
     def step(self) -> bool:
@@ -174,6 +173,8 @@ class Feedback:
         expected, tokens, ended, at_random = answers
         # The product-limit estimate holds where the cut says nothing of what would have come.
         counted = at_random & (tokens > 0)  # one without a token tells no ratio
+        if np.count_nonzero(ended[counted]) < self._least_ended:
+            return
         ratio = fit_ratio(np.log(tokens[counted] / expected[counted]), ended[counted])
         if ratio is None:
             return
@@ -224,13 +225,12 @@ class _Cohort:
         row = self._row[key]
         self._expected[row], self._tokens[row] = expected, tokens
 
-    def ended(self, key: str, expected: float, tokens: int, by_itself: bool, aborted: bool) -> bool:
+    def ended(self, key: str, expected: float, tokens: int, by_itself: bool) -> bool:
         """One is over; False if it is not here."""
         row = self._row.pop(key, None)
         if row is None:
             return False
         self._expected[row], self._tokens[row], self._ended[row] = expected, tokens, by_itself
-        self._at_random[row] &= not aborted
         return True
 
     def scored(self) -> Answers:

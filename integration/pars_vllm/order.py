@@ -19,9 +19,6 @@ from pars_vllm.policy import Policy, RunningMedian, UrgentCredit
 
 T = TypeVar("T")
 
-_MOST_URGENT = 256
-"""Requests that become urgent in one step, the earliest deadlines first: it must stay short."""
-
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[T]):
@@ -234,7 +231,7 @@ class WaitingOrder(Generic[T]):
             )
             self._deadlines.give_all(late, lambda each: self.policy.deadline(each.arrived, work))
             self._undated = []
-        for entry in itertools.islice(self._deadlines.over(now), _MOST_URGENT):
+        for entry in self._deadlines.over(now):
             entry.urgent = True
             self.became_urgent += 1
             self._urgent.push((entry.priority, entry.group, entry.sequence), entry)

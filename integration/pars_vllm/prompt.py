@@ -51,12 +51,15 @@ _CALLS: tuple[dict[str, object], ...] = (
 )
 
 
-_VARIABLES: tuple[Mapping[str, object], ...] = (
-    {},
+_SWITCHES: tuple[Mapping[str, object], ...] = (
     *({name: value} for name in ("enable_thinking", "thinking") for value in (True, False)),
-    *({"reasoning_effort": value} for value in ("low", "medium", "high")),
+    *(
+        {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+        for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+    ),
 )
-"""What clients switch by ``chat_template_kwargs`` in the templates of reasoning models."""
+"""What clients switch in the templates of reasoning models, by ``chat_template_kwargs`` or, as vLLM
+passes it on, by ``reasoning_effort``."""
 
 
 class TemplateError(Exception):
@@ -112,9 +115,7 @@ class Delimiters:
 
 def learn(render: Render) -> Delimiters | None:
     """Delimiters of a template; None where it does not keep user content apart and whole."""
-    frames: dict[tuple[str, str], set[str]] = {}
-    for roles, generation, variables in itertools.product(_PROBES, (True, False), _VARIABLES):
-        _observe(render, roles, generation, variables, frames)
+    frames = _observed(render, {})
     if (START, "user") not in frames:
         return None
     opens, closes = {}, {}
@@ -130,6 +131,11 @@ def learn(render: Render) -> Delimiters | None:
         for pair, texts in frames.items()
         if START in pair or all(map(_is_distinct, texts))
     }
+    for switch in _SWITCHES:
+        for pair, texts in _observed(render, switch).items():
+            if pair in kept:
+                new = texts.difference(kept[pair])
+                kept[pair] += tuple(text for text in new if START in pair or _is_distinct(text))
     answered = [*kept.get(("user", "assistant"), ()), *kept.get(("user", END), ())]
     if not any(map(_is_distinct, kept[START, "user"])) or not any(answered):
         return None
@@ -176,28 +182,26 @@ def _gaps(
     return [*gaps, text[position:]]
 
 
-def _observe(
-    render: Render,
-    roles: Sequence[str],
-    generation: bool,
-    variables: Mapping[str, object],
-    frames: dict[tuple[str, str], set[str]],
-) -> None:
-    variants = [_gaps(render, roles, generation, variables, call) for call in _CALLS]
-    ends = (*roles, END) if generation else roles
-    for pair, gap, other in zip(itertools.pairwise((START, *ends)), *variants, strict=False):
-        if pair == ("assistant", "tool"):
-            # The calls themselves stand in this gap: only what follows them is the template's.
-            gap = _common_suffix([gap, other]).lstrip("}]\"' ")
-        frames.setdefault(pair, set()).add(gap)
+def _observed(render: Render, variables: Mapping[str, object]) -> dict[tuple[str, str], set[str]]:
+    """(role or START, next role or END) -> texts that stand between their contents."""
+    frames: dict[tuple[str, str], set[str]] = {}
+    for roles, generation in itertools.product(_PROBES, (True, False)):
+        variants = [_gaps(render, roles, generation, variables, call) for call in _CALLS]
+        ends = (*roles, END) if generation else roles
+        for pair, gap, other in zip(itertools.pairwise((START, *ends)), *variants, strict=False):
+            if pair == ("assistant", "tool"):
+                # The calls themselves stand in this gap: only what follows them is the template's.
+                gap = _common_suffix([gap, other]).lstrip("}]\"' ")
+            frames.setdefault(pair, set()).add(gap)
+    return frames
 
 
 def _tool_frames(render: Render) -> list[ToolFrame]:
     found = []
-    for roles in (("user",), ("system", "user")):
-        plain = _gaps(render, roles, True, {}, _CALLS[0])
+    for variables, roles in itertools.product(({}, *_SWITCHES), (("user",), ("system", "user"))):
+        plain = _gaps(render, roles, True, variables, _CALLS[0])
         try:
-            text = render(_conversation(roles, _CALLS[0]), True, [_MARKED_TOOL])
+            text = render(_conversation(roles, _CALLS[0]), True, [_MARKED_TOOL], variables)
         except TemplateError:
             continue
         name = text.find("QxToolxQ")
@@ -214,7 +218,7 @@ def _tool_frames(render: Render) -> list[ToolFrame]:
             if _is_distinct(between):
                 after = text[end:user]
                 found.append(ToolFrame(text[:system], plain[0], between, after, plain[1]))
-    return found
+    return list(dict.fromkeys(found))
 
 
 def _is_distinct(text: str) -> bool:

@@ -141,7 +141,7 @@ class Scorer:
 
         ``known``: what `pars_vllm.arrival.pack` made, where the predictor reads it.
         """
-        if self._down or self._awaiting >= self._limits.max_pending:
+        if self._down or self.outstanding >= self._limits.max_pending:
             self.counters.not_sent += 1  # before any work: this may be a flood
             return
         try:
@@ -191,8 +191,7 @@ class Scorer:
     def wait(self, timeout_s: float) -> bool:
         """Wait until the process is ready and has answered everything; False if it has not.
 
-        For replays and tests, where every score shall be there before the next step; the scheduler
-        itself never waits. The answers come by ``poll``.
+        For replays and tests; the scheduler itself never waits. The answers come by ``poll``.
         """
         end = time.monotonic() + timeout_s
         while True:
@@ -224,8 +223,8 @@ class Scorer:
     def _start(self) -> None:
         try:
             self._starting = self._launcher.start()
-        except OSError as error:
-            self._lose(f"it could not be started ({error.strerror})")
+        except Exception as error:  # noqa: BLE001  # no memory, say: it must not reach the engine
+            self._could_not_start(error)
 
     def _take_over(self) -> None:
         """The process that is being started, if one is, is ours now; waits until it is there."""
@@ -234,13 +233,16 @@ class Scorer:
             return
         try:
             self._process, self._socket = starting.result()
-        except Exception as error:  # noqa: BLE001  # no memory, say: it must not reach the engine
-            why = error.strerror if isinstance(error, OSError) else type(error).__name__
-            self._lose(f"it could not be started ({why})")
+        except Exception as error:  # noqa: BLE001  # as above
+            self._could_not_start(error)
             return
         self._progress = self._clock()
         if self._down:
             self.counters.restarts += 1
+
+    def _could_not_start(self, error: Exception) -> None:
+        why = error.strerror if isinstance(error, OSError) else type(error).__name__
+        self._lose(f"it could not be started ({why})")
 
     def _drop(self) -> None:
         """Kill the process; it is waited for later."""
@@ -324,7 +326,8 @@ class Scorer:
                 self._lose(f"it cannot be reached ({error.strerror})")
                 return
             if not frame:
-                self._lose("it ended")
+                status = self._process.poll() if self._process is not None else None
+                self._lose("it ended" if status is None else f"it ended with status {status}")
                 return
             yield frame
             if self.ready and not self._in_flight:

@@ -139,21 +139,25 @@ def run(connection: socket.socket, at_work: int, options: WorkerOptions) -> None
     except ParsError as error:
         connection.send(protocol.FATAL + str(error).encode()[:2000])
         return
-    template = b"1" if reader.knows_template else b"0"
-    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
     # From here on prompts are read. Native code in a panic writes what it had at hand, which could
     # be one of them; what is ours to say goes by frames.
     with Path(os.devnull).open("wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)
         os.dup2(nowhere.fileno(), 2)
-    connection.send(protocol.READY + template)
-    while True:
-        frames = [inbox.get()]
-        while len(frames) < DRAIN and not inbox.empty():
-            frames.append(inbox.get())
-        prompts = [protocol.decode_request(frame) for frame in frames]
-        _score(connection, at_work, predictor, reader, prompts)
+    inbox: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_receive, args=(connection, inbox), daemon=True).start()
+    connection.send(protocol.READY + (b"1" if reader.knows_template else b"0"))
+    try:
+        while True:
+            frames = [inbox.get()]
+            while len(frames) < DRAIN and not inbox.empty():
+                frames.append(inbox.get())
+            prompts = [protocol.decode_request(frame) for frame in frames]
+            _score(connection, at_work, predictor, reader, prompts)
+    except (BrokenPipeError, ConnectionResetError):
+        raise
+    except Exception as error:  # noqa: BLE001  # nobody reads a traceback from here
+        connection.send(protocol.FATAL + f"it ended by a {type(error).__name__}".encode())
 
 
 def _receive(connection: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None:

@@ -64,6 +64,7 @@ def decoded(tokenizer: PromptTokenizer) -> Render:
     Tokenizers of SentencePiece's kind put a space after special tokens or take one away, so what a
     template wrote is not what its ids say.
     """
+    known: dict[str, str] = {}  # a template ignores most of what it is told
 
     def render(
         messages: Sequence[Mapping[str, object]],
@@ -72,7 +73,12 @@ def decoded(tokenizer: PromptTokenizer) -> Render:
         variables: Mapping[str, object] = MappingProxyType({}),
     ) -> str:
         text = tokenizer.render(messages, generation, tools, variables)
-        return tokenizer.decode(tokenizer.encode(text))
+        if text not in known:
+            try:
+                known[text] = tokenizer.decode(tokenizer.encode(text))
+            except Exception as error:  # a tokenizer may bring code of its own
+                raise TemplateError(type(error).__name__) from error
+        return known[text]
 
     return render
 

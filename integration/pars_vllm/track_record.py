@@ -91,8 +91,7 @@ class TrackRecord:
         end finds, reaches the engine core as an abort.
         """
         by_itself = request.status == RequestStatus.FINISHED_STOPPED
-        aborted = request.status == RequestStatus.FINISHED_ABORTED
-        self._feedback.ended(request.request_id, request.num_output_tokens, by_itself, aborted)
+        self._feedback.ended(request.request_id, request.num_output_tokens, by_itself)
 
     def step(self) -> bool:
         """Judge a little, and log where it is time; True if ``trusted`` has changed."""

@@ -49,4 +49,4 @@ class ExpectedWork:
         if scheduler.enable_kv_cache_events:  # the lookup may publish some
             return 0
         found = int(scheduler.kv_cache_manager.get_computed_blocks(request)[1])
-        return min(found, request.num_prompt_tokens)  # of a preempted one also its answer's
+        return min(found, int(request.num_prompt_tokens))  # of a preempted one also its answer's

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Iterator
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -131,12 +132,17 @@ def test_running_answers_count_as_longer() -> None:
 class Server:
     """A few slots, first come first served, each answer a token a step; feeds a ``Feedback``."""
 
-    def __init__(self, slots: int = 16, stopped: float = 0.0, **options: float) -> None:
-        """``stopped``: share of requests whose end a stop string makes, so that it is an abort."""
+    def __init__(
+        self, slots: int = 16, stopped: float = 0.0, hang_up: int = 10**9, **options: float
+    ) -> None:
+        """``stopped``: share of requests whose end a stop string makes, so that it is an abort;
+        ``hang_up``: tokens after which a client has gone.
+        """
         self.running: dict[str, list[int]] = {}  # name -> [tokens so far, length]
         self.feedback = Feedback(lambda key: self.running[key][0], **options)  # type: ignore[arg-type]
         self.slots = slots
         self.stopped = stopped
+        self.hang_up = hang_up
         self.draw = random.Random(0)
         self.by_string: set[str] = set()
         self.count = 0
@@ -156,10 +162,10 @@ class Server:
                 self.running[name] = [0, length]
             for name, state in list(self.running.items()):
                 state[0] += 1
-                if state[0] == state[1]:
+                if state[0] in (state[1], self.hang_up):
                     del self.running[name]
-                    cut = name in self.by_string
-                    self.feedback.ended(name, state[1], by_itself=not cut, aborted=cut)
+                    cut = name in self.by_string or state[0] < state[1]
+                    self.feedback.ended(name, state[0], by_itself=not cut)
             if self.feedback.step():
                 self.changes.append(self.feedback.trusted)
 
@@ -231,6 +237,25 @@ def test_answers_that_all_end_by_stop_strings_tell_no_scale() -> None:
     server.serve(requests(6, 0.5, scale=4.0), 500)
     assert server.feedback.ratio is None
     assert server.feedback.correction == 1.0
+
+
+def test_clients_that_hang_up_do_not_bend_the_scale() -> None:
+    server = Server(window=1024, hang_up=60)
+    server.serve(requests(6, 0.5, scale=math.exp(-(0.5**2) / 2)), 8000)
+    assert server.feedback.correction == pytest.approx(math.exp(0.5**2), rel=0.15)
+
+
+def test_a_handful_of_answers_tells_no_scale() -> None:
+    feedback = Feedback(lambda key: 0, window=300)
+    for index, (expected, length) in enumerate(islice(requests(6, 0.5, scale=4.0), 250)):
+        feedback.scored(str(index), expected)
+        feedback.began(str(index), at_random=index % 10 == 0)
+        feedback.ended(str(index), length, by_itself=True)
+    while not feedback.evaluations:
+        feedback.step()
+    assert feedback.concordance is not None
+    assert feedback.ratio is None
+    assert feedback.correction == 1.0
 
 
 def test_each_step_does_a_bounded_part() -> None:

@@ -54,17 +54,6 @@ def test_least_work_first_and_unscored_at_the_median() -> None:
     assert drain(order) == ["short", "new", "mid", "long"]
 
 
-def test_no_more_than_some_become_urgent_in_one_step() -> None:
-    order = make(patience=0.0)
-    for index in range(600):
-        add(order, f"r{index}", 10.0)
-    found = []
-    for _ in range(4):
-        order.begin(1)
-        found.append(order.became_urgent)
-    assert found == [256, 512, 600, 600]
-
-
 def test_without_scores_it_is_arrival_order() -> None:
     order = make()
     names = [f"r{i}" for i in range(20)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from datetime import date
 from pathlib import Path
+from typing import cast
 
 import pytest
 import tiny
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 
 from pars_export.inputs import text_of
 from pars_vllm import protocol, scorer_worker
-from pars_vllm.prompt import TemplateError, learn, parse
+from pars_vllm.prompt import Render, TemplateError, learn, parse
 from pars_vllm.scorer_worker import PromptReader
 from pars_vllm.tokenizer import TokenizerSource, load_tokenizer
 
@@ -135,6 +136,57 @@ def test_what_clients_switch_in_a_template_comes_off_too(
     for each in variables:
         templated = reader._tokenizer.render(messages, True, None, each)
         assert through(reader, templated) == "How tall is Everest?", each
+
+
+SWITCHED = (
+    "{% set off = enable_thinking is defined and not enable_thinking %}"
+    "{% set mode = '/no_think' if off else '/think' %}"
+    "<|im_start|>system\nMode: {{ mode }}\n{% if tools %}# Tools\n{% for tool in tools %}"
+    "{{ tool | tojson }}\n{% endfor %}End of tools.\n{% endif %}<|im_end|>\n"
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and mode == '/no_think' %}<think>\n\n</think>\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""As SmolLM3's: a switch changes the system text and each turn of the assistant."""
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"enable_thinking": True},
+        {"enable_thinking": False},
+        {"reasoning_effort": "none", "enable_thinking": False},
+    ],
+)
+@pytest.mark.parametrize("offered", [False, True], ids=["alone", "tools"])
+def test_switches_inside_a_conversation_come_off_too(
+    tmp_path: Path, variables: dict[str, object], offered: bool
+) -> None:
+    folder = tiny.write_tokenizer(tmp_path, SWITCHED)
+    reader = PromptReader(load_tokenizer(TokenizerSource(str(folder))))
+    tools = [tool("weather"), tool("forecast")] if offered else None
+    for name in ("one question", "several turns"):
+        messages = CONVERSATIONS[name]
+        templated = reader._tokenizer.render(messages, True, tools, variables)
+        assert through(reader, templated) == text_of(messages=messages, tools=tools)
+
+
+def test_switches_take_nothing_from_prompts_without_them(tmp_path: Path) -> None:
+    folder = tiny.write_tokenizer(tmp_path, SWITCHED)
+    render = load_tokenizer(TokenizerSource(str(folder))).render
+
+    def unswitched(messages: Messages, generation: bool, *_: object) -> str:
+        return render(messages, generation)
+
+    found, plain = learn(render), learn(cast(Render, unswitched))
+    assert found is not None
+    assert plain is not None
+    assert (found.opens, found.closes) == (plain.opens, plain.closes)
+    assert "assistant" in found.opens
+    assert all(set(texts) <= set(found.frames[pair]) for pair, texts in plain.frames.items())
+    assert any(len(texts) < len(found.frames[pair]) for pair, texts in plain.frames.items())
 
 
 @pytest.mark.parametrize("name", TEMPLATES)

@@ -9,8 +9,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from modelless import Driver, Job, pars_scheduler
+from modelless import Driver, Job, make_request, pars_scheduler
 from tiny import byte_ids
+from vllm import SamplingParams
 
 from pars_export.table import write_table_predictor
 from pars_vllm import ParsScheduler
@@ -182,3 +183,16 @@ def test_an_expected_length_is_put_to_scale(tiny_model: Path, tmp_path: Path) ->
         Traffic.put(driver, jobs)
         run_dry(driver)
         assert scheduler.pars_record.scored("new", 50.0) == pytest.approx(10.0, rel=0.1)
+
+
+def test_requests_with_stop_strings_tell_no_scale(tiny_model: Path, tmp_path: Path) -> None:
+    write_table_predictor(tmp_path / "table", {})
+    with pars_scheduler(tiny_model, {"predictor": str(tmp_path / "table")}) as scheduler:
+        for name, stop in (("with", ["END"]), ("without", None)):
+            request = make_request(Job(name, byte_ids("Q"), 5))
+            request.sampling_params = SamplingParams(max_tokens=9, stop=stop)
+            scheduler.add_request(request)
+        scheduler.schedule()
+        cohort = scheduler.pars_record._feedback._cohort
+        told = {name: bool(cohort._at_random[row]) for name, row in cohort._row.items()}
+    assert told == {"with": False, "without": True}
