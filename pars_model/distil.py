@@ -2,9 +2,10 @@
 
 The student learns the teacher's scores of the table's training prompts, of the prompts of --texts
 where given (their lengths need not be known: only the teacher reads them) and of prompts spliced
-from both, and beside them the lengths themselves. Prompts that the split keeps for validation or
-test are never learned from, wherever they appear. DIR is a predictor folder that needs numpy and
-tokenizers alone.
+from both, and beside them the lengths themselves. Of a teacher that is a checkpoint it learns to
+tell the vectors behind the scores, too, which say more of a text than one number. Prompts that the
+split keeps for validation or test are never learned from, wherever they appear. DIR is a predictor
+folder that needs numpy and tokenizers alone.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pars_export.errors import InputError
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pars_export.artifact import Manifest
-    from pars_model.evaluate import Scorer
+    from pars_model.evaluate import Scorer, VectorScorer
     from pars_model.lengths import LengthTable
     from pars_model.student_fit import Recipe
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--scores",
         type=Path,
         metavar="FILE",
-        help="keep the teacher's scores in this file (.npz), and go on from those in it",
+        help="keep what the teacher says in this file (.npz), and go on from what is in it",
     )
     parser.add_argument(
         "--spliced",
@@ -111,12 +112,12 @@ def distil(
     """Train a student of ``teacher`` and write its predictor folder, whole or not at all.
 
     Args:
-        teacher: a ranker or predictor.
+        teacher: a ranker, whose vectors are learned too, or a predictor.
         data: length table; split as it says itself, otherwise by a hash of the text.
         out: where; an older predictor there is replaced.
         recipe: how the student looks and learns.
         more: texts without lengths.
-        scores_file: where the teacher's scores are kept between runs.
+        scores_file: where what the teacher says is kept between runs.
         spliced: how many prompts to make up of the training prompts and ``more``; at most four for
             each of them, and those that the split would keep for validation or test are left out.
 
@@ -157,11 +158,20 @@ def distil(
     texts = [*table.prompts, *unlabelled, *made]
     part = np.concatenate([split, np.full(len(unlabelled) + len(made), "train")])
     wanted = np.flatnonzero(part != "test")
-    scores = np.full(len(texts), np.nan)
-    scores[wanted] = in_steps(teacher.score, [texts[i] for i in wanted], "teacher", scores_file)
+    has_vectors = hasattr(teacher, "scores_and_vectors")
+    read = cast("VectorScorer", teacher).scores_and_vectors if has_vectors else teacher.score
+    said = in_steps(read, [texts[i] for i in wanted], "teacher", scores_file)
+    if has_vectors != (said.ndim == 2):
+        raise InputError(
+            f"{scores_file}: its answers are not of the kind that this teacher gives; name another "
+            "file."
+        )
+    rows = np.full((len(texts), *said.shape[1:]), np.nan, dtype=np.float32)
+    rows[wanted] = said
+    scores = rows[:, 0] if has_vectors else rows
     if np.isnan(scores[wanted]).any():
         raise InputError("The teacher does not know some of the prompts; give another teacher.")
-    student = fit_student(table, texts, part, scores, recipe)
+    student = fit_student(table, texts, part, scores, recipe, rows[:, 1:] if has_vectors else None)
     summary = {**_summary(table, data, split), "val_fraction": val, "test_fraction": test}
     summary |= {"unlabelled": len(unlabelled), "spliced": len(made)}
     training = {"data": summary, "teacher": _named(teacher)}

@@ -43,6 +43,13 @@ class Scorer(Protocol):
         """Scores of texts; NaN where a text is unknown."""
 
 
+class VectorScorer(Protocol):
+    """One that shows what it reads of a text, too."""
+
+    def scores_and_vectors(self, texts: Sequence[str], /) -> NDArray[np.float32]:
+        """Rows (n, 1 + width): a score, and the vector that it was made of."""
+
+
 class FactScorer(Protocol):
     """One that reads facts known at arrival beside the text."""
 

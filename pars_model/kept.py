@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,6 +19,8 @@ Rows = NDArray[np.float32]
 
 _STEP = 1024
 """Texts at a time: a minute or less with a small encoder on one core."""
+_WRITE_S = 60.0
+"""Between two times that all answers are written down: rows of many take a second or more."""
 
 
 def in_steps(
@@ -32,24 +35,36 @@ def in_steps(
         model: texts to one number, or one row, each.
         texts: what to ask for.
         name: stands before the progress bar.
-        kept: file of answers by digest of the text, read first and written after each step; it
-            belongs to one model.
+        kept: file of answers by digest of the text, read first, and written every minute and at
+            the end, an interrupt or error included; it belongs to one model.
 
     Raises:
-        InputError: ``kept`` is no such file.
+        InputError: ``kept`` is no such file, or of a model that says something else.
     """
     known = {} if kept is None else _read(kept)
     digests = [text_digest(text) for text in texts]
     missing = dict(zip(digests, texts, strict=True))
     # By length: little padding, whatever the model.
     order = sorted((each for each in missing if each not in known), key=lambda d: len(missing[d]))
+    written = time.monotonic()
     with tqdm(total=len(order), desc=name, unit="prompt", disable=not order) as bar:
-        for start in range(0, len(order), _STEP):
-            step = order[start : start + _STEP]
-            known |= dict(zip(step, model([missing[digest] for digest in step]), strict=True))
-            if kept is not None:
+        try:
+            for start in range(0, len(order), _STEP):
+                step = order[start : start + _STEP]
+                found = dict(zip(step, model([missing[digest] for digest in step]), strict=True))
+                if known and np.shape(found[step[0]]) != np.shape(next(iter(known.values()))):
+                    raise InputError(
+                        f"{kept}: its answers are not of the kind that this {name} gives; name "
+                        "another file."
+                    )
+                known |= found
+                if kept is not None and time.monotonic() - written > _WRITE_S:
+                    _write(kept, known)
+                    written = time.monotonic()
+                bar.update(len(step))
+        finally:
+            if kept is not None and order:
                 _write(kept, known)
-            bar.update(len(step))
     return np.array([known[digest] for digest in digests], dtype=np.float32)
 
 

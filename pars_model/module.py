@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pickle
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -212,26 +212,48 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         Raises:
             InputError: a score is NaN or infinite.
         """
+        scores = np.empty(len(texts), dtype=np.float32)
+        for part, _, found in self._read(texts, facts, batch_size):
+            scores[part] = found
+        return scores
+
+    def scores_and_vectors(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
+        """Rows (n, 1 + width): of each text its score, and the vector that the head reads.
+
+        Raises:
+            InputError: a score is NaN or infinite.
+        """
+        rows = np.empty((len(texts), 1 + self.head.in_features), dtype=np.float32)
+        for part, vectors, scores in self._read(texts, None, batch_size):
+            rows[part, 0], rows[part, 1:] = scores, vectors
+        return rows
+
+    def _read(
+        self, texts: Sequence[str], facts: Sequence[Facts] | None, batch_size: int
+    ) -> Iterator[tuple[list[int], NDArray[np.float32], NDArray[np.float32]]]:
+        """(places of some texts, their pooled vectors, their scores), similar lengths together."""
         tokenizer = self.text_tokenizer()
         tokens = tokenizer.encode(texts)
         order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
-        scores = np.empty(len(tokens), dtype=np.float32)
         spec = self.fact_spec or standardise(self.fact_names, {})
         beside = torch.from_numpy(spec.of(facts, len(tokens)))
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
-            rows = [*pad([tokens[place] for place in part], tokenizer.pad_id)]
-            if self.fact_head is not None:
-                rows.append(beside[part])
-            with torch.inference_mode():
-                scores[part] = self(*(each.to(self.device) for each in rows)).cpu().numpy()
-        wrong = int(np.count_nonzero(~np.isfinite(scores)))
-        if wrong:
-            raise InputError(
-                f"The ranker's scores of {wrong} of {len(texts)} prompts are NaN or infinite: "
-                "train it again with a lower model.lr."
+            ids, mask = (
+                each.to(self.device)
+                for each in pad([tokens[place] for place in part], tokenizer.pad_id)
             )
-        return scores
+            known = None if self.fact_head is None else beside[part].to(self.device)
+            with torch.inference_mode():
+                vectors = self.network.pool(self.encoder(input_ids=ids, attention_mask=mask), mask)
+                scores = self.network.score(vectors, known).cpu().numpy()
+            wrong = int(np.count_nonzero(~np.isfinite(scores)))
+            if wrong:
+                raise InputError(
+                    f"The ranker's scores of {wrong} of {len(part)} prompts are NaN or infinite: "
+                    "train it again with a lower model.lr."
+                )
+            yield part, vectors.cpu().numpy(), scores
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of the pairs (or items) of one batch."""

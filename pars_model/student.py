@@ -78,6 +78,15 @@ class StudentModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
 
     def forward(self, ids: Tensor, attention_mask: Tensor, features: Tensor) -> Tensor:
         """Scores (n,) of ids (n, t), their mask (n, t) and features (n, f)."""
+        return self.score(self.neurons(ids, attention_mask, features))
+
+    def score(self, neurons: Tensor) -> Tensor:
+        """Scores (n,) of the hidden layer (n, neurons)."""
+        score: Tensor = self.out(neurons).squeeze(1)
+        return score
+
+    def neurons(self, ids: Tensor, attention_mask: Tensor, features: Tensor) -> Tensor:
+        """The hidden layer (n, neurons), of what `forward` takes."""
         mask = attention_mask.unsqueeze(-1)
         ids = ids * attention_mask
         pair = self.pair(pair_hash(ids, nn.functional.pad(ids[:, 1:], (0, 1)), self._buckets))
@@ -96,9 +105,8 @@ class StudentModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         average = (h * weight).sum(dim=1) / weight.sum(dim=1)
         known = (features - self.mean) * self.scale
         vector = torch.cat([average, h.amax(dim=1), known], dim=1)
-        hidden = torch.relu(self.hidden(self.dropout(vector)))
-        score: Tensor = self.out(hidden).squeeze(1)
-        return score
+        found: Tensor = torch.relu(self.hidden(self.dropout(vector)))
+        return found
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
         """What the numpy runtime reads: embeddings as int8 rows with a scale each."""

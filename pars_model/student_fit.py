@@ -1,4 +1,8 @@
-"""Training of a student: the teacher's scores as targets, the lengths' own order beside them."""
+"""Training of a student: the teacher's scores as targets, the lengths' own order beside them.
+
+Where the teacher's vectors are known, a layer that is thrown away afterwards has to tell them from
+the student's hidden layer (FitNets, Romero et al., ICLR 2015).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from pars_export.inputs import InputSpec
 from pars_export.words import WordTokenizer, train_tokenizer
@@ -33,6 +37,8 @@ class Recipe:
     """Share of tokens, and of the text's vector, left out in training."""
     label_weight: float = 0.3
     """Of the pairwise loss on lengths beside the squared error of the teacher's scores."""
+    vector_weight: float = 1.0
+    """Of the squared error of the teacher's vectors, in their standard deviations."""
 
 
 @dataclass(frozen=True)
@@ -49,8 +55,9 @@ def fit_student(
     table: LengthTable,
     texts: Sequence[str],
     part: NDArray[np.str_],
-    scores: NDArray[np.float64],
+    scores: NDArray[np.floating],
     recipe: Recipe,
+    vectors: NDArray[np.float32] | None = None,
 ) -> Student:
     """Train a student.
 
@@ -60,6 +67,7 @@ def fit_student(
         part: train, val or test of each text; test texts are not touched.
         scores: the teacher's, per text; NaN where it did not score.
         recipe: how.
+        vectors: the teacher's, per text (n, width), where it tells them.
 
     Returns:
         The student with the weights of its best epoch.
@@ -74,9 +82,14 @@ def fit_student(
     taught = scores[train]
     target = torch.from_numpy(((scores - taught.mean()) / max(taught.std(), 1e-9)).astype("f4"))
 
+    told = None if vectors is None else _Told(vectors, train, recipe.shape.neurons)
+
     def loss(batch: Batch) -> Tensor:
-        found = network(batch.input_ids, batch.attention_mask, known[batch.prompt])
+        neurons = network.neurons(batch.input_ids, batch.attention_mask, known[batch.prompt])
+        found = network.score(neurons)
         distance = (found - target[batch.prompt]).square().mean()
+        if told is not None:
+            distance = distance + recipe.vector_weight * told.distance(neurons, batch.prompt)
         pairs = batch.row[batch.longer], batch.row[batch.shorter]
         # Targets have deviation 1, which as log-odds is timid.
         return distance + recipe.label_weight * logistic_loss(2 * found, *pairs)
@@ -85,8 +98,28 @@ def fit_student(
         return predict(network, [tokens[i] for i in numbers], features[numbers])
 
     lesson = Lesson(table, part, tokens)
-    taus = take(recipe.course, lesson, network, loss, scores_of, "student")
+    learning = network if told is None else nn.ModuleList([network, told])
+    taus = take(recipe.course, lesson, learning, loss, scores_of, "student")
     return Student(network, tokenizer_json, taus)
+
+
+class _Told(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+    """The teacher's vectors (n, width) as a student's hidden layer tells them."""
+
+    def __init__(
+        self, vectors: NDArray[np.float32], train: NDArray[np.int64], neurons: int
+    ) -> None:
+        super().__init__()
+        self._vectors = torch.from_numpy(vectors)
+        taught = self._vectors[torch.from_numpy(train)]
+        self._mean, self._deviation = taught.mean(dim=0), taught.std(dim=0).clamp(min=1e-9)
+        self.layer = nn.Linear(neurons, vectors.shape[1])
+
+    def distance(self, neurons: Tensor, texts: Tensor) -> Tensor:
+        """Mean squared error, in standard deviations, for these texts."""
+        wanted = (self._vectors[texts] - self._mean) / self._deviation
+        found: Tensor = (self.layer(neurons) - wanted).square().mean()
+        return found
 
 
 def predict(

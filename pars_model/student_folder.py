@@ -29,7 +29,7 @@ def write_student(
     out: Path,
     table: LengthTable,
     part: NDArray[np.str_],
-    scores: NDArray[np.float64],
+    scores: NDArray[np.floating],
     student: Student,
     recipe: Recipe,
     training: Mapping[str, object],

@@ -70,13 +70,13 @@ INTRODUCTION = f"""\
 {CELL.title}: all learn from the same prompts with lengths; a tenth of the table's prompts, by a
 hash of the text, chooses epochs (the ridge learns from it too) and another tenth judges. Encoders
 are the first layers of MiniLM, fine-tuned by `configs/default.yaml` and run as `pars export` writes
-them (ONNX, float32). Students are distilled from all six layers, which also score for them the
-prompts of Alpaca that the table has no lengths of and up to {SPLICED:,} spliced ones (what the hash
-keeps for choosing and judging is left out of both). The default predictor knows neither this LLM
-nor these prompts. Microseconds are wall time on one core of this machine, tokenising included: the
-median of {ROUNDS} rounds in which all take turns, on judged prompts, one by one and {BURST} in a
-call. *Minutes* are those of training, for a student without the teacher's scoring where its scores
-were kept."""
+them (ONNX, float32). Students are distilled from all six layers (scores and vectors), which also
+read for them the prompts of Alpaca that the table has no lengths of and up to {SPLICED:,} spliced
+ones (what the hash keeps for choosing and judging is left out of both). The default predictor
+knows neither this LLM nor these prompts. Microseconds are wall time on one core of this machine,
+tokenising included: the median of {ROUNDS} rounds in which all take turns, on judged prompts, one
+by one and {BURST} in a call. *Minutes* are those of training, for a student without the teacher's
+reading where what it said was kept."""
 
 
 @dataclass(frozen=True)
@@ -190,9 +190,10 @@ def shallow(folder: Path, layers: int) -> None:
 
 def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tuple[Path, float]:
     """The predictor folder of a student, and the minutes that it took."""
-    from pars_export import Predictor
     from pars_export.artifact import folder_sha256
+    from pars_model.callbacks import BEST
     from pars_model.distil import distil
+    from pars_model.module import load_ranker
     from pars_model.student import StudentShape
     from pars_model.student_fit import Recipe
 
@@ -202,10 +203,9 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
 
     def compute() -> Result:
         start = time.monotonic()
-        kept = bench.out / "frontier" / f"teacher-{folder_sha256(teacher)[:16]}.npz"
+        kept = bench.out / "frontier" / f"vectors-{folder_sha256(teacher)[:16]}.npz"
         texts = read_lengths(more).prompts
-        scorer = Predictor.load(teacher, threads=bench.threads)
-        distil(scorer, path, folder, recipe, texts, kept, SPLICED)
+        distil(load_ranker(teacher.parent / BEST), path, folder, recipe, texts, kept, SPLICED)
         return {"minutes": (time.monotonic() - start) / 60}
 
     settings = {"recipe": repr(recipe), "teacher": folder_sha256(teacher), "spliced": SPLICED}

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,14 @@ class Teacher:
         return np.array(found, dtype=np.float32)
 
 
+class Telling(Teacher):
+    """Shows beside its score which kinds a prompt names."""
+
+    def scores_and_vectors(self, texts: Sequence[str], /) -> NDArray[np.float32]:
+        named = [[float(kind in text) for kind in KINDS] for text in texts]
+        return np.column_stack([self.score(texts), named]).astype(np.float32)
+
+
 @pytest.fixture
 def lengths(make_table: Table, make_rows: Rows) -> Path:
     return make_table(make_rows(400))
@@ -62,6 +71,29 @@ def test_a_student_learns_what_its_teacher_knows(lengths: Path, tmp_path: Path) 
     judged = evaluate(predictor, lengths, resamples=10)
     assert judged["split"] == "test"
     assert float(str(judged["tau"])) > 0.6
+
+
+def test_vectors_of_the_teacher_are_learned(lengths: Path, tmp_path: Path) -> None:
+    manifest = distil(Telling(), lengths, tmp_path / "student", SMALL)
+    assert float(str(manifest.metrics["tau"])) > 0.6
+    out = tmp_path / "scores"
+    untold = distil(Telling(), lengths, out, replace(SMALL, vector_weight=0.0))
+    plain = distil(Teacher(), lengths, tmp_path / "plain", SMALL)
+    assert untold.metrics["tau"] != manifest.metrics["tau"]
+    # Without weight the vectors teach nothing; what is thrown away does not ship.
+    arrays = [np.load(folder / "student.npz").files for folder in (out, tmp_path / "plain")]
+    assert arrays[0] == arrays[1]
+    assert plain.metrics["teacher_tau"] == untold.metrics["teacher_tau"]
+
+
+def test_what_is_kept_of_a_teacher_of_another_kind_is_refused(
+    lengths: Path, tmp_path: Path
+) -> None:
+    kept = tmp_path / "kept.npz"
+    distil(Teacher(), lengths, tmp_path / "student", SMALL, scores_file=kept)
+    for more in ((), ["a story of its own"]):
+        with pytest.raises(InputError, match=r"kept\.npz: its answers are not of the kind"):
+            distil(Telling(), lengths, tmp_path / "student", SMALL, more, kept)
 
 
 def test_test_prompts_are_never_read(lengths: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.testing import assert_close
@@ -82,6 +83,16 @@ def test_a_checkpoint_needs_no_encoder_folder(encoder: Path, tmp_path: Path) -> 
     assert loaded.calibration == ranker.calibration
     assert loaded.metrics == {"tau": 0.5}
     assert loaded.input_spec == ranker.input_spec
+
+
+def test_a_score_is_made_of_the_vector_beside_it(ranker: ResponseLengthRanker) -> None:
+    rows = ranker.eval().scores_and_vectors(TEXTS, batch_size=2)
+    scores = ranker.score(TEXTS)
+    assert rows.shape == (len(TEXTS), 1 + ranker.head.in_features)
+    np.testing.assert_allclose(rows[:, 0], scores, atol=1e-5)
+    with torch.inference_mode():
+        again = ranker.network.score(torch.from_numpy(rows[:, 1:]))
+    np.testing.assert_allclose(again.numpy(), scores, atol=1e-5)
 
 
 def test_a_ranker_that_diverged_is_refused(ranker: ResponseLengthRanker, tmp_path: Path) -> None:
