@@ -57,7 +57,7 @@ test: lint
 	$(BIN)/python -m pytest -m "not soak and not gpu" -n $(JOBS) --dist loadfile
 
 soak: $(INSTALLED)
-	$(BIN)/python -m pytest -m soak --timeout 7200 -n $(JOBS) --dist load
+	$(BIN)/python -m pytest -m soak --timeout 7200 -n $(JOBS) --dist worksteal
 
 test-gpu: $(INSTALLED)
 	$(BIN)/python -m pytest -m gpu -rP  # what the tests print: latency beside torch
