@@ -34,6 +34,7 @@ def engine(request: pytest.FixtureRequest, tiny_model: Path, tmp_path: Path) -> 
         "trust_priority": request.param,
         "preempt_longest": not request.param,
         "pass_over": request.param,  # the bound is of requests that fit
+        "cache_entries": 256,
     }
     llm = LLM(
         model=str(tiny_model),
