@@ -30,8 +30,8 @@ SMALL = Recipe(
     dropout=0.05,
 )
 TAU = 0.5
-"""Well above chance. Runs differ by some .05: which subwords of equal count make it into a vocabulary
-is chance in the library that trains it."""
+"""Well above chance. Runs differ by some .05, because it is chance in the library that trains the
+vocabulary which subwords of equal count come into it."""
 Table = Callable[..., Path]
 Rows = Callable[..., list[dict[str, object]]]
 
