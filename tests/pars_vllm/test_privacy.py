@@ -129,10 +129,14 @@ with os.fdopen(os.memfd_create("note"), "wb") as memory:
 
 @pytest.mark.usefixtures("no_orphans")
 def test_neither_process_writes_a_prompt(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Known and unknown prompts, a flood, a killed process; logs at debug level, both outputs."""
-    caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, "vllm.pars")
+    monkeypatch.setattr(logging.getLogger("vllm"), "propagate", True)  # vLLM turns it off
     folder = tiny.write_tokenizer(tmp_path / "model")
     write_table_predictor(tmp_path / "table", {SECRET: 5.0})
     scorer = Scorer(_options(tmp_path, folder), Limits(max_pending=4), Counters())
