@@ -168,6 +168,7 @@ def distil(
         )
     rows = np.full((len(texts), *said.shape[1:]), np.nan, dtype=np.float32)
     rows[wanted] = said
+    del said  # of many texts some hundred megabytes
     scores = rows[:, 0] if has_vectors else rows
     if np.isnan(scores[wanted]).any():
         raise InputError("The teacher does not know some of the prompts; give another teacher.")

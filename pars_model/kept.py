@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import zipfile
 from collections.abc import Callable, Sequence
@@ -62,9 +63,13 @@ def in_steps(
                     _write(kept, known)
                     written = time.monotonic()
                 bar.update(len(step))
-        finally:
-            if kept is not None and order:
-                _write(kept, known)
+        except BaseException:
+            if kept is not None and known:
+                with contextlib.suppress(OSError):  # the first error is the one to tell
+                    _write(kept, known)
+            raise
+    if kept is not None and order:
+        _write(kept, known)
     return np.array([known[digest] for digest in digests], dtype=np.float32)
 
 

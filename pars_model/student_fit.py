@@ -111,8 +111,11 @@ class _Told(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     ) -> None:
         super().__init__()
         self._vectors = torch.from_numpy(vectors)
-        taught = self._vectors[torch.from_numpy(train)]
-        self._mean, self._deviation = taught.mean(dim=0), taught.std(dim=0).clamp(min=1e-9)
+        mean = vectors[train].mean(axis=0, dtype=np.float64)
+        deviation = vectors[train].std(axis=0, dtype=np.float64)
+        deviation[deviation < 1e-5 * (1 + np.abs(mean))] = 1.0  # a constant is no more than that
+        self._mean = torch.from_numpy(mean.astype(np.float32))
+        self._deviation = torch.from_numpy(deviation.astype(np.float32))
         self.layer = nn.Linear(neurons, vectors.shape[1])
 
     def distance(self, neurons: Tensor, texts: Tensor) -> Tensor:

@@ -28,6 +28,10 @@ def _memory() -> IO[bytes]:
     return Path(os.devnull).open("r+b", buffering=0)
 
 
+def _one_thread() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="pars-launcher")
+
+
 class Launcher:
     """Starts one scorer process after another, all from one thread.
 
@@ -37,7 +41,7 @@ class Launcher:
 
     def __init__(self, options: WorkerOptions) -> None:
         self._options = options
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="pars-launcher")
+        self._thread = _one_thread()
         self._memory = _memory()
 
     @property
@@ -53,6 +57,7 @@ class Launcher:
         try:
             return self._thread.submit(self._spawn)
         except RuntimeError as error:  # no thread left to start it from
+            self._thread = _one_thread()  # the old one keeps what it could not begin
             raise OSError(errno.EAGAIN, str(error)) from error
 
     def close(self) -> None:

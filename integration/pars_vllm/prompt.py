@@ -54,12 +54,13 @@ _CALLS: tuple[dict[str, object], ...] = (
 _SWITCHES: tuple[Mapping[str, object], ...] = (
     *({name: value} for name in ("enable_thinking", "thinking") for value in (True, False)),
     *(
-        {"reasoning_effort": effort, "enable_thinking": effort != "none"}
+        {"reasoning_effort": effort, **more}
         for effort in ("none", "minimal", "low", "medium", "high", "xhigh", "max")
+        for more in ({}, {"enable_thinking": effort != "none"})
     ),
 )
 """What clients switch in the templates of reasoning models, by ``chat_template_kwargs`` or, as vLLM
-passes it on, by ``reasoning_effort``."""
+passes it on with ``enable_thinking``, by ``reasoning_effort``."""
 
 
 class TemplateError(Exception):

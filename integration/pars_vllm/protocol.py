@@ -25,7 +25,7 @@ DIGEST_BYTES = 16
 
 REQUEST, ALONE, READY, SCORES, FAILED, FATAL = b"Q", b"A", b"R", b"S", b"F", b"X"
 """to the scorer: Q one prompt, A one that is to be scored alone; from it: R loaded, S scores of
-these, F could not score these, X cannot start (a sentence)."""
+these, F could not score these, X cannot start or go on (a sentence)."""
 
 _REQUEST = struct.Struct("<16sII")
 _SCORE = struct.Struct("<16sff?")

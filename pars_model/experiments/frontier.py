@@ -50,12 +50,15 @@ LAYERS = (2, 3)
 TEACHER = "MiniLM, 6 layers"
 CHANNELS = (64, 128)
 DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
-STUDENT_CODE = tuple(
-    f"pars_model.{name}"
-    for name in (
-        *("batches", "course", "distil", "losses", "optim", "pairs"),
-        *("splice", "student", "student_fit"),
-    )
+STUDENT_CODE = (
+    "pars_export.network",
+    *(
+        f"pars_model.{name}"
+        for name in (
+            *("batches", "course", "distil", "losses", "module", "optim", "pairs"),
+            *("splice", "student", "student_fit"),
+        )
+    ),
 )
 SPEED_CODE = (
     "pars_export.batches",

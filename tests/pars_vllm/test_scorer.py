@@ -122,6 +122,19 @@ def test_a_flood_of_known_prompts_is_answered_in_parts(
     assert found == [(name, 1.0) for name in names]
 
 
+def test_answers_not_taken_in_are_bounded_too(
+    make_scorer: Make, ids: Callable[[str], list[int]]
+) -> None:
+    scorer = make_scorer({"one": 1.0}, max_pending=3)
+    scorer.submit("first", ids("one"))
+    assert scorer.wait(WAIT)
+    assert scorer.poll() == [("first", 1.0)]
+    for index in range(5):
+        scorer.submit(f"r{index}", ids("one"))
+    assert scorer.counters.not_sent == 2
+    assert scorer.poll() == [(f"r{index}", 1.0) for index in range(3)]
+
+
 def test_many_requests_with_one_prompt_are_bounded_too(
     make_scorer: Make, ids: Callable[[str], list[int]]
 ) -> None:
