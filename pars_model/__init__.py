@@ -9,17 +9,17 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from pars_model.checkpoint import load_ranker as load_ranker
     from pars_model.datamodule import PromptLengthDataModule as PromptLengthDataModule
     from pars_model.lengths import LengthTable as LengthTable
     from pars_model.lengths import read_lengths as read_lengths
     from pars_model.module import ResponseLengthRanker as ResponseLengthRanker
-    from pars_model.module import load_ranker as load_ranker
 
 _HOMES = {
     "LengthTable": "lengths",
     "PromptLengthDataModule": "datamodule",
     "ResponseLengthRanker": "module",
-    "load_ranker": "module",
+    "load_ranker": "checkpoint",
     "read_lengths": "lengths",
 }
 

@@ -116,7 +116,7 @@ def load_scorer(path: Path, threads: int = 1) -> Scorer:
         )
     import torch
 
-    from pars_model.module import load_ranker
+    from pars_model.checkpoint import load_ranker
 
     torch.set_num_threads(threads)
     ranker: Scorer = load_ranker(path)

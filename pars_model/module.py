@@ -3,9 +3,8 @@
 
 from __future__ import annotations
 
-import pickle
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from pars_model.encoder import find_encoder, pretrained_weights
 from pars_model.losses import Labels, build_objective
 from pars_model.metrics import group_counts, mean_over_groups
 from pars_model.optim import learning_rate_factor, parameter_groups
+from pars_model.processes import rows_of_all_processes
 
 LARGE_HPARAMS = ("encoder_config", "tokenizer_json")
 
@@ -318,7 +318,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     def _summarise(self, stage: str) -> tuple[np.ndarray, ...]:
         seen = [np.concatenate(each) for each in zip(*self._seen, strict=True)]
         if self.trainer.world_size > 1:
-            seen = self._of_all_processes(seen)
+            seen = rows_of_all_processes(self, seen)
         scores, lengths, censored, group, prompt = seen
         if not np.isfinite(scores).all():
             raise InputError(
@@ -334,24 +334,6 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         named = {f"{stage}/{k}": v for k, v in self.metrics.items()}
         self.log_dict(named, prog_bar=True, sync_dist=several)
         return scores, lengths, censored, group, prompt
-
-    def _of_all_processes(self, seen: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """The columns of every process one after another, each prompt once; the same in all.
-
-        Args:
-            seen: columns of one length, the last of them numbers of prompts.
-        """
-        mine = torch.from_numpy(np.stack([each.astype(np.float64) for each in seen], axis=1))
-        sizes = self.all_gather(torch.tensor(len(mine), device=self.device)).tolist()
-        padded = mine.new_zeros(max(sizes), mine.shape[1])
-        padded[: len(mine)] = mine
-        found = self.all_gather(padded.to(self.device)).cpu().numpy()
-        parts: list[np.ndarray] = []
-        for rows, size in zip(found, sizes, strict=True):
-            known = np.concatenate([part[:, -1] for part in parts] or [np.empty(0)])
-            parts.append(rows[:size][~np.isin(rows[:size, -1], known)])
-        table = np.concatenate(parts)
-        return [table[:, at].astype(each.dtype) for at, each in enumerate(seen)]
 
     def _training_summary(self, groups: int) -> dict[str, Any]:
         data = getattr(self.trainer, "datamodule", None)
@@ -429,45 +411,3 @@ def _check(
     ):
         if not allowed:
             raise ConfigError(f"model.{name} is {value}, which is out of range.")
-
-
-def load_ranker(path: str | Path) -> ResponseLengthRanker:
-    """A ranker from its checkpoint alone, in evaluation mode on the CPU; nothing is unpickled.
-
-    Raises:
-        InputError: no such file, or no checkpoint of a ranker.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise InputError(
-            f"Checkpoint {path} does not exist: give the path that `pars fit` printed."
-        )
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        hparams = {k: v for k, v in checkpoint["hyper_parameters"].items() if k[0] != "_"}
-        _require(checkpoint, ("state_dict", "pars"))
-        _require(hparams, LARGE_HPARAMS)
-    except (
-        RuntimeError,
-        KeyError,
-        EOFError,
-        TypeError,
-        ValueError,
-        OSError,
-        pickle.UnpicklingError,
-    ) as error:
-        raise InputError(
-            f"{path} is no checkpoint of a ranker, or is damaged: give the best.ckpt that "
-            "`pars fit` wrote."
-        ) from error
-    ranker = ResponseLengthRanker(**hparams)
-    ranker.load_state_dict(checkpoint["state_dict"])
-    ranker.on_load_checkpoint(checkpoint)
-    ranker.eval()
-    return ranker
-
-
-def _require(found: Mapping[str, object], keys: Iterable[str]) -> None:
-    for key in keys:
-        if key not in found:
-            raise KeyError(key)

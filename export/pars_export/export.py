@@ -134,7 +134,7 @@ def export_checkpoint(
     from pars_export.build import write_encoder_predictor
     from pars_export.calibration import Calibration
     from pars_export.facts import FactSpec
-    from pars_model.module import load_ranker
+    from pars_model.checkpoint import load_ranker
 
     ranker = load_ranker(ckpt)
     if ranker.calibration is None:

@@ -195,8 +195,8 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
     """The predictor folder of a student, and the minutes that it took."""
     from pars_export.artifact import folder_sha256
     from pars_model.callbacks import BEST
+    from pars_model.checkpoint import load_ranker
     from pars_model.distil import distil
-    from pars_model.module import load_ranker
     from pars_model.student import StudentShape
     from pars_model.student_fit import Recipe
 

@@ -179,7 +179,7 @@ def train(root: Path, path: Path, more: Sequence[str] = ()) -> float:
 def _judged(root: Path, path: Path) -> Result:
     """Taus on the test split of the ranker, the ridge on the same rows, and prompt length."""
     from pars_model.callbacks import BEST
-    from pars_model.module import load_ranker
+    from pars_model.checkpoint import load_ranker
 
     ranker = load_ranker(root / BEST)
     lengths = read_lengths(path)

@@ -94,7 +94,7 @@ def checkpoint(fit: Fit) -> Path:
 def test_the_predictor_scores_as_the_ranker(
     fit: Fit, checkpoint: Path, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
-    from pars_model.module import load_ranker
+    from pars_model.checkpoint import load_ranker
 
     path = fit(*options) if options else checkpoint
     manifest = export_checkpoint(path, tmp_path / "p", ["what is", "write a story of", ""])

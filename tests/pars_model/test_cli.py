@@ -24,10 +24,10 @@ from pars_export.errors import ConfigError, InputError
 from pars_model import callbacks, cli
 from pars_model.__main__ import TRAINING_HELP
 from pars_model.calibration import fit_calibration
+from pars_model.checkpoint import load_ranker
 from pars_model.cli import main
 from pars_model.evaluate import evaluate
 from pars_model.losses import OBJECTIVES
-from pars_model.module import load_ranker
 
 if TYPE_CHECKING:
     from tests.pars_model.conftest import MakeRows, MakeTable

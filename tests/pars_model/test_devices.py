@@ -15,9 +15,11 @@ import pytest
 import torch
 
 from pars_export.errors import ConfigError
+from pars_model.checkpoint import load_ranker
 from pars_model.datamodule import PromptLengthDataModule
 from pars_model.evaluate import evaluate
-from pars_model.module import ResponseLengthRanker, load_ranker
+from pars_model.module import ResponseLengthRanker
+from pars_model.processes import rows_of_all_processes
 
 CONFIG = Path(__file__).parents[2] / "configs" / "default.yaml"
 
@@ -76,7 +78,7 @@ def test_what_processes_saw_is_joined_and_no_prompt_counts_twice(encoder: Path) 
         np.array([0, 0, 0]),
         np.array([1, 2, 3]),
     ]
-    found = ranker._of_all_processes(mine)
+    found = rows_of_all_processes(ranker, mine)
     assert [each.dtype for each in found] == [each.dtype for each in mine]
     np.testing.assert_allclose(found[0], [0.1, 0.2, 0.3, 0.5])
     assert found[1].tolist() == [5, 6, 8, 7]

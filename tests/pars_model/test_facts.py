@@ -14,10 +14,11 @@ from pars_export import Predictor
 from pars_export.errors import ConfigError
 from pars_export.export import export_checkpoint
 from pars_export.facts import Facts, standardise
+from pars_model.checkpoint import load_ranker
 from pars_model.cli import main
 from pars_model.evaluate import evaluate
 from pars_model.lengths import read_lengths
-from pars_model.module import ResponseLengthRanker, load_ranker
+from pars_model.module import ResponseLengthRanker
 
 if TYPE_CHECKING:
     from tests.pars_model.conftest import MakeTable

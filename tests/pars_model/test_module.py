@@ -14,8 +14,9 @@ import torch
 from torch.testing import assert_close
 
 from pars_export.errors import ConfigError, InputError
+from pars_model.checkpoint import load_ranker
 from pars_model.losses import OBJECTIVES
-from pars_model.module import ResponseLengthRanker, load_ranker
+from pars_model.module import ResponseLengthRanker
 from pars_model.optim import learning_rate_factor, parameter_groups
 
 TEXTS = ["write a story about the moon", "one word", "", "write a list of " * 40]

@@ -4,6 +4,10 @@ For token t of a text, x[t] = token[id[t]] + pair[hash(id[t], id[t+1])] + head[t
 h[t] = relu([x[t-1], x[t], x[t+1]] W + b); the text's vector is the average of h under the weights
 exp(h g), its maximum, and the text's surface features; two layers make the score of it. Whatever
 depends on the whole batch is a concatenation: a score does not depend on its neighbours.
+
+x is a sum of rows of tables and W is linear, so each table is multiplied by W once, when it is
+loaded: a text then costs additions alone. A row of such a table holds what its token gives to the
+place after it, to its own and to the one before.
 """
 
 from __future__ import annotations
@@ -26,8 +30,10 @@ from pars_export.words import FEATURES, WordTokenizer, read_tokenizer
 TOKENIZER, WEIGHTS = "tokenizer.json", "student.npz"
 GATE_BOUND = 8.0
 """Logits of the average's weights lie within this, so that exp neither overflows nor vanishes."""
-_TOKENS = 2048
+_TOKENS = 1024
 """Tokens computed together: what they need stays in the cache of one core."""
+_SHORT = 64
+"""Lengths whose places are kept, some 3 MB in all."""
 
 
 class StudentNetwork:
@@ -49,19 +55,28 @@ class StudentNetwork:
                 f"the array 'hidden' has {sizes['inputs']} inputs; distil it again."
             )
         self.vocab_size = len(weights["token"])
+        channels = sizes["channels"]
+        self._threads = threads
         # Small on disk, and ready for use in memory.
-        self._token, self._pair = (
-            floats(weights, name) * floats(weights, f"{name}_scale") for name in ("token", "pair")
+        conv = np.concatenate(list(floats(weights, "conv")), axis=1)
+        with blas_threads(threads):
+            self._token, self._pair = (
+                (floats(weights, name) * floats(weights, f"{name}_scale")) @ conv
+                for name in ("token", "pair")
+            )
+            self._head, self._tail = (floats(weights, name) @ conv for name in ("head", "tail"))
+        self._after, self._own, self._before = (
+            slice(tap * channels, (tap + 1) * channels) for tap in range(3)
         )
-        self._head, self._tail = floats(weights, "head"), floats(weights, "tail")
-        width = self._token.shape[1]
-        self._conv = np.ascontiguousarray(floats(weights, "conv").reshape(3 * width, -1))
         self._conv_bias, self._gate = floats(weights, "conv_bias"), floats(weights, "gate")
         self._hidden, self._hidden_bias = (floats(weights, n) for n in ("hidden", "hidden_bias"))
+        # The features' standardisation is linear too.
+        mean, scale = (floats(weights, n) for n in ("feature_mean", "feature_scale"))
+        of_features = self._hidden[2 * channels :] * scale[:, None]
+        self._hidden = np.concatenate([self._hidden[: 2 * channels], of_features])
+        self._hidden_bias = self._hidden_bias - mean @ of_features
         self._out, self._out_bias = floats(weights, "out"), floats(weights, "out_bias")
-        self._mean, self._scale = (floats(weights, n) for n in ("feature_mean", "feature_scale"))
         self._places: dict[int, Floats] = {}
-        self._threads = threads
 
     def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
@@ -78,23 +93,20 @@ class StudentNetwork:
 
     def _one(self, ids: Sequence[int], features: Floats) -> Floats:
         """Score (1,) of one text's ids and its features (1, f): `_score` without the gaps."""
-        row = np.array([0, *ids, 0])
-        x = np.zeros((len(row), self._token.shape[1]), dtype=np.float32)
-        inside = x[1:-1]
-        self._token.take(row[1:-1], axis=0, out=inside, mode="clip")  # ids fit; unbuffered
-        pair = pair_hash(row[1:-1], row[2:], len(self._pair))
-        inside += self._pair.take(pair, axis=0)
-        inside += self._place(len(ids))[:-1]
-        h = np.concatenate([x[:-2], inside, x[2:]], axis=1) @ self._conv
-        h += self._conv_bias
-        np.maximum(h, 0.0, out=h)
+        row = np.array([*ids, 0])
+        taps = self._token.take(row[:-1], axis=0)
+        taps += self._pair.take(pair_hash(row[:-1], row[1:], len(self._pair)), axis=0)
+        taps += self._place(len(ids))[:-1]
+        h = taps[:, self._own]
+        h[1:] += taps[:-1, self._after]
+        h[:-1] += taps[1:, self._before]
+        h = np.maximum(h, 0.0)
         weight = h @ self._gate
         np.minimum(np.maximum(weight, -GATE_BOUND, out=weight), GATE_BOUND, out=weight)
         np.exp(weight, out=weight)
         mean = weight @ h
         mean /= weight.sum()
-        known = (features[0] - self._mean) * self._scale
-        hidden = np.concatenate([mean, h.max(axis=0), known]) @ self._hidden
+        hidden = np.concatenate([mean, h.max(axis=0), features[0]]) @ self._hidden
         hidden += self._hidden_bias
         score: Floats = np.maximum(hidden, 0.0, out=hidden) @ self._out + self._out_bias
         return score
@@ -106,13 +118,13 @@ class StudentNetwork:
         lengths = [len(each) for each in ids]
         row = np.array([0, *chain.from_iterable((*each, 0) for each in ids)])
         gaps = np.cumsum([0, *(length + 1 for length in lengths)])
-        x = self._token.take(row, axis=0)
-        pair = pair_hash(row[:-1], row[1:], len(self._pair))
-        x[:-1] += self._pair.take(pair, axis=0)
-        x[1:] += np.concatenate([self._place(length) for length in lengths])
-        x[gaps] = 0.0
-        windows = np.concatenate([x[:-2], x[1:-1], x[2:]], axis=1)
-        h = np.maximum(windows @ self._conv + self._conv_bias, 0.0)
+        taps = self._token.take(row, axis=0)
+        taps[:-1] += self._pair.take(pair_hash(row[:-1], row[1:], len(self._pair)), axis=0)
+        taps[1:] += np.concatenate([self._place(length) for length in lengths])
+        taps[gaps] = 0.0
+        h = taps[:-2, self._after] + taps[1:-1, self._own]
+        h += taps[2:, self._before]
+        np.maximum(h, 0.0, out=h)
         inner = gaps[1:-1] - 1
         h[inner] = 0.0
         weight = np.exp(np.minimum(np.maximum(h @ self._gate, -GATE_BOUND), GATE_BOUND))
@@ -121,21 +133,22 @@ class StudentNetwork:
         mean = np.add.reduceat(h * weight[:, None], starts)
         mean /= np.add.reduceat(weight, starts)[:, None]
         top = np.maximum.reduceat(h, starts)
-        known = (features - self._mean) * self._scale
-        vector = np.concatenate([mean, top, known], axis=1)
+        vector = np.concatenate([mean, top, features], axis=1)
         hidden = np.maximum(vector @ self._hidden + self._hidden_bias, 0.0)
         scores: Floats = hidden @ self._out + self._out_bias
         return scores
 
     def _place(self, length: int) -> Floats:
-        """Embeddings of the places of a text and of the gap after it, (length + 1, width)."""
+        """What the places of a text and the gap after it add, (length + 1, 3 * channels)."""
         found = self._places.get(length)
         if found is None:
             place = np.arange(length)
             found = np.zeros((length + 1, self._head.shape[1]), dtype=np.float32)
             found[:-1] = self._head[np.minimum(place, len(self._head) - 1)]
             found[:-1] += self._tail[np.minimum(place[::-1], len(self._tail) - 1)]
-            self._places[length] = found
+            found[:-1, self._own] += self._conv_bias
+            if length <= _SHORT:
+                self._places[length] = found
         return found
 
 
