@@ -3,9 +3,10 @@
 The student learns the teacher's scores of the table's training prompts, of the prompts of --texts
 where given (their lengths need not be known: only the teacher reads them) and of prompts spliced
 from both, and beside them the lengths themselves. Of a teacher that is a checkpoint it learns to
-tell the vectors behind the scores, too, which say more of a text than one number. Prompts that the
-split keeps for validation or test are never learned from, wherever they appear. DIR is a predictor
-folder that needs numpy and tokenizers alone.
+tell the vectors behind the scores, too, which say more of a text than one number, and those of
+single words are what its embeddings begin with. Prompts that the split keeps for validation or test
+are never learned from, wherever they appear. DIR is a predictor folder that needs numpy and
+tokenizers alone.
 """
 
 from __future__ import annotations
@@ -172,7 +173,10 @@ def distil(
     scores = rows[:, 0] if has_vectors else rows
     if np.isnan(scores[wanted]).any():
         raise InputError("The teacher does not know some of the prompts; give another teacher.")
-    student = fit_student(table, texts, part, scores, recipe, rows[:, 1:] if has_vectors else None)
+    vectors, vectors_of = None, None
+    if has_vectors:
+        vectors, vectors_of = rows[:, 1:], lambda words: read(words)[:, 1:]
+    student = fit_student(table, texts, part, scores, recipe, vectors, vectors_of)
     summary = {**_summary(table, data, split), "val_fraction": val, "test_fraction": test}
     summary |= {"unlabelled": len(unlabelled), "spliced": len(made)}
     training = {"data": summary, "teacher": _named(teacher)}

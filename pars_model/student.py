@@ -13,6 +13,9 @@ from pars_export.runtimes.arrays import pair_hash
 from pars_export.runtimes.student import GATE_BOUND
 from pars_export.words import FEATURES
 
+_SPREAD = 0.1
+"""Standard deviation that embeddings begin with; those of pairs with a tenth of it."""
+
 
 @dataclass(frozen=True)
 class StudentShape:
@@ -59,10 +62,10 @@ class StudentModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         self.head = nn.Embedding(shape.first_places, width)
         self.tail = nn.Embedding(shape.last_places, width)
         for table, size in (
-            (self.token, 0.1),
-            (self.pair, 0.01),
-            (self.head, 0.1),
-            (self.tail, 0.1),
+            (self.token, _SPREAD),
+            (self.pair, _SPREAD / 10),
+            (self.head, _SPREAD),
+            (self.tail, _SPREAD),
         ):
             nn.init.normal_(table.weight, std=size)
         self.conv = nn.Linear(3 * width, channels)
@@ -75,6 +78,19 @@ class StudentModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0.0)
         self.register_buffer("mean", torch.from_numpy(features.mean(axis=0)))
         self.register_buffer("scale", torch.from_numpy(scale.astype(np.float32)))
+
+    def begin(self, vectors: NDArray[np.float32]) -> None:
+        """Let tokens begin as these vectors (tokens, w), by as many principal components as fit.
+
+        Padding and the unknown token keep what they have.
+        """
+        words = vectors[2:].astype(np.float64)
+        words -= words.mean(axis=0)
+        _, components = np.linalg.eigh(words.T @ words)  # ascending
+        found = words @ components[:, ::-1][:, : self.token.embedding_dim]
+        found *= _SPREAD / max(found.std(), 1e-12)
+        with torch.no_grad():
+            self.token.weight[2:, : found.shape[1]] = torch.from_numpy(found.astype(np.float32))
 
     def forward(self, ids: Tensor, attention_mask: Tensor, features: Tensor) -> Tensor:
         """Scores (n,) of ids (n, t), their mask (n, t) and features (n, f)."""

@@ -1,12 +1,14 @@
 """Training of a student: the teacher's scores as targets, the lengths' own order beside them.
 
 Where the teacher's vectors are known, a layer that is thrown away afterwards has to tell them from
-the student's hidden layer (FitNets, Romero et al., ICLR 2015).
+the student's hidden layer (FitNets, Romero et al., ICLR 2015), and embeddings begin as the
+teacher's vectors of their words, projected onto their principal components, so that words that are
+rare in the texts mean something (Model2Vec, Tulkens and van Dongen, 2024).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -58,6 +60,7 @@ def fit_student(
     scores: NDArray[np.floating],
     recipe: Recipe,
     vectors: NDArray[np.float32] | None = None,
+    vectors_of: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
 ) -> Student:
     """Train a student.
 
@@ -68,6 +71,7 @@ def fit_student(
         scores: the teacher's, per text; NaN where it did not score.
         recipe: how.
         vectors: the teacher's, per text (n, width), where it tells them.
+        vectors_of: the same of other texts, for the embeddings to begin with.
 
     Returns:
         The student with the weights of its best epoch.
@@ -79,6 +83,9 @@ def fit_student(
     tokens, features = tokenizer.read_all(texts)
     known = torch.from_numpy(features)
     network = StudentModule(recipe.shape, tokenizer.vocab_size, features[train], recipe.dropout)
+    if vectors_of is not None:
+        pieces = tokenizer.pieces()
+        network.begin(vectors_of([piece.removeprefix("##") for piece in pieces]))
     taught = scores[train]
     target = torch.from_numpy(((scores - taught.mean()) / max(taught.std(), 1e-9)).astype("f4"))
 

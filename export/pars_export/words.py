@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from string import ascii_uppercase, digits
@@ -38,6 +39,8 @@ _CAPITALS, _DIGITS = ascii_uppercase.encode(), digits.encode()
 _CHARACTERS_PER_TOKEN = 4
 _REMEMBERED = 50_000
 """Words kept, some 10 MB; then all are forgotten, for ordinary ones return at once."""
+_LETTERS = 1000
+"""Most letters of a vocabulary, the most frequent ones."""
 _LONG = 32
 """Longest run of signs without white space that is remembered as a whole."""
 
@@ -71,6 +74,11 @@ class WordTokenizer:
         self._ids = _Known(self._tokenizer)
         self._tail = spec.max_length // 2 if spec.truncation == "head_tail" else 0
         self._keep = _CHARACTERS_PER_TOKEN * spec.max_length
+
+    def pieces(self) -> list[str]:
+        """The vocabulary in the order of its ids: whole words, and `##` before what goes on."""
+        ids = self._tokenizer.get_vocab()
+        return sorted(ids, key=ids.__getitem__)
 
     def read(self, text: str) -> tuple[list[int], list[float]]:
         """Ids (at least one, at most ``spec.max_length``) and `FEATURES` of one text."""
@@ -142,19 +150,43 @@ def _bound(known: dict[str, list[int]]) -> None:
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
-    """Content of the `tokenizer.json` of a WordPiece vocabulary for the words of these texts."""
-    tokenizer = Tokenizer(models.WordPiece(unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    """Content of the `tokenizer.json` of a WordPiece vocabulary for the words of these texts.
+
+    The same for the same texts: the trainer breaks ties by the numbers of the parts, and deals
+    letters numbers in an order of chance, so they get theirs here.
+    """
+    rows = [" ".join(split_words(text)) for text in texts]
+    tokenizer = _word_piece({})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary,
         min_frequency=2,
-        special_tokens=[PAD, UNKNOWN],
-        limit_alphabet=1000,
+        special_tokens=[PAD, UNKNOWN, *_letters(rows)],
+        limit_alphabet=_LETTERS,
         show_progress=False,
     )
-    tokenizer.train_from_iterator((" ".join(split_words(text)) for text in texts), trainer)
-    content: str = tokenizer.to_str()
+    tokenizer.train_from_iterator(rows, trainer)
+    # Once more, without the letters as special tokens.
+    content: str = _word_piece(tokenizer.get_vocab()).to_str()
     return content
+
+
+def _word_piece(vocabulary: dict[str, int]) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=UNKNOWN))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return tokenizer
+
+
+def _letters(rows: Iterable[str]) -> list[str]:
+    """The most frequent letters, at the start of a word and inside, in a fixed order."""
+    words = Counter(word for row in rows for word in row.split())
+    often: Counter[str] = Counter()
+    inside: set[str] = set()
+    for word, count in words.items():
+        for letter in word:
+            often[letter] += count
+        inside.update(word[1:])
+    kept = sorted(sorted(often, key=lambda letter: (-often[letter], letter))[:_LETTERS])
+    return [*kept, *(f"##{letter}" for letter in kept if letter in inside)]
 
 
 def read_tokenizer(path: Path, spec: InputSpec) -> WordTokenizer:

@@ -26,7 +26,7 @@ from pars_model.student import StudentModule, StudentShape
 from pars_model.student_fit import predict
 
 TEXTS = builtin_texts()
-CONTENT = train_tokenizer(TEXTS, 300)  # once: among equally frequent pieces its choice is free
+CONTENT = train_tokenizer(TEXTS, 300)
 SPEC = InputSpec(32, "head_tail")
 Arrays = dict[str, NDArray[np.generic]]
 Write = Callable[..., Path]
@@ -92,6 +92,25 @@ def test_numpy_scores_as_torch_does(
     wanted = predict(network, *tokenizer.read_all(TEXTS))
     assert wanted.std() > 1
     assert_same(found, wanted)
+
+
+@pytest.mark.parametrize("width", [3, 12])
+def test_embeddings_begin_where_the_teacher_sees_words(
+    tokenizer: WordTokenizer, width: int
+) -> None:
+    torch.manual_seed(0)
+    shape = StudentShape(vocabulary=300, buckets=500, width=8, channels=12, neurons=10)
+    module = StudentModule(shape, tokenizer.vocab_size, tokenizer.read_all(TEXTS)[1])
+    before = module.token.weight.detach().clone()
+    rng = np.random.default_rng(0)
+    vectors = rng.normal(size=(tokenizer.vocab_size, width)).astype("f4")
+    vectors[:, 0] *= 100  # the first component is nearly this
+    module.begin(vectors + 7)
+    found = module.token.weight.detach()
+    assert torch.equal(found[:2], before[:2])
+    assert torch.equal(found[:, 3:], before[:, 3:]) == (width == 3)
+    assert abs(np.corrcoef(found[2:, 0], vectors[2:, 0])[0, 1]) > 0.99
+    assert found[2:, : min(width, 8)].std() == pytest.approx(0.1, rel=0.01)
 
 
 def test_a_prompt_alone_and_in_any_batch_has_one_score(

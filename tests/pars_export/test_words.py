@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ from numpy.testing import assert_allclose
 
 from pars_export import InputError, PredictorError
 from pars_export.inputs import InputSpec
+from pars_export.parity import builtin_texts
 from pars_export.words import FEATURES, WordTokenizer, split_words, train_tokenizer
 
 TEXTS = ["Write a list of ten words.", "What is the moon? Write 10 words.", "write a story"] * 2
@@ -24,6 +26,13 @@ def tokenizer_json() -> str:
 
 def tokenizer(content: str, length: int = 8, truncation: str = "head_tail") -> WordTokenizer:
     return WordTokenizer(content, InputSpec(length, truncation))
+
+
+def test_a_vocabulary_is_the_same_for_the_same_texts() -> None:
+    texts = builtin_texts()
+    first = train_tokenizer(texts, 200)
+    assert {train_tokenizer(iter(texts), 200) for _ in range(3)} == {first}
+    assert json.loads(first)["added_tokens"] == []  # letters are no words of their own
 
 
 def test_words_numbers_and_signs_stand_alone() -> None:

@@ -87,15 +87,15 @@ def work_of_student(folder: Path, most_tokens: int) -> Work | None:
     with (folder / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
         if "conv" not in arrays:
             return None
-        convolution, hidden = arrays["conv"].size, arrays["hidden"].size
-        width = arrays["conv"].shape[1]
+        taps, _, channels = arrays["conv"].shape
+        hidden = arrays["hidden"].size
     return Work(
         precision="float32",
-        weights=2.0 * convolution,
+        weights=0.0,  # the convolution is in the rows of its two tables since they were loaded
         attention=0.0,
         text=2.0 * hidden,
-        weight_bytes=float(_FLOAT_BYTES * (convolution + hidden)),
-        row_bytes=float(2 * _FLOAT_BYTES * width),
+        weight_bytes=float(_FLOAT_BYTES * hidden),
+        row_bytes=float(2 * _FLOAT_BYTES * taps * channels),
         most_tokens=most_tokens,
     )
 
