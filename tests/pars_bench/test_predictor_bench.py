@@ -20,15 +20,17 @@ from pars_bench.predictor.rates import OPERATIONS, UNITS
 from pars_bench.predictor.report import (
     PredictorReport,
     over_floor,
+    over_floor_exchanged,
     over_floor_of_products,
-    over_floor_unrounded,
     rates_of,
 )
+from pars_bench.predictor.roundings import Roundings, roundings_name
 from pars_bench.predictor.texts import TextMaker, repeated
 from pars_bench.predictor.work import Work, products_of, work_of_encoder
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.errors import ConfigError
 from pars_export.inputs import InputSpec, TextTokenizer
+from pars_export.int8 import store_int8
 from pars_export.runtimes import RUNTIMES
 from pars_export.table import write_table_predictor
 from pars_model.__main__ import main
@@ -263,7 +265,7 @@ def test_goals_are_judged_by_the_numbers() -> None:
 
 
 def test_what_bounds_an_int8_engine() -> None:
-    # Float32: 10 ms, of which 6 are products; those take 3.2 in int8, the engine 9.
+    # Float32: 10 ms, of which 6 are products; those take 3.2 in int8, rounding 1, the engine 9.
     report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
     work = report["contestants"]["x onnx"]["work"]
     assert work is not None
@@ -280,16 +282,27 @@ def test_what_bounds_an_int8_engine() -> None:
         ("x onnx-int8", 9.0),
         (products_name("x", "float32"), 6.0),
         (products_name("x", "int8"), 3.2),
+        (roundings_name("x"), 1.0),
     ):
         cell["speeds"][name] = {"seconds": [ms / 1e3] * 3, "cores": (1.0, 1.0)}
     floor = 32 * 1e7 / (OPERATIONS / 20e-3) * 1e3
     assert over_floor_of_products(report, cell, "x onnx-int8") == pytest.approx(3.2 / floor)
-    assert over_floor_unrounded(report, cell, "x onnx-int8") == pytest.approx((10 - 2.8) / floor)
-    assert over_floor_unrounded(report, cell, "x onnx") is None
+    for name, rounding, least in (
+        ("x onnx-int8", False, (10 - 2.8) / floor),
+        ("x onnx-int8", True, (10 - 1.8) / floor),
+        ("x onnx", True, None),
+    ):
+        found = over_floor_exchanged(report, cell, name, rounding)
+        assert found == (None if least is None else pytest.approx(least))
     (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
     assert "**missed**" in said
     assert "1 of the 1 missed would still be missed (2.42 to 2.42 times the floor)" in said
-    assert "| *x onnx-int8: were rounding free* | 2.42 |" in render(report, [])
+    assert "1 of the 1 missed would still be missed (2.75 to 2.75 times the floor)" in said
+    page = render(report, [])
+    assert "| *x onnx-int8: were rounding free* | 2.42 |" in page
+    assert "| *x onnx-int8: rounding as by itself* | 2.75 |" in page
+    del cell["speeds"][roundings_name("x")]
+    assert over_floor_exchanged(report, cell, "x onnx-int8", rounding=True) is None
 
 
 def test_products_alone_are_those_of_the_encoder() -> None:
@@ -297,6 +310,17 @@ def test_products_alone_are_those_of_the_encoder() -> None:
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
     for precision in ("float32", "int8"):
         Products(tiny, precision, 1).of(tokens=3)()
+
+
+def test_rounding_alone_is_all_that_an_int8_engine_adds(folder: Path, tmp_path: Path) -> None:
+    file = tmp_path / "int8.onnx"
+    store_int8(folder / "model.onnx", file, [[4, 5, 6], [7, 8, 9, 4]])
+    roundings = Roundings(file, threads=1)
+    # Of each of two layers: what feeds query, key and value, what they give, both feed-forward
+    # layers; and six products to scale.
+    assert sum(roundings._counts.values()) == 2 * (4 + 6)
+    assert sorted(roundings._counts.values()) == [2, 2, 2, 6, 8]
+    roundings.of(length=3, batch=2)()
 
 
 def test_default_is_the_predictor_inside_the_package(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from statistics import median
 
@@ -21,8 +22,8 @@ from pars_bench.predictor.report import (
     milliseconds,
     ours,
     over_floor,
+    over_floor_exchanged,
     over_floor_of_products,
-    over_floor_unrounded,
     quartiles,
     rates_of,
     threads_named,
@@ -46,9 +47,10 @@ The floor is the time for the matrix products alone, each at the rate of its pre
 machine reached in the same rounds with the fastest of {libraries} on matrices of {size} by {size},
 or the time for reading the weights once a call at the rate of a copy in memory, whichever is
 longer. Rows in italics are bounds: an engine's products with weights alone, by onnxruntime at the
-engine's own shapes, over their part of the floor; and the float32 engine with nothing exchanged but
-its products for those of int8, as if rounding cost nothing. `onnx-int8` has its products with
-weights in int8 and those of attention in float32; `onnx-bf16` computes in float32. {instructions}
+engine's own shapes, over their part of the floor; and the float32 engine with nothing exchanged
+but its products for those of int8, as if rounding cost nothing, and as if it cost no more than its
+nodes take by themselves, out of the engine's own file. `onnx-int8` has its products with weights in
+int8 and those of attention in float32; `onnx-bf16` computes in float32. {instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
 
@@ -187,7 +189,7 @@ def _floors(report: PredictorReport) -> Iterator[str]:
 
 
 def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
-    """Rows for what bounds an engine: its products alone, and rounding for nothing."""
+    """Rows for what bounds an engine: its products alone, and rounding for nothing or by itself."""
     lines, seen = [], set()
     for name, entry in ours(report):
         assert entry["folder"] is not None
@@ -195,7 +197,8 @@ def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
         alone = f"{entry['folder']} {precision}: products with weights alone"
         for label, measure in (
             (alone, over_floor_of_products),
-            (f"{name}: were rounding free", over_floor_unrounded),
+            (f"{name}: were rounding free", partial(over_floor_exchanged, rounding=False)),
+            (f"{name}: rounding as by itself", partial(over_floor_exchanged, rounding=True)),
         ):
             found = [measure(report, cell, name) for cell in cells]
             if label not in seen and any(each is not None for each in found):

@@ -10,6 +10,7 @@ import numpy as np
 
 from pars_bench.predictor.products import products_name
 from pars_bench.predictor.rates import UNITS
+from pars_bench.predictor.roundings import roundings_name
 from pars_bench.predictor.work import Work
 
 ENGINES = ("onnx", "onnx-int8", "onnx-bf16")
@@ -149,11 +150,19 @@ def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) 
     return alone / floor
 
 
-def over_floor_unrounded(report: PredictorReport, cell: SpeedCell, name: str) -> float | None:
+def over_floor_exchanged(
+    report: PredictorReport, cell: SpeedCell, name: str, rounding: bool
+) -> float | None:
     """The least that an int8 engine could take in its library, over its floor.
 
-    That is the folder's float32 engine with nothing but its products exchanged for those of int8,
-    as if rounding activations and scaling results cost nothing.
+    That is the folder's float32 engine with nothing but its products exchanged for those of int8.
+
+    Args:
+        report: of the run.
+        cell: one of it.
+        name: of the engine.
+        rounding: whether rounding activations and scaling results costs what its nodes take alone,
+            or nothing.
     """
     entry = report["contestants"][name]
     floats = next(
@@ -168,9 +177,12 @@ def over_floor_unrounded(report: PredictorReport, cell: SpeedCell, name: str) ->
     if floats is None or work is None or work.precision != "int8" or whole is None:
         return None
     own = _products(cell, report["contestants"][floats])
-    if own is None:
+    rounded = cell["speeds"].get(roundings_name(str(entry["folder"])))
+    if own is None or (rounding and rounded is None):
         return None
     seconds = quartiles(cell["speeds"][floats]["seconds"])[1] - own + whole
+    if rounding and rounded is not None:
+        seconds += quartiles(rounded["seconds"])[1]
     return seconds / work.floor([cell["length"]] * cell["batch"], rates_of(cell))
 
 

@@ -37,6 +37,7 @@ class Speeds:
         from pars_bench.predictor.contestants import read_encoder
         from pars_bench.predictor.products import Products, products_name
         from pars_bench.predictor.rates import rate_calls
+        from pars_bench.predictor.roundings import Roundings, roundings_name
         from pars_bench.predictor.texts import TextMaker
         from pars_bench.promptfile import read_prompts
         from pars_export.artifact import read_manifest
@@ -53,6 +54,13 @@ class Speeds:
             )
             for each in contestants
             if each.what in ENGINES and (work := each.work()) is not None
+        }
+        self._roundings = {
+            roundings_name(folder.name): Roundings(folder / str(engine["file"]), threads)
+            for each in contestants
+            if each.what == "onnx-int8"
+            for folder in (Path(each.folder),)
+            for engine in (read_manifest(folder, check_hashes=False).engines[each.what],)
         }
         self._prompts = [prompt.text for prompt in read_prompts(prompts)]
         self._makers: dict[str, TextMaker] = {}
@@ -71,6 +79,8 @@ class Speeds:
         calls: dict[str, Callable[[], object]] = dict(self._rates)
         for name, products in self._products.items():
             calls[name] = products.of(length * batch)
+        for name, roundings in self._roundings.items():
+            calls[name] = roundings.of(length, batch)
         for name, contestant in self._contestants.items():
             if not contestant.large or length * batch <= TOKENS_LARGE:
                 scorer, given = self._scorers[name], texts.get(contestant.folder, others)
