@@ -16,7 +16,6 @@ import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +23,7 @@ from typing import TYPE_CHECKING
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
 from pars_export.signals import exit_on_sigterm
+from pars_model.kept_rows import KeptRows
 
 if TYPE_CHECKING:
     from pars_model.generation import Generator, Job
@@ -139,8 +139,8 @@ def collect(
     ``start`` makes the generator and is called only when something is left to measure.
 
     Raises:
-        InputError: ``out`` or its partial file belongs to other settings or prompts, or its
-            suffix is unknown.
+        InputError: ``out`` or its partial file belongs to other settings or prompts, another
+            process is at work on it, or its suffix is unknown.
     """
     from tqdm import tqdm
 
@@ -150,25 +150,24 @@ def collect(
     if out.exists() and not partial.exists():
         raise InputError(f"{out} exists already: delete it or choose another --out")
     jobs = list(_jobs(prompts, config))
-    measured = _resume(partial, fingerprint)
-    left = [job for job in jobs if _key(job) not in measured]
-    bar = tqdm(total=len(jobs), initial=len(jobs) - len(left), unit="response", mininterval=1.0)
-    with bar, _Partial(partial, fingerprint) as file:
-        if left:
-            for result in start()(iter(left)):
-                row = {
-                    "key": _key(result.job),
-                    "response_tokens": result.response_tokens,
-                    "finish_reason": result.finish_reason,
-                    "prompt_tokens": result.prompt_tokens,
-                }
-                file.append(row)
-                measured[str(row["key"])] = row
+    with KeptRows(partial, fingerprint) as measured:
+        left = [job for job in jobs if _key(job) not in measured.rows]
+        done = len(jobs) - len(left)
+        with tqdm(total=len(jobs), initial=done, unit="response", mininterval=1.0) as bar:
+            for result in start()(iter(left)) if left else ():
+                measured.add(
+                    {
+                        "key": _key(result.job),
+                        "response_tokens": result.response_tokens,
+                        "finish_reason": result.finish_reason,
+                        "prompt_tokens": result.prompt_tokens,
+                    }
+                )
                 bar.update()
-    rows = _table(prompts, jobs, measured, config)
-    with atomic_file(out) as temporary:
-        write(temporary, rows)
-    partial.unlink()
+        rows = _table(prompts, jobs, measured.rows, config)
+        with atomic_file(out) as temporary:
+            write(temporary, rows)
+    partial.unlink(missing_ok=True)
     return len(rows)
 
 
@@ -265,58 +264,6 @@ def _jobs(prompts: Sequence[Prompt], config: CollectConfig) -> Iterator[Job]:
 
 def _key(job: Job) -> str:
     return f"{job.prompt_id}/{job.temperature:g}/{job.sample}"
-
-
-class _Partial:
-    """The measured rows so far, one flushed line each, under a header that names the run."""
-
-    def __init__(self, path: Path, fingerprint: str) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        fresh = not path.exists()
-        self._file = path.open("a", encoding="utf-8")
-        if fresh:
-            self.append({"fingerprint": fingerprint})
-
-    def append(self, row: dict[str, object]) -> None:
-        try:
-            self._file.write(json.dumps(row) + "\n")
-            self._file.flush()
-        except OSError as error:  # a full disk is told without the file
-            with suppress(OSError):
-                self._file.close()  # tries once more
-            raise OSError(error.errno, error.strerror, self._file.name) from error
-
-    def __enter__(self) -> _Partial:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
-
-
-def _resume(path: Path, fingerprint: str) -> dict[str, dict[str, object]]:
-    if not path.exists():
-        return {}
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]
-    if whole != text:
-        # The last line was cut by a crash or a full disk; it is measured again.
-        with atomic_file(path) as temporary:
-            temporary.write_text(whole, encoding="utf-8")
-    if not whole:
-        path.unlink()
-        return {}
-    try:
-        header, *rows = [json.loads(line) for line in whole.splitlines()]
-        found = header["fingerprint"]
-        measured = {str(row["key"]): row for row in rows}
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise InputError(f"{path} is damaged ({error}): delete it to measure again") from error
-    if found != fingerprint:
-        raise InputError(
-            f"{path} was begun with other prompts or settings: repeat that command to go on, or "
-            "delete the file to start again"
-        )
-    return measured
 
 
 def _table(

@@ -76,7 +76,7 @@ are the first layers of MiniLM, fine-tuned by `configs/default.yaml` and run as 
 them (ONNX, float32). Students are distilled from all six layers (scores and vectors), which also
 read for them the prompts of Alpaca that the table has no lengths of and up to {SPLICED:,} spliced
 ones (what the hash keeps for choosing and judging is left out of both). The default predictor
-knows neither this LLM nor these prompts. Microseconds are wall time on one core of this machine,
+knows neither this LLM nor these prompts. Microseconds are CPU time on one core of this machine,
 tokenising included: the median of {ROUNDS} rounds in which all take turns, on judged prompts, one
 by one and {BURST} in a call. *Minutes* are those of training, for a student without the teacher's
 reading where what it said was kept."""
@@ -278,7 +278,7 @@ def _microseconds(scorers: Mapping[str, Scorer], texts: Sequence[str]) -> dict[s
     alone, burst = list(texts[:ALONE]), (list(texts) * BURST)[:BURST]
     with _on_one_core():
         found = [
-            take_turns({name: partial(call, each) for name, each in scorers.items()}, ROUNDS)
+            take_turns({name: partial(call, each) for name, each in scorers.items()}, ROUNDS, 1)
             for call in (
                 lambda each: one_by_one(each.score, alone),
                 lambda each: each.score(burst),

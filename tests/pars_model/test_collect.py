@@ -111,6 +111,18 @@ def test_a_full_disk_names_the_file(
     assert error == f"pars: error: {tmp_path}/t.csv.partial.jsonl: File too large"
 
 
+def test_two_collections_into_one_table_are_refused(prompts: Path, tmp_path: Path) -> None:
+    out = tmp_path / "lengths.jsonl"
+
+    class Meanwhile(StandInGenerator):
+        def __call__(self) -> Generator:
+            with pytest.raises(InputError, match="in use by another `pars collect`"):
+                collect(read_prompts(prompts), CONFIG, out, StandInGenerator())
+            return super().__call__()
+
+    assert collect(read_prompts(prompts), CONFIG, out, Meanwhile()) == 17
+
+
 def test_resuming_with_other_settings_is_refused(prompts: Path, tmp_path: Path) -> None:
     out = tmp_path / "lengths.jsonl"
     with pytest.raises(KeyboardInterrupt):
