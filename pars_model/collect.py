@@ -147,10 +147,11 @@ def collect(
     write = _writer_of(out)
     fingerprint = config.fingerprint(prompts)
     partial = out.with_name(out.name + ".partial.jsonl")
-    if out.exists() and not partial.exists():
-        raise InputError(f"{out} exists already: delete it or choose another --out")
     jobs = list(_jobs(prompts, config))
     with KeptRows(partial, fingerprint) as measured:
+        if out.exists() and not measured.rows:
+            measured.remove()
+            raise InputError(f"{out} exists already: delete it or choose another --out")
         left = [job for job in jobs if _key(job) not in measured.rows]
         done = len(jobs) - len(left)
         with tqdm(total=len(jobs), initial=done, unit="response", mininterval=1.0) as bar:
@@ -167,7 +168,7 @@ def collect(
         rows = _table(prompts, jobs, measured.rows, config)
         with atomic_file(out) as temporary:
             write(temporary, rows)
-    partial.unlink(missing_ok=True)
+        measured.remove()
     return len(rows)
 
 

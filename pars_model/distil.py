@@ -132,7 +132,7 @@ def distil(
     from pars_model.kept import in_steps
     from pars_model.lengths import read_lengths, require_pairs, split_prompts, text_fraction
     from pars_model.splice import splice
-    from pars_model.student_fit import fit_student
+    from pars_model.student_fit import Vectors, fit_student
     from pars_model.student_folder import write_student
 
     table = read_lengths(data)
@@ -173,10 +173,12 @@ def distil(
     scores = rows[:, 0] if has_vectors else rows
     if np.isnan(scores[wanted]).any():
         raise InputError("The teacher does not know some of the prompts; give another teacher.")
-    vectors, vectors_of = None, None
-    if has_vectors:
-        vectors, vectors_of = rows[:, 1:], lambda words: read(words)[:, 1:]
-    student = fit_student(table, texts, part, scores, recipe, vectors, vectors_of)
+
+    def vectors_of(words: Sequence[str]) -> NDArray[np.float32]:
+        return in_steps(read, words, "its words", scores_file)[:, 1:]
+
+    vectors = Vectors(rows[:, 1:], vectors_of) if has_vectors else None
+    student = fit_student(table, texts, part, scores, recipe, vectors)
     summary = {**_summary(table, data, split), "val_fraction": val, "test_fraction": test}
     summary |= {"unlabelled": len(unlabelled), "spliced": len(made)}
     training = {"data": summary, "teacher": _named(teacher)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import suppress
 from pathlib import Path
 from typing import IO
@@ -25,9 +26,8 @@ class KeptRows:
                 is damaged.
         """
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a", encoding="utf-8")
+        self._path, self._file = path, _locked(path)
         try:
-            _lock(self._file)
             lines = self._whole_lines(path)
             self.rows = _rows(path, lines, fingerprint)
             if not lines:
@@ -44,6 +44,10 @@ class KeptRows:
         """
         self._write(row)
         self.rows[str(row["key"])] = row
+
+    def remove(self) -> None:
+        """The rows are needed no more."""
+        self._path.unlink()
 
     def __enter__(self) -> KeptRows:
         return self
@@ -85,17 +89,27 @@ def _rows(path: Path, lines: list[str], fingerprint: str) -> dict[str, dict[str,
     return measured
 
 
-def _lock(file: IO[str]) -> None:
-    """Until the file is closed, no other process gets this far; without effect on Windows."""
+def _locked(path: Path) -> IO[str]:
+    """The file, opened to append; until it is closed, no other process gets it.
+
+    Where the system or the file's disk has no locks, nothing is guarded.
+    """
     try:
         import fcntl
     except ImportError:
-        return
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise InputError(
-            f"{file.name} is in use by another `pars collect`: wait for it, or give another --out"
-        ) from None
-    except OSError:  # a file system without locks
-        return
+        return path.open("a", encoding="utf-8")
+    while True:
+        file = path.open("a", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise InputError(
+                f"{path} is in use by another `pars collect`: wait for it, or give another --out"
+            ) from None
+        except OSError:
+            return file
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # its last owner removed it in between

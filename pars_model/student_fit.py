@@ -39,8 +39,18 @@ class Recipe:
     """Share of tokens, and of the text's vector, left out in training."""
     label_weight: float = 0.3
     """Of the pairwise loss on lengths beside the squared error of the teacher's scores."""
-    vector_weight: float = 1.0
+    vector_weight: float = 3.0
     """Of the squared error of the teacher's vectors, in their standard deviations."""
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A teacher's vectors."""
+
+    texts: NDArray[np.float32]
+    """Of all texts, (n, width)."""
+    read: Callable[[Sequence[str]], NDArray[np.float32]]
+    """Those of others, for the embeddings to begin with."""
 
 
 @dataclass(frozen=True)
@@ -59,8 +69,7 @@ def fit_student(
     part: NDArray[np.str_],
     scores: NDArray[np.floating],
     recipe: Recipe,
-    vectors: NDArray[np.float32] | None = None,
-    vectors_of: Callable[[Sequence[str]], NDArray[np.float32]] | None = None,
+    vectors: Vectors | None = None,
 ) -> Student:
     """Train a student.
 
@@ -70,8 +79,7 @@ def fit_student(
         part: train, val or test of each text; test texts are not touched.
         scores: the teacher's, per text; NaN where it did not score.
         recipe: how.
-        vectors: the teacher's, per text (n, width), where it tells them.
-        vectors_of: the same of other texts, for the embeddings to begin with.
+        vectors: the teacher's, where it tells them.
 
     Returns:
         The student with the weights of its best epoch.
@@ -83,13 +91,13 @@ def fit_student(
     tokens, features = tokenizer.read_all(texts)
     known = torch.from_numpy(features)
     network = StudentModule(recipe.shape, tokenizer.vocab_size, features[train], recipe.dropout)
-    if vectors_of is not None:
+    if vectors is not None:
         pieces = tokenizer.pieces()
-        network.begin(vectors_of([piece.removeprefix("##") for piece in pieces]))
+        network.begin(vectors.read([piece.removeprefix("##") for piece in pieces]))
     taught = scores[train]
     target = torch.from_numpy(((scores - taught.mean()) / max(taught.std(), 1e-9)).astype("f4"))
 
-    told = None if vectors is None else _Told(vectors, train, recipe.shape.neurons)
+    told = None if vectors is None else _Told(vectors.texts, train, recipe.shape.neurons)
 
     def loss(batch: Batch) -> Tensor:
         neurons = network.neurons(batch.input_ids, batch.attention_mask, known[batch.prompt])

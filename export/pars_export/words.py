@@ -152,16 +152,16 @@ def _bound(known: dict[str, list[int]]) -> None:
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:
     """Content of the `tokenizer.json` of a WordPiece vocabulary for the words of these texts.
 
-    The same for the same texts: the trainer breaks ties by the numbers of the parts, and deals
-    letters numbers in an order of chance, so they get theirs here.
+    The same for the same texts: the trainer breaks ties by the numbers of the parts, and would
+    choose and number letters by chance, so that is done here.
     """
-    rows = [" ".join(split_words(text)) for text in texts]
+    rows = [" ".join(split_words(clean(text))) for text in texts]
     tokenizer = _word_piece({})
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocabulary,
         min_frequency=2,
         special_tokens=[PAD, UNKNOWN, *_letters(rows)],
-        limit_alphabet=_LETTERS,
+        limit_alphabet=0,
         show_progress=False,
     )
     tokenizer.train_from_iterator(rows, trainer)

@@ -43,7 +43,7 @@ CELL = CELLS[0]
 """Whose lengths."""
 MORE = WHOLE_ALPACA
 """Whose other prompts the teacher scores for the students; its lengths are not read."""
-SPLICED = 80_000
+SPLICED = 180_000
 """Prompts that are made up of parts of these, for the same."""
 LAYERS = (2, 3)
 """First layers of MiniLM that are fine-tuned beside all of it, which teaches the students."""
@@ -52,11 +52,12 @@ CHANNELS = (64, 128)
 DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
 STUDENT_CODE = (
     "pars_export.network",
+    "pars_export.words",
     *(
         f"pars_model.{name}"
         for name in (
-            *("batches", "course", "distil", "losses", "module", "optim", "pairs"),
-            *("splice", "student", "student_fit"),
+            *("batches", "checkpoint", "course", "distil", "losses", "module", "optim", "pairs"),
+            *("splice", "student", "student_fit", "student_folder"),
         )
     ),
 )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from pars_bench.predictor.report import (
 )
 from pars_bench.predictor.roundings import Roundings, roundings_name
 from pars_bench.predictor.texts import TextMaker, repeated
-from pars_bench.predictor.work import Work, products_of, work_of_encoder
+from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.errors import ConfigError
 from pars_export.inputs import InputSpec, TextTokenizer
@@ -305,6 +306,18 @@ def test_what_bounds_an_int8_engine() -> None:
     assert over_floor_exchanged(report, cell, "x onnx-int8", rounding=True) is None
 
 
+def test_what_a_student_computes_and_reads(tmp_path: Path) -> None:
+    arrays = {"conv": np.zeros((3, 8, 16)), "hidden": np.zeros((39, 10))}
+    np.savez(tmp_path / "student.npz", **arrays)  # type: ignore[arg-type]
+    work = work_of_student(tmp_path, most_tokens=50)
+    assert work is not None
+    rates = {"float32": 1.0, "memory": 1e9}
+    assert work.floor([10, 70], rates) == 2 * 2 * 390  # the hidden layer, once a text
+    # Its weights once a call; of each of 60 tokens a row of subwords and a row of pairs.
+    read = 4 * 390 + 60 * 2 * 4 * 3 * 16
+    assert work.floor([10, 70], {"float32": 1e12, "memory": 1.0}) == read
+
+
 def test_products_alone_are_those_of_the_encoder() -> None:
     assert sum(count * rows * columns for count, rows, columns in products_of(MINILM)) == 10_616_832
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
@@ -317,9 +330,14 @@ def test_rounding_alone_is_all_that_an_int8_engine_adds(folder: Path, tmp_path: 
     store_int8(folder / "model.onnx", file, [[4, 5, 6], [7, 8, 9, 4]])
     roundings = Roundings(file, threads=1)
     # Of each of two layers: what feeds query, key and value, what they give, both feed-forward
-    # layers; and six products to scale.
-    assert sum(roundings._counts.values()) == 2 * (4 + 6)
-    assert sorted(roundings._counts.values()) == [2, 2, 2, 6, 8]
+    # layers; and six products to scale, one of them also to shift.
+    kinds = Counter(node.op_type for node in roundings.nodes)
+    assert kinds == {
+        **dict.fromkeys(["Reshape", "ReduceMax", "Max", "Div", "QuantizeLinear", "Unsqueeze"], 8),
+        "Mul": 6 + 12,
+        "Abs": 6,
+        "Add": 2 + 2,
+    }
     roundings.of(length=3, batch=2)()
 
 

@@ -121,6 +121,7 @@ def test_a_prompt_alone_and_in_any_batch_has_one_score(
     assert_same(np.concatenate([predictor.score([each]) for each in TEXTS]), together)
     assert_same(predictor.score(TEXTS[::-1])[::-1], together)
     monkeypatch.setattr("pars_export.runtimes.student._TOKENS", 40)
+    monkeypatch.setattr("pars_export.runtimes.student._LENGTHS", 2)
     assert_same(predictor.score(TEXTS), together)
 
 

@@ -28,8 +28,11 @@ def tokenizer(content: str, length: int = 8, truncation: str = "head_tail") -> W
     return WordTokenizer(content, InputSpec(length, truncation))
 
 
-def test_a_vocabulary_is_the_same_for_the_same_texts() -> None:
-    texts = builtin_texts()
+MANY_LETTERS = [" ".join(chr(0x4E00 + n) * 2 for n in range(1500))] * 2
+
+
+@pytest.mark.parametrize("texts", [builtin_texts(), MANY_LETTERS, ["caf\udce9 # ##a"] * 2])
+def test_a_vocabulary_is_the_same_for_the_same_texts(texts: list[str]) -> None:
     first = train_tokenizer(texts, 200)
     assert {train_tokenizer(iter(texts), 200) for _ in range(3)} == {first}
     assert json.loads(first)["added_tokens"] == []  # letters are no words of their own

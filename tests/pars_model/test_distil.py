@@ -77,8 +77,10 @@ def test_a_student_learns_what_its_teacher_knows(lengths: Path, tmp_path: Path) 
 
 
 def test_vectors_of_the_teacher_are_learned(lengths: Path, tmp_path: Path) -> None:
-    manifest = distil(Telling(), lengths, tmp_path / "student", SMALL)
+    teacher = Telling()
+    manifest = distil(teacher, lengths, tmp_path / "student", SMALL)
     assert float(str(manifest.metrics["tau"])) > TAU
+    assert set(KINDS) <= teacher.asked, "words by themselves, for the embeddings to begin with"
     out = tmp_path / "scores"
     untold = distil(Telling(), lengths, out, replace(SMALL, vector_weight=0.0))
     plain = distil(Teacher(), lengths, tmp_path / "plain", SMALL)

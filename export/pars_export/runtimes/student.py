@@ -6,8 +6,8 @@ exp(h g), its maximum, and the text's surface features; two layers make the scor
 depends on the whole batch is a concatenation: a score does not depend on its neighbours.
 
 x is a sum of rows of tables and W is linear, so each table is multiplied by W once, when it is
-loaded: a text then costs additions alone. A row of such a table holds what its token gives to the
-place after it, to its own and to the one before.
+loaded: a text then costs additions in place of that product. A row of such a table holds what its
+token gives to the place after it, to its own and to the one before.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ TOKENIZER, WEIGHTS = "tokenizer.json", "student.npz"
 GATE_BOUND = 8.0
 """Logits of the average's weights lie within this, so that exp neither overflows nor vanishes."""
 _TOKENS = 1024
-"""Tokens computed together: what they need stays in the cache of one core."""
-_SHORT = 64
-"""Lengths whose places are kept, some 3 MB in all."""
+"""Tokens computed together: more of them leave the caches, fewer cost more calls."""
+_LENGTHS = 64
+"""Most lengths of texts whose places are kept: what is cut has one length, short texts few."""
 
 
 class StudentNetwork:
@@ -70,11 +70,7 @@ class StudentNetwork:
         )
         self._conv_bias, self._gate = floats(weights, "conv_bias"), floats(weights, "gate")
         self._hidden, self._hidden_bias = (floats(weights, n) for n in ("hidden", "hidden_bias"))
-        # The features' standardisation is linear too.
-        mean, scale = (floats(weights, n) for n in ("feature_mean", "feature_scale"))
-        of_features = self._hidden[2 * channels :] * scale[:, None]
-        self._hidden = np.concatenate([self._hidden[: 2 * channels], of_features])
-        self._hidden_bias = self._hidden_bias - mean @ of_features
+        self._mean, self._scale = (floats(weights, n) for n in ("feature_mean", "feature_scale"))
         self._out, self._out_bias = floats(weights, "out"), floats(weights, "out_bias")
         self._places: dict[int, Floats] = {}
 
@@ -106,7 +102,8 @@ class StudentNetwork:
         np.exp(weight, out=weight)
         mean = weight @ h
         mean /= weight.sum()
-        hidden = np.concatenate([mean, h.max(axis=0), features[0]]) @ self._hidden
+        known = (features[0] - self._mean) * self._scale
+        hidden = np.concatenate([mean, h.max(axis=0), known]) @ self._hidden
         hidden += self._hidden_bias
         score: Floats = np.maximum(hidden, 0.0, out=hidden) @ self._out + self._out_bias
         return score
@@ -133,7 +130,8 @@ class StudentNetwork:
         mean = np.add.reduceat(h * weight[:, None], starts)
         mean /= np.add.reduceat(weight, starts)[:, None]
         top = np.maximum.reduceat(h, starts)
-        vector = np.concatenate([mean, top, features], axis=1)
+        known = (features - self._mean) * self._scale
+        vector = np.concatenate([mean, top, known], axis=1)
         hidden = np.maximum(vector @ self._hidden + self._hidden_bias, 0.0)
         scores: Floats = hidden @ self._out + self._out_bias
         return scores
@@ -147,8 +145,9 @@ class StudentNetwork:
             found[:-1] = self._head[np.minimum(place, len(self._head) - 1)]
             found[:-1] += self._tail[np.minimum(place[::-1], len(self._tail) - 1)]
             found[:-1, self._own] += self._conv_bias
-            if length <= _SHORT:
-                self._places[length] = found
+            if len(self._places) >= _LENGTHS:
+                self._places.clear()
+            self._places[length] = found
         return found
 
 

@@ -46,11 +46,12 @@ _FLOOR = """\
 The floor is the time for the matrix products alone, each at the rate of its precision that this
 machine reached in the same rounds with the fastest of {libraries} on matrices of {size} by {size},
 or the time for reading the weights once a call at the rate of a copy in memory, whichever is
-longer. Rows in italics are bounds: an engine's products with weights alone, by onnxruntime at the
-engine's own shapes, over their part of the floor; and the float32 engine with nothing exchanged
-but its products for those of int8, as if rounding cost nothing, and as if it cost no more than its
-nodes take by themselves, out of the engine's own file. `onnx-int8` has its products with weights in
-int8 and those of attention in float32; `onnx-bf16` computes in float32. {instructions}
+longer. Rows in italics tell what keeps an engine from it: its products with weights alone, by
+onnxruntime at the engine's own shapes, over their part of the floor; and estimates of an int8
+engine: the float32 engine with nothing exchanged but its products, as if rounding cost nothing, or
+no more than its nodes take by themselves, out of the engine's own file. `onnx-int8` has its
+products with weights in int8 and those of attention in float32; `onnx-bf16` computes in float32.
+{instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
 

@@ -153,7 +153,7 @@ def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) 
 def over_floor_exchanged(
     report: PredictorReport, cell: SpeedCell, name: str, rounding: bool
 ) -> float | None:
-    """The least that an int8 engine could take in its library, over its floor.
+    """About what an int8 engine must take in its library, over its floor.
 
     That is the folder's float32 engine with nothing but its products exchanged for those of int8.
 
@@ -177,12 +177,14 @@ def over_floor_exchanged(
     if floats is None or work is None or work.precision != "int8" or whole is None:
         return None
     own = _products(cell, report["contestants"][floats])
-    rounded = cell["speeds"].get(roundings_name(str(entry["folder"])))
-    if own is None or (rounding and rounded is None):
+    if own is None:
         return None
     seconds = quartiles(cell["speeds"][floats]["seconds"])[1] - own + whole
-    if rounding and rounded is not None:
-        seconds += quartiles(rounded["seconds"])[1]
+    if rounding:
+        alone = cell["speeds"].get(roundings_name(str(entry["folder"])))
+        if alone is None:
+            return None
+        seconds += quartiles(alone["seconds"])[1]
     return seconds / work.floor([cell["length"]] * cell["batch"], rates_of(cell))
 
 

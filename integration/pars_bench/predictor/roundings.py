@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pars_bench.predictor.rates import session_of
+from pars_export.errors import InputError
 
 if TYPE_CHECKING:
     import onnx
@@ -21,126 +20,102 @@ def roundings_name(folder: str) -> str:
     return f"rounding of {folder} alone"
 
 
-class _Part(NamedTuple):
-    """Nodes between some tensors, and how often an engine has the like."""
-
-    inputs: tuple[str, str]
-    """Values, and the zero of every token or the scale of every token."""
-    outputs: tuple[str, ...]
-    width: int
-    """Numbers a token of the values."""
-    rounds: bool
-    """Whether it rounds an input; else it scales a product's results."""
-
-
 class Roundings:
-    """All such nodes of one engine, out of its own file, by onnxruntime.
+    """All such nodes of one engine, out of its own file, in one call of onnxruntime.
 
     Args:
         file: the engine's ONNX file, as `pars_export.int8.store_int8` writes it.
         threads: cores to use.
+
+    Attributes:
+        nodes: the nodes, in the engine's order.
     """
 
     def __init__(self, file: Path, threads: int) -> None:
         import onnx
+        from onnx import TensorProto, helper
 
         model = onnx.load(str(file))
         constants = {each.name: each for each in model.graph.initializer}
-        counts: Counter[tuple[object, ...]] = Counter()
-        self._parts = []
-        for part in _parts(model, constants):
-            nodes = _between(model, part)
-            like = (*sorted(node.op_type for node in nodes), part.width)
-            if not counts[like]:
-                session = session_of(_model(model, part, nodes, constants), threads)
-                self._parts.append((like, part, session))
-            counts[like] += 1
-        self._counts = counts
+        self._widths: dict[str, int] = {}
+        """Numbers a token of each tensor that is given or made; 0 for one that is a vector."""
+        self._given: set[str] = set()
+        self._made: set[str] = set()
+        for product in model.graph.node:
+            if product.op_type == "MatMulIntegerToFloat":
+                self._take(model, product, [int(size) for size in constants[product.input[1]].dims])
+        if not self._made:
+            raise InputError(f"{file}: no products in int8; export the engine again.")
+        self._whole = {name for name in self._given if not self._widths[name]}
+        self._whole |= {name for name in self._made if name.endswith(".whole")}
+        self.nodes = _between(model, self._given, self._made)
+        used = {name for node in self.nodes for name in node.input}
+        given, made = (
+            [
+                helper.make_tensor_value_info(
+                    name, TensorProto.UINT8 if name in self._whole else TensorProto.FLOAT, None
+                )
+                for name in sorted(names)
+            ]
+            for names in (self._given, self._made)
+        )
+        kept = [each for name, each in constants.items() if name in used]
+        graph = helper.make_graph(self.nodes, "rounding", given, made, kept)
+        opsets = model.opset_import
+        alone = helper.make_model(graph, opset_imports=opsets, ir_version=model.ir_version)
+        self._session = session_of(alone, threads)
+
+    def _take(self, model: onnx.ModelProto, product: onnx.NodeProto, size: list[int]) -> None:
+        """Note what rounds the input of a product, and what scales its results."""
+        rows, columns = size
+        whole, result = product.input[0], product.output[0]
+        (quantize,) = (node for node in model.graph.node if whole in node.output)
+        source, zeros = whole.removesuffix(".int8.whole"), quantize.input[2]
+        self._given |= {source, zeros, result}
+        (scale,) = (node for node in model.graph.node if result in node.input)
+        shift = next((n for n in model.graph.node if scale.output[0] in n.input), None)
+        last = shift if shift is not None and shift.op_type == "Add" else scale
+        self._made |= {whole, last.output[0]}
+        self._widths |= {source: rows, zeros: 0, result: columns}
+        self._widths |= {whole: rows, last.output[0]: columns}
 
     def of(self, length: int, batch: int) -> Callable[[], None]:
         """A call that rounds as a batch of texts of one length needs it."""
-        rng = np.random.default_rng(0)
-        runs = []
-        for like, part, session in self._parts:
-            values, beside = part.inputs
-            feed: dict[str, NDArray[np.generic]] = {
-                values: rng.standard_normal((batch, length, part.width), "f4"),
-                beside: np.full(batch * length, 128, dtype=np.uint8),
-            }
-            if not part.rounds:
-                feed = {
-                    values: feed[values].reshape(-1, part.width),
-                    beside: np.ones((batch * length, 1), dtype=np.float32),
-                }
-            runs.append((self._counts[like], session, feed))
+        import onnxruntime
 
-        def call() -> None:
-            for count, session, feed in runs:
-                for _ in range(count):
-                    session.run(None, feed)
+        rng = np.random.default_rng(0)
+        binding = self._session.io_binding()
+        kept = []
+        for name in sorted(self._given):
+            width = self._widths[name]
+            shape = (batch * length, width) if width else (batch * length,)
+            value = (
+                np.zeros(shape, dtype=np.uint8)
+                if name in self._whole
+                else rng.standard_normal(shape, "f4")
+            )
+            kept.append(onnxruntime.OrtValue.ortvalue_from_numpy(value))
+            binding.bind_ortvalue_input(name, kept[-1])
+        # What an engine makes goes where something was before: no memory is asked for.
+        for name in sorted(self._made):
+            kind = np.uint8 if name in self._whole else np.float32
+            shape = (batch * length, self._widths[name])
+            kept.append(onnxruntime.OrtValue.ortvalue_from_shape_and_type(shape, kind))
+            binding.bind_ortvalue_output(name, kept[-1])
+
+        def call(_: object = kept) -> None:
+            self._session.run_with_iobinding(binding)
 
         return call
 
 
-def _parts(model: onnx.ModelProto, constants: dict[str, onnx.TensorProto]) -> list[_Part]:
-    """One for each input that is rounded, and one for each product."""
-    made = {name: node for node in model.graph.node for name in node.output}
-    found = []
-    for node in model.graph.node:
-        if node.op_type != "MatMulIntegerToFloat":
-            continue
-        whole, weight = node.input[0], constants[node.input[1]]
-        rows, columns = weight.dims
-        base = whole.removesuffix(".whole")
-        zeros, scale = made[whole].input[2], f"{base}.scale"
-        rounding = _Part((base.removesuffix(".int8"), zeros), (whole, scale), int(rows), True)
-        if rounding not in found:
-            found.append(rounding)
-        (scaled,) = (n for n in model.graph.node if node.output[0] in n.input)
-        last = next((n for n in model.graph.node if _adds(n, scaled, constants)), scaled)
-        found.append(_Part((node.output[0], scale), (last.output[0],), int(columns), False))
-    return found
-
-
-def _adds(node: onnx.NodeProto, scaled: onnx.NodeProto, constants: Container[str]) -> bool:
-    return bool(
-        node.op_type == "Add" and node.input[0] == scaled.output[0] and node.input[1] in constants
-    )
-
-
-def _between(model: onnx.ModelProto, part: _Part) -> list[onnx.NodeProto]:
-    """The nodes from a part's inputs to its outputs, in their order."""
-    made = {name: node for node in model.graph.node for name in node.output}
-    wanted, needed = list(part.outputs), set()
+def _between(model: onnx.ModelProto, given: set[str], made: set[str]) -> list[onnx.NodeProto]:
+    """The nodes from some tensors to others, in their order."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    wanted, needed = sorted(made), set()
     while wanted:
         name = wanted.pop()
-        if name in made and name not in part.inputs and name not in needed:
+        if name in makers and name not in given and name not in needed:
             needed.add(name)
-            wanted += made[name].input
+            wanted += makers[name].input
     return [node for node in model.graph.node if needed.intersection(node.output)]
-
-
-def _model(
-    model: onnx.ModelProto,
-    part: _Part,
-    nodes: Sequence[onnx.NodeProto],
-    constants: dict[str, onnx.TensorProto],
-) -> onnx.ModelProto:
-    """A model of these nodes alone."""
-    from onnx import TensorProto, helper
-
-    used = {name for node in nodes for name in node.input}
-    whole = {part.inputs[1], part.outputs[0]} if part.rounds else ()
-    given, made = (
-        [
-            helper.make_tensor_value_info(
-                name, TensorProto.UINT8 if name in whole else TensorProto.FLOAT, None
-            )
-            for name in names
-        ]
-        for names in (part.inputs, part.outputs)
-    )
-    graph = helper.make_graph(
-        nodes, "rounding", given, made, [each for name, each in constants.items() if name in used]
-    )
-    return helper.make_model(graph, opset_imports=model.opset_import, ir_version=model.ir_version)

@@ -55,20 +55,17 @@ class Speeds:
             for each in contestants
             if each.what in ENGINES and (work := each.work()) is not None
         }
-        self._roundings = {
-            roundings_name(folder.name): Roundings(folder / str(engine["file"]), threads)
-            for each in contestants
-            if each.what == "onnx-int8"
-            for folder in (Path(each.folder),)
-            for engine in (read_manifest(folder, check_hashes=False).engines[each.what],)
-        }
         self._prompts = [prompt.text for prompt in read_prompts(prompts)]
         self._makers: dict[str, TextMaker] = {}
+        self._roundings: dict[str, Roundings] = {}
         spec = InputSpec(max_length=longest)
         for each in contestants:
             folder = Path(each.folder)
-            kind = read_manifest(folder, check_hashes=False).kind
-            if kind == "encoder" and each.folder not in self._makers:
+            manifest = read_manifest(folder, check_hashes=False)
+            if each.what == "onnx-int8":
+                file = folder / str(manifest.engines[each.what]["file"])
+                self._roundings[roundings_name(folder.name)] = Roundings(file, threads)
+            if manifest.kind == "encoder" and each.folder not in self._makers:
                 tokenizer = TextTokenizer(folder / TOKENIZER, spec)
                 self._makers[each.folder] = TextMaker(tokenizer, self._prompts)
 
