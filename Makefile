@@ -1,6 +1,6 @@
 # `make demo` and `make test` make their own environment in .venv; nothing else is touched.
 #
-#   make demo                 the main job on a real vLLM and a real LLM (CPU), about 25 minutes
+#   make demo                 the main job on a real vLLM and a real LLM (CPU), 25 minutes or more
 #   make demo COLLECT=1       the same, measuring the response lengths again first
 #   make test                 format, lint, types and tests; JOBS=1 for one file after the other
 #   make soak | test-gpu      long-running and GPU-only tests

@@ -18,6 +18,7 @@ from pars_model.__main__ import main
 from pars_model.course import Course
 from pars_model.distil import distil
 from pars_model.evaluate import evaluate
+from pars_model.experiments.hollow import hollow_out
 from pars_model.lengths import read_lengths, split_prompts, text_fraction
 from pars_model.splice import splice
 from pars_model.student import StudentShape, int8_rows
@@ -74,6 +75,10 @@ def test_a_student_learns_what_its_teacher_knows(lengths: Path, tmp_path: Path) 
     judged = evaluate(predictor, lengths, resamples=10)
     assert judged["split"] == "test"
     assert float(str(judged["tau"])) > TAU
+    hollow = hollow_out(out, tmp_path / "hollow")
+    with np.load(hollow / "student.npz") as arrays:
+        assert arrays["conv"].shape == (3, 1, 1)
+    assert np.isfinite(Predictor.load(hollow).score(texts)).all()
 
 
 def test_vectors_of_the_teacher_are_learned(lengths: Path, tmp_path: Path) -> None:

@@ -44,16 +44,17 @@ def places() -> list[Place]:
 
 
 def test_it_is_said_what_students_reached_and_what_they_missed() -> None:
-    text = frontier._goals(places())
+    text = frontier._goals(places(), least=77.4)
     assert "of its teacher (MiniLM, 6 layers)" in text
     assert (
-        "- 64 channels: 0.010 behind its teacher (reached), +0.040 over the ridge (reached), 90 us "
-        "at worst (reached)." in text
+        "- student, 64 channels: 0.010 behind its teacher (reached), "
+        "+0.040 over the ridge (reached), 90 us at worst (reached)." in text
     )
     assert (
-        "- 128 channels: 0.040 behind its teacher (missed), +0.010 over the ridge (missed), 120 us "
-        "at worst (missed)." in text
+        "- student, 128 channels: 0.040 behind its teacher (missed), "
+        "+0.010 over the ridge (missed), 120 us at worst (missed)." in text
     )
+    assert "a student still takes 77 us alone" in text
 
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
