@@ -147,11 +147,13 @@ def collect(
     write = _writer_of(out)
     fingerprint = config.fingerprint(prompts)
     partial = out.with_name(out.name + ".partial.jsonl")
+    if out.exists() and not partial.exists():
+        raise InputError(_exists(out))
     jobs = list(_jobs(prompts, config))
     with KeptRows(partial, fingerprint) as measured:
-        if out.exists() and not measured.rows:
+        if out.exists() and not measured.rows:  # another process has just finished it
             measured.remove()
-            raise InputError(f"{out} exists already: delete it or choose another --out")
+            raise InputError(_exists(out))
         left = [job for job in jobs if _key(job) not in measured.rows]
         done = len(jobs) - len(left)
         with tqdm(total=len(jobs), initial=done, unit="response", mininterval=1.0) as bar:
@@ -170,6 +172,10 @@ def collect(
             write(temporary, rows)
         measured.remove()
     return len(rows)
+
+
+def _exists(out: Path) -> str:
+    return f"{out} exists already: delete it or choose another --out"
 
 
 def read_prompts(path: Path) -> list[Prompt]:

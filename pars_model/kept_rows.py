@@ -47,7 +47,9 @@ class KeptRows:
 
     def remove(self) -> None:
         """The rows are needed no more."""
-        self._path.unlink()
+        if os.name == "nt":  # an open file cannot be removed there, and nothing guards it
+            self._file.close()
+        self._path.unlink(missing_ok=True)
 
     def __enter__(self) -> KeptRows:
         return self

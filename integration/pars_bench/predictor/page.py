@@ -40,7 +40,7 @@ caches and memory; with more it is the clock's. The process is bound to as many 
 threads. Contestants named after a folder are its runtimes. BERT-base (the paper's), OPT-125M
 (vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder) have random weights: they
 tell time, not how well they rank. The two large ones get up to {large:,} tokens a call, the others
-up to {tokens:,}, which is what an encoder's runtime scores together."""
+up to {tokens:,}, which a runtime may cut up (those of ONNX on a CPU into 512)."""
 
 _FLOOR = """\
 The floor is the time for the matrix products alone, each at the rate of its precision that this
