@@ -6,7 +6,7 @@ import os
 import threading
 import weakref
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import cast
 
@@ -141,7 +141,7 @@ class Predictor:
                 scores = cast("runtimes.FactScorer", scorer).score(texts, beside)
             else:
                 scores = scorer.score(texts)
-        wrong = int(np.count_nonzero(~np.isfinite(scores)))
+        wrong = len(scores) - int(np.count_nonzero(np.isfinite(scores)))
         if wrong and self.manifest.kind != "table":
             raise PredictorError(
                 f"{self.path}: the model returned NaN or infinity for {wrong} of {len(texts)} "
@@ -244,12 +244,17 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
+def _running_on(cpus: Collection[int]) -> AbstractContextManager[None]:
+    """Keep the calling thread on ``cpus``, where there are any."""
+    return _bound_to(cpus) if cpus else _ANYWHERE
+
+
+_ANYWHERE = nullcontext()
+
+
 @contextmanager
-def _running_on(cpus: Collection[int]) -> Iterator[None]:
+def _bound_to(cpus: Collection[int]) -> Iterator[None]:
     """Keep the calling thread on ``cpus``; the others of the process stay where they are."""
-    if not cpus:
-        yield
-        return
     try:
         before = os.sched_getaffinity(0)
         os.sched_setaffinity(0, cpus)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,19 @@ from numpy.typing import ArrayLike, NDArray
 from pars_export.errors import InputError
 from pars_export.files import atomic_file, sha256_file
 from pars_model.experiments.cells import Cell
+from pars_model.experiments.judging import RESAMPLES
 from pars_model.experiments.matrix import RIDGE, shown
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
-from pars_model.metrics import Estimate, noise_ceiling, tau_and_accuracy
+from pars_model.metrics import (
+    Estimate,
+    estimates,
+    kendall_tau,
+    noise_ceiling,
+    tau_and_accuracy,
+)
 from pars_model.ngrams import NgramRidge, rank_targets
 
 Ints = NDArray[np.int64]
@@ -33,9 +41,11 @@ CODE = tuple(
 )
 """Modules that a fine-tuning's scores depend on."""
 WHOLE_ALPACA = Cell("alpaca_52k", "text-davinci-003", "Alpaca, text-davinci-003")
-FITS = ((CELLS[0], 0), (CELLS[0], 8_000), (CELLS[0], 4_000), (WHOLE_ALPACA, 0))
-"""Cells and numbers of training prompts, 0 for all; 8,000 are those of a table of 10,000."""
-CURVE = CELLS[0]
+FITS = {CELLS[0]: (0, 8_000, 4_000), WHOLE_ALPACA: (0, 16_000, 8_000, 4_000)}
+"""Numbers of training prompts by cell, 0 for all; 8,000 are those of a table of 10,000."""
+PAIRED, FEW = CELLS[0], 4_000
+"""Where the ways to form pairs are compared: a cell, and prompts to learn from."""
+RANDOM = ("--data.pairing", "random", "--data.partners", "1")
 HEAD = (
     "cell",
     "prompts learned from",
@@ -51,27 +61,32 @@ INTRODUCTION = """\
 prompts, by a hash of the text, chooses the epoch (the ridge learns from it too) and another tenth
 is judged on. *Training* is the time of `pars fit`, validation included; *export* that of
 `pars export` to ONNX, parity on the first 200 prompts included."""
+PAIRS = f"""\
+What pairs cost, on {FEW:,} prompts of the first cell: *of a batch*, each prompt is encoded once an
+epoch and all pairs of a batch teach; with *random partners*, as in the paper but one a prompt in
+place of its ten, each pair is encoded by itself. All else is alike, steps and data too; the loss
+of the same pairs is the same (tested)."""
 
 
 def run(bench: Workbench) -> Section:
     """Fine-tune in full, on fewer and on all prompts."""
     if not CONFIG.is_file():
         raise InputError(f"{CONFIG} does not exist: run this from the root of the repository.")
-    rows, ceilings, points = [], [], []
-    for cell, prompts in FITS:
-        path = part_of(bench, cell, prompts)
-        found = fit(bench, cell, prompts, path)
-        tau, ridge, length = (Estimate(*found[name]) for name in ("tau", "ridge", "length"))
-        row = [cell.title, f"{found['train']:,}"]
-        row += [f"{found[time]:.1f}" for time in ("minutes", "export_minutes")]
-        gain = f"{tau.value - ridge.value:+.3f}"
-        rows.append([*row, shown(tau), shown(ridge), gain, shown(length)])
-        if cell == CURVE:
-            points.append((found["train"], tau.value))
-        if not prompts:
-            ceilings.append(_ceiling(cell, read_lengths(path)))
-    made = table(HEAD, rows)
-    return Section("The default recipe", [INTRODUCTION, made, *ceilings, _curve(points)])
+    rows, ceilings = [], []
+    for cell, sizes in FITS.items():
+        fits = {}
+        for prompts in sizes:
+            path = part_of(bench, cell, prompts)
+            found = fit(bench, cell, prompts, path)
+            fits[predictor_folder(bench, path)] = found
+            tau, ridge, length = (Estimate(*found[name]) for name in ("tau", "ridge", "length"))
+            row = [cell.title, f"{found['train']:,}"]
+            row += [f"{found[time]:.1f}" for time in ("minutes", "export_minutes")]
+            gain = f"{tau.value - ridge.value:+.3f}"
+            rows.append([*row, shown(tau), shown(ridge), gain, shown(length)])
+        ceilings += [_ceiling(cell, read_lengths(bench.table(cell))), _curve(bench, cell, fits)]
+    parts = [INTRODUCTION, table(HEAD, rows), *ceilings, PAIRS, _pairings(bench)]
+    return Section("The default recipe", parts)
 
 
 def part_of(bench: Workbench, cell: Cell, prompts: int) -> Path:
@@ -103,21 +118,22 @@ def _split(text: str) -> str:
     return "test" if fraction < 0.1 else "val" if fraction < 0.2 else "train"
 
 
-def fit_folder(folder: Path, path: Path) -> Path:
+def fit_folder(folder: Path, path: Path, more: Sequence[str] = ()) -> Path:
     """Where a fit by the default recipe on the table ``path`` has its files.
 
     Another recipe or table has another folder, and never goes on from this one's checkpoint.
     """
-    digest = hashlib.sha256(CONFIG.read_bytes() + path.read_bytes()).hexdigest()
+    recipe = CONFIG.read_bytes() + " ".join(more).encode()
+    digest = hashlib.sha256(recipe + path.read_bytes()).hexdigest()
     return folder / f"{path.stem}-{digest[:12]}"
 
 
-def predictor_folder(bench: Workbench, path: Path) -> Path:
+def predictor_folder(bench: Workbench, path: Path, more: Sequence[str] = ()) -> Path:
     """Where :func:`fit` leaves the predictor that learned from the table ``path``."""
-    return fit_folder(bench.out / "recipe", path) / "predictor"
+    return fit_folder(bench.out / "recipe", path, more) / "predictor"
 
 
-def fit(bench: Workbench, cell: Cell, prompts: int, path: Path) -> Result:
+def fit(bench: Workbench, cell: Cell, prompts: int, path: Path, more: Sequence[str] = ()) -> Result:
     """Train by the default recipe, export and judge.
 
     Args:
@@ -125,6 +141,7 @@ def fit(bench: Workbench, cell: Cell, prompts: int, path: Path) -> Result:
         cell: of the lengths.
         prompts: number of prompts to learn from, 0 for all.
         path: their table, of :func:`part_of`.
+        more: further arguments of `pars fit`.
 
     Returns:
         ``minutes`` and ``export_minutes``; ``train``, the number of prompts; ``val``, validation
@@ -133,17 +150,19 @@ def fit(bench: Workbench, cell: Cell, prompts: int, path: Path) -> Result:
     from pars_export.export import export_checkpoint
     from pars_model.callbacks import BEST
 
-    folder = predictor_folder(bench, path)
+    folder = predictor_folder(bench, path, more)
 
     def compute() -> Result:
-        minutes = train(folder.parent, path)
+        minutes = train(folder.parent, path, more)
         start = time.monotonic()
         export_checkpoint(folder.parent / BEST, folder, list(read_lengths(path).prompts[:200]))
         exported = {"minutes": minutes, "export_minutes": (time.monotonic() - start) / 60}
         return {**exported, **_judged(folder.parent, path)}
 
     settings = {"config": yaml.safe_load(CONFIG.read_text(encoding="utf-8")), "prompts": prompts}
-    label = f"fine-tune on {cell.title}, {prompts or 'all'} prompts"
+    if more:
+        settings["more"] = list(more)
+    label = f"fine-tune on {cell.title}, {' '.join((str(prompts or 'all'), 'prompts', *more))}"
     return bench.kept(label, settings, compute, CODE, sha256_file(path))
 
 
@@ -174,6 +193,17 @@ def train(root: Path, path: Path, more: Sequence[str] = ()) -> float:
     if status:
         raise KeyboardInterrupt
     return minutes
+
+
+def _pairings(bench: Workbench) -> str:
+    """One recipe and the same prompts, with the pairs of each batch and with random partners."""
+    path = part_of(bench, PAIRED, FEW)
+    rows = []
+    for name, more, encoded in (("of a batch", (), 1), ("random partners", RANDOM, 2)):
+        found = fit(bench, PAIRED, FEW, path, more)
+        texts = f"{encoded * found['train']:,}"
+        rows.append([name, texts, f"{found['minutes']:.1f}", shown(Estimate(*found["tau"]))])
+    return table(("pairs", "texts encoded an epoch", "training, minutes", "tau [95 %]"), rows)
 
 
 def _judged(root: Path, path: Path) -> Result:
@@ -223,12 +253,55 @@ def _ceiling(cell: Cell, lengths: LengthTable) -> str:
     )
 
 
-def _curve(points: list[tuple[int, float]]) -> str:
-    """What twice the prompts are worth, by the least-squares line through tau and log prompts."""
-    sizes, taus = zip(*sorted(points), strict=True)
-    slope, at = np.polyfit(np.log2(sizes), taus, 1)
-    wanted = 2 ** ((TARGET - at) / slope)
+def _curve(bench: Workbench, cell: Cell, fits: Mapping[Path, Result]) -> str:
+    """What twice the prompts are worth, by the least-squares line through tau and log prompts.
+
+    Args:
+        bench: where results are kept.
+        cell: of the lengths.
+        fits: predictor folder of each fit to its result.
+    """
+    from pars_export import Predictor
+    from pars_export.artifact import folder_sha256
+
+    path = bench.table(cell)
+    sizes = [found["train"] for found in fits.values()]
+
+    def compute() -> Result:
+        lengths = read_lengths(path)
+        test = np.flatnonzero((split_prompts(lengths) == "test")[lengths.prompt])
+        texts = [lengths.prompts[number] for number in lengths.prompt[test]]
+        scores = [Predictor.load(folder, threads=bench.threads).score(texts) for folder in fits]
+        length, censored = lengths.length[test], lengths.censored[test]
+
+        def line(drawn: Ints) -> NDArray[np.float64]:
+            """Tau by twice the prompts, and log2 of the prompts that `TARGET` would take."""
+            taus = [kendall_tau(each[drawn], length[drawn], censored[drawn]) for each in scores]
+            slope, at = np.polyfit(np.log2(sizes), taus, 1)
+            return np.array([slope, (TARGET - at) / slope if slope > 0 else np.inf])
+
+        found = estimates(line, lengths.prompt[test], RESAMPLES)
+        return {
+            name: [each.value, each.low, each.high]
+            for name, each in zip(("slope", "wanted"), found, strict=True)
+        }
+
+    settings = {"predictors": [folder_sha256(folder) for folder in fits], "target": TARGET}
+    code = ("pars_model.metrics",)
+    found = bench.kept(f"curve of {cell.title}", settings, compute, code, sha256_file(path))
+    slope, slope_low, slope_high = found["slope"]
+    wanted, low, high = (_power_of_two(each) for each in found["wanted"])
+    largest = max(fits.values(), key=lambda fit: float(fit["train"]))
+    minutes = wanted * largest["minutes"] / largest["train"]
     return (
-        f"Twice as many prompts to learn from are worth {slope:+.3f} of tau between {sizes[0]} and "
-        f"{sizes[-1]} prompts; on that line {TARGET:.2f} would take {wanted:,.0f} prompts."
+        f"{cell.title}: twice as many prompts to learn from are worth {slope:+.3f} "
+        f"[{slope_low:+.3f}, {slope_high:+.3f}] of tau between {min(sizes):,} and "
+        f"{max(sizes):,}; on that line {TARGET:.2f} takes {wanted:,.0f} prompts "
+        f"[{low:,.0f}, {high:,.0f}] and, at the pace of the largest of these fits, "
+        f"{minutes:,.0f} minutes."
     )
+
+
+def _power_of_two(power: float | None) -> float:
+    """Infinity where there is none, or where it is beyond all numbers."""
+    return 2**power if power is not None and power < 1000 else math.inf

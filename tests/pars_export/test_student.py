@@ -19,7 +19,7 @@ from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec
 from pars_export.parity import builtin_texts
 from pars_export.runtimes.arrays import pair_hash
-from pars_export.runtimes.blas import blas_threads, openblas
+from pars_export.runtimes.blas import BlasThreads, openblas
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork
 from pars_export.words import WordTokenizer, train_tokenizer
 from pars_model.student import StudentModule, StudentShape
@@ -142,31 +142,36 @@ def test_products_use_as_many_threads_as_the_predictor_may(
     write: Write, two_threads: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    network = StudentNetwork._score
+    for name in ("_one", "_score"):
+        network = getattr(StudentNetwork, name)
 
-    def spied(self: StudentNetwork, *given: Any) -> NDArray[np.float32]:
-        seen.append(two_threads())
-        return network(self, *given)
+        def spied(self: StudentNetwork, *given: Any, network: Any = network) -> NDArray[np.float32]:
+            seen.append(two_threads())
+            found: NDArray[np.float32] = network(self, *given)
+            return found
 
-    monkeypatch.setattr(StudentNetwork, "_score", spied)
+        monkeypatch.setattr(StudentNetwork, name, spied)
     folder = write()
     for threads in (1, 2):
-        Predictor.load(folder, threads=threads).score(["a", "b"])
-    assert seen == [1, 2]
+        predictor = Predictor.load(folder, threads=threads)
+        predictor.score(["a", "b"])
+        predictor.score(["a"])
+    assert seen == [1, 1, 2, 2]
     assert two_threads() == 2  # as it was for everybody else
 
 
 def test_the_number_of_threads_comes_back_when_the_last_one_is_done(
     two_threads: Callable[[], int],
 ) -> None:
-    first, second = blas_threads(1), blas_threads(1)
-    first.__enter__()
-    second.__enter__()
-    first.__exit__(None, None, None)
-    assert two_threads() == 1
-    second.__exit__(None, None, None)
-    assert two_threads() == 2
-    with pytest.raises(ValueError, match="wrong"), blas_threads(1):
+    for other in (1, 2):
+        first, second = BlasThreads(1), BlasThreads(other)
+        first.__enter__()
+        second.__enter__()
+        first.__exit__()
+        assert two_threads() == 1
+        second.__exit__()
+        assert two_threads() == 2
+    with pytest.raises(ValueError, match="wrong"), BlasThreads(1):
         raise ValueError("wrong")
     assert two_threads() == 2
 

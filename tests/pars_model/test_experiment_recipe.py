@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,9 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     path.write_text(yaml.safe_dump(config))
     cell = Cell("kinds", "tiny", "Kinds, tiny")
     monkeypatch.setattr(recipe, "CONFIG", path)
-    monkeypatch.setattr(recipe, "FITS", ((cell, 0), (cell, 60)))
-    monkeypatch.setattr(recipe, "CURVE", cell)
+    monkeypatch.setattr(recipe, "FITS", {cell: (0, 60)})
+    monkeypatch.setattr(recipe, "PAIRED", cell)
+    monkeypatch.setattr(recipe, "FEW", 60)
     rows = make_rows(150)
     bench = Workbench("recipe", make_data_root(tmp_path / "data", rows + rows), tmp_path / "out")
     text = recipe.run(bench).markdown(bench.minutes)
@@ -41,7 +44,20 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     assert int(whole.split("|")[2]) > 100
     assert float(whole.split("|")[5].split()[0]) > 0.4
     assert "one run of the LLM orders the prompts of another at 1.000" in text
-    assert "Twice as many prompts" in text
+    in_batch, random = (
+        line.split("|")[2:]
+        for line in text.splitlines()
+        if line.startswith(("| of a batch", "| random partners"))
+    )
+    assert [in_batch[0].strip(), random[0].strip()] == ["60", "120"]
+    assert in_batch[2] == part.split("|")[5]
+    assert in_batch[2] != random[2]
+    curve = re.search(r"are worth (\S+) \[(\S+), (\S+)\] of tau between 60 and (\d+)", text)
+    assert curve
+    slope, low, high = (float(each) for each in curve.groups()[:3])
+    assert low <= slope <= high
+    gain = float(whole.split("|")[5].split()[0]) - float(part.split("|")[5].split()[0])
+    assert slope * math.log2(int(curve[4]) / 60) == pytest.approx(gain, abs=0.003)
     first = bench.minutes
     again = Workbench("recipe", bench.data_root, bench.out)
     assert recipe.run(again).markdown(again.minutes) == text

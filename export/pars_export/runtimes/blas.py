@@ -11,8 +11,7 @@ import ctypes
 import importlib
 import os
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 
 _MODULES = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")
@@ -30,7 +29,7 @@ class _Limit:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.inside = 0
-        self.before = 0
+        self.before: int | None = None  # None: it is as it was
 
 
 _limit = _Limit()
@@ -63,28 +62,36 @@ def openblas() -> tuple[Callable[[], int], Callable[[int], None]] | None:
     return None
 
 
-@contextmanager
-def blas_threads(count: int) -> Iterator[None]:
-    """Let numpy's matrix products use ``count`` cores until the end of the block.
+class BlasThreads:
+    """A block in which numpy's matrix products use a number of cores; to be entered many times.
 
     It holds for the whole process; of several blocks at a time the first one's number does.
     """
-    found = openblas()
-    if found is None:
-        yield
-        return
-    get, set_ = found
-    limit = _limit
-    with limit.lock:
-        if not limit.inside:
-            limit.before = get()
-            if limit.before != count:
-                set_(count)
-        limit.inside += 1
-    try:
-        yield
-    finally:
+
+    def __init__(self, count: int) -> None:
+        self._count = count
+
+    def __enter__(self) -> None:
+        found = openblas()
+        if found is None:
+            return
+        get, set_ = found
+        limit = _limit
+        with limit.lock:
+            if not limit.inside:
+                now = get()
+                if now != self._count:
+                    limit.before = now
+                    set_(self._count)
+            limit.inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        found = openblas()
+        if found is None:
+            return
+        limit = _limit
         with limit.lock:
             limit.inside -= 1
-            if not limit.inside and limit.before != count:
-                set_(limit.before)
+            if not limit.inside and limit.before is not None:
+                found[1](limit.before)
+                limit.before = None

@@ -23,7 +23,7 @@ import numpy as np
 from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
 from pars_export.runtimes.arrays import Arrays, Floats, check_arrays, floats, pair_hash
-from pars_export.runtimes.blas import blas_threads
+from pars_export.runtimes.blas import BlasThreads
 from pars_export.runtimes.ngrams import MARK, NgramNetwork
 from pars_export.words import FEATURES, WordTokenizer, read_tokenizer
 
@@ -32,6 +32,8 @@ GATE_BOUND = 8.0
 """Logits of the average's weights lie within this, so that exp neither overflows nor vanishes."""
 _TOKENS = 1024
 """Tokens computed together: more of them leave the caches, fewer cost more calls."""
+_ZERO, _LOW, _HIGH = (np.array([bound], "f4") for bound in (0.0, -GATE_BOUND, GATE_BOUND))
+"""As arrays: to make one of a number takes longer than to use it."""
 _LENGTHS = 64
 """Most lengths of texts whose places are kept: what is cut has one length, short texts few."""
 
@@ -54,16 +56,17 @@ class StudentNetwork:
             raise PredictorError(
                 f"the array 'hidden' has {sizes['inputs']} inputs; distil it again."
             )
-        self.vocab_size = len(weights["token"])
+        self.vocab_size, self._buckets = sizes["tokens"], sizes["buckets"]
         channels = sizes["channels"]
-        self._threads = threads
-        # Small on disk, and ready for use in memory.
+        self._blas = BlasThreads(threads)
+        # Small on disk, and ready for use in memory; a pair's row stands after those of all tokens.
         conv = np.concatenate(list(floats(weights, "conv")), axis=1)
-        with blas_threads(threads):
-            self._token, self._pair = (
-                (floats(weights, name) * floats(weights, f"{name}_scale")) @ conv
-                for name in ("token", "pair")
-            )
+        self._rows = np.empty((self.vocab_size + self._buckets, conv.shape[1]), dtype=np.float32)
+        token, pair = self._rows[: self.vocab_size], self._rows[self.vocab_size :]
+        with self._blas:
+            for name, rows in (("token", token), ("pair", pair)):
+                scaled = floats(weights, name) * floats(weights, f"{name}_scale")
+                np.matmul(scaled, conv, out=rows)
             self._head, self._tail = (floats(weights, name) @ conv for name in ("head", "tail"))
         self._after, self._own, self._before = (
             slice(tap * channels, (tap + 1) * channels) for tap in range(3)
@@ -76,9 +79,12 @@ class StudentNetwork:
 
     def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
+        if len(ids) == 1:
+            with self._blas:
+                return self._one(ids[0], features[0])
         scores = np.empty(len(ids), dtype=np.float32)
         start = total = 0
-        with blas_threads(self._threads):
+        with self._blas:
             for index, each in enumerate(ids):
                 if total and total + len(each) > _TOKENS:
                     scores[start:index] = self._score(ids[start:index], features[start:index])
@@ -88,35 +94,41 @@ class StudentNetwork:
         return scores
 
     def _one(self, ids: Sequence[int], features: Floats) -> Floats:
-        """Score (1,) of one text's ids and its features (1, f): `_score` without the gaps."""
+        """Score (1,) of one text's ids and its features (f,): `_score` in the fewest calls."""
+        size = len(ids)
         row = np.array([*ids, 0])
-        taps = self._token.take(row[:-1], axis=0)
-        taps += self._pair.take(pair_hash(row[:-1], row[1:], len(self._pair)), axis=0)
-        taps += self._place(len(ids))[:-1]
+        pairs = pair_hash(row[:-1], row[1:], self._buckets)
+        pairs += self.vocab_size
+        taps = self._rows.take(row[:-1], 0)
+        taps += self._rows.take(pairs, 0)
+        taps += self._place(size)[:-1]
         h = taps[:, self._own]
         h[1:] += taps[:-1, self._after]
         h[:-1] += taps[1:, self._before]
-        h = np.maximum(h, 0.0)
-        weight = h @ self._gate
-        np.minimum(np.maximum(weight, -GATE_BOUND, out=weight), GATE_BOUND, out=weight)
-        np.exp(weight, out=weight)
-        mean = weight @ h
-        mean /= weight.sum()
-        known = (features[0] - self._mean) * self._scale
-        hidden = np.concatenate([mean, h.max(axis=0), known]) @ self._hidden
+        h = np.maximum(h, _ZERO)
+        weight = h.dot(self._gate)
+        np.minimum(np.maximum(weight, _LOW, weight), _HIGH, weight)
+        np.exp(weight, weight)
+        mean = weight.dot(h)
+        mean /= np.add.reduce(weight)
+        known = features - self._mean
+        known *= self._scale
+        vector = np.concatenate([mean, np.maximum.reduce(h), known])
+        hidden = vector.dot(self._hidden)
         hidden += self._hidden_bias
-        score: Floats = np.maximum(hidden, 0.0, out=hidden) @ self._out + self._out_bias
+        score: Floats = np.maximum(hidden, _ZERO, hidden).dot(self._out) + self._out_bias
         return score
 
     def _score(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
         if len(ids) == 1:
-            return self._one(ids[0], features)
+            return self._one(ids[0], features[0])
         # All texts in one row, an empty place between them: what lies there stays zero.
         lengths = [len(each) for each in ids]
         row = np.array([0, *chain.from_iterable((*each, 0) for each in ids)])
         gaps = np.cumsum([0, *(length + 1 for length in lengths)])
-        taps = self._token.take(row, axis=0)
-        taps[:-1] += self._pair.take(pair_hash(row[:-1], row[1:], len(self._pair)), axis=0)
+        taps = self._rows.take(row, axis=0)
+        pairs = pair_hash(row[:-1], row[1:], self._buckets) + self.vocab_size
+        taps[:-1] += self._rows.take(pairs, axis=0)
         taps[1:] += np.concatenate([self._place(length) for length in lengths])
         taps[gaps] = 0.0
         h = taps[:-2, self._after] + taps[1:-1, self._own]
