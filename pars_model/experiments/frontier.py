@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from numpy.typing import NDArray
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_folder, sha256_file
 from pars_model.experiments.hollow import hollow_out
+from pars_model.experiments.judging import RESAMPLES
+from pars_model.experiments.linear_folder import write_linear
 from pars_model.experiments.matrix import RIDGE, shown
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table
@@ -29,10 +32,11 @@ from pars_model.experiments.recipe import (
     predictor_folder,
     tau_of,
     train,
+    word,
 )
 from pars_model.experiments.workbench import LeftOutError, Result, Workbench
 from pars_model.lengths import LengthTable, read_lengths, split_prompts
-from pars_model.metrics import Estimate
+from pars_model.metrics import Estimate, estimates, kendall_tau
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -53,6 +57,7 @@ CHANNELS = (64, 128)
 STUDENTS = tuple(f"student, {channels} channels" for channels in CHANNELS)
 HOLLOW = "student, hollow"
 DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
+LINEAR, LENGTH = "n-gram student", "prompt length"
 STUDENT_CODE = (
     "pars_export.network",
     "pars_export.words",
@@ -72,6 +77,9 @@ SPEED_CODE = (
 NEAR, OVER, FAST = 0.015, 0.03, 100.0
 """Wanted of a student: so near its teacher, so far over the ridge, in so many microseconds."""
 ROUNDS, ALONE, BURST = 5, 64, 256
+OTHERS = (TEACHER, RIDGE)
+Leads = Mapping[str, Mapping[str, Estimate]]
+"""Of each student over each of `OTHERS`, in tau, with the interval of the difference."""
 HEAD = ("predictor", "tau [95 %]", "us a prompt, alone", f"us a prompt, {BURST} at once", "minutes")
 INTRODUCTION = f"""\
 {CELL.title}: all learn from the same prompts with lengths; a tenth of the table's prompts, by a
@@ -79,11 +87,12 @@ hash of the text, chooses epochs (the ridge learns from it too) and another tent
 are the first layers of MiniLM, fine-tuned by `configs/default.yaml` and run as `pars export` writes
 them (ONNX, float32). Students are distilled from all six layers (scores and vectors), which also
 read for them the prompts of Alpaca that the table has no lengths of and up to {SPLICED:,} spliced
-ones (what the hash keeps for choosing and judging is left out of both). The default predictor
-knows neither this LLM nor these prompts. Microseconds are CPU time on one core of this machine,
-tokenising included: the median of {ROUNDS} rounds in which all take turns, on judged prompts, one
-by one and {BURST} in a call. *Minutes* are those of training, for a student without the teacher's
-reading where what it said was kept."""
+ones (what the hash keeps for choosing and judging is left out of both). The n-gram student is a
+ridge on subwords in the form that the default predictor has, its penalty chosen on the tenth that
+chooses. The default predictor knows neither this LLM nor these prompts. Everything has one seed.
+Microseconds are CPU time on one core of this machine, tokenising included: the median of {ROUNDS}
+rounds in which all take turns, on judged prompts, one by one and {BURST} in a call. *Minutes* are
+those of training, for a student without the teacher's reading where what it said was kept."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,12 @@ def run(bench: Workbench) -> Section:
     minutes: dict[str, float | None] = {DEFAULT: None, RIDGE: None}
     folders: dict[str, Path] = {}
     folders[TEACHER], minutes[TEACHER] = _teacher(bench, path)
-    left_out = [f"12 layers ({TWELVE}), whose weights come with no package"]
+    minutes[LENGTH] = minutes[LINEAR] = None
+    folders[LINEAR] = write_linear(bench.out / "frontier" / "linear", lengths)
+    left_out = [
+        f"12 layers ({TWELVE}): its weights come with no package; what it takes with random ones "
+        "is in [engines.md](engines.md)"
+    ]
     for layers in LAYERS:
         name = f"MiniLM, {layers} layers"
         try:
@@ -127,16 +141,16 @@ def run(bench: Workbench) -> Section:
     for name, channels in zip(STUDENTS, CHANNELS, strict=True):
         folders[name], minutes[name] = _student(bench, path, folders[TEACHER], channels)
     calls = hollow_out(folders[STUDENTS[0]], bench.out / "frontier" / "hollow")
-    places, least = _places(bench, path, lengths, folders, calls, minutes)
+    places, leads, least = _places(bench, path, lengths, folders, calls, minutes)
     return Section(
         "The frontier",
         [
             INTRODUCTION,
             table(HEAD, [each.row() for each in places]),
-            _goals(places, least),
+            _goals(places, leads, least),
             f"Not run: {'; '.join(left_out)}.",
         ],
-        {"frontier.png": picture(places)},
+        {"frontier.png": picture([place for place in places if place.name != LENGTH])},
         {"frontier.png": "Tau against microseconds a prompt, alone and in a burst"},
     )
 
@@ -238,8 +252,8 @@ def _places(
     folders: Mapping[str, Path],
     calls: Path,
     minutes: Mapping[str, float | None],
-) -> tuple[list[Place], float]:
-    """All places, and the microseconds of a hollow student alone."""
+) -> tuple[list[Place], Leads, float]:
+    """All places, the students' leads, and the microseconds of a hollow student alone."""
     from pars_export import Predictor
     from pars_export.artifact import DEFAULT_PREDICTOR, folder_sha256
 
@@ -248,22 +262,60 @@ def _places(
     texts = [lengths.prompts[number] for number in lengths.prompt[test]]
 
     def compute() -> Result:
-        scorers: dict[str, Scorer] = {RIDGE: _ridge(lengths, split != "test")}
+        scorers: dict[str, Scorer] = {
+            RIDGE: _ridge(lengths, split != "test"),
+            LENGTH: _Characters(),
+        }
         scorers[DEFAULT] = Predictor.default()
         scorers |= {name: Predictor.load(folder) for name, folder in folders.items()}
-        taus = {name: tau_of(each.score(texts), lengths, test) for name, each in scorers.items()}
+        scores = {name: each.score(texts) for name, each in scorers.items()}
+        taus = {name: tau_of(each, lengths, test) for name, each in scores.items()}
+        leads = {
+            student: {
+                other: _lead(scores[student], scores[other], lengths, test) for other in OTHERS
+            }
+            for student in STUDENTS
+        }
         scorers[HOLLOW] = Predictor.load(calls)
-        return {"tau": taus, "us": _microseconds(scorers, texts)}
+        return {"tau": taus, "leads": leads, "us": _microseconds(scorers, texts)}
 
     shas = {name: folder_sha256(folder) for name, folder in folders.items()}
     settings = {"folders": {**shas, DEFAULT: folder_sha256(DEFAULT_PREDICTOR)}}
-    code = ("pars_model.ngrams", "pars_model.experiments.hollow", *SPEED_CODE)
+    code = ("pars_model.linear", "pars_model.ngrams", "pars_model.experiments.hollow", *SPEED_CODE)
     found = bench.kept("judge and time", settings, compute, code, sha256_file(path))
     places = [
         Place(name, Estimate(*tau), found["us"][name][0], found["us"][name][1], minutes[name])
         for name, tau in found["tau"].items()
     ]
-    return sorted(places, key=lambda place: place.burst), found["us"][HOLLOW][0]
+    leads = {
+        student: {other: Estimate(*lead) for other, lead in each.items()}
+        for student, each in found["leads"].items()
+    }
+    return sorted(places, key=lambda place: place.burst), leads, found["us"][HOLLOW][0]
+
+
+class _Characters:
+    """Orders by the length of the prompt."""
+
+    def score(self, texts: Sequence[str], /) -> NDArray[np.float32]:
+        return np.array([len(text) for text in texts], dtype=np.float32)
+
+
+def _lead(
+    ours: NDArray[np.float32],
+    theirs: NDArray[np.float32],
+    lengths: LengthTable,
+    test: NDArray[np.int64],
+) -> list[float | None]:
+    """Tau of scores (n,) less that of others, with the interval of the difference."""
+    length, censored = lengths.length[test], lengths.censored[test]
+
+    def difference(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        one, other = (kendall_tau(s[drawn], length[drawn], censored[drawn]) for s in (ours, theirs))
+        return np.array([one - other])
+
+    (found,) = estimates(difference, lengths.prompt[test], RESAMPLES)
+    return [found.value, found.low, found.high]
 
 
 def _ridge(lengths: LengthTable, learned: np.ndarray) -> Any:
@@ -314,26 +366,27 @@ def _on_one_core() -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def _goals(places: Sequence[Place], least: float) -> str:
+def _goals(places: Sequence[Place], leads: Leads, least: float) -> str:
     """What was wanted of the students, and what came of it.
 
-    ``least``: microseconds of a hollow student alone.
+    Args:
+        places: all.
+        leads: of each student over its teacher and over the ridge.
+        least: microseconds of a hollow student alone.
     """
     by_name = {place.name: place for place in places}
-    taught, ridge = by_name[TEACHER], by_name[RIDGE]
     lines = [
         f"Wanted of a student: within {NEAR} of its teacher ({TEACHER}), {OVER} over the ridge, at "
         f"most {FAST:.0f} us alone and in a burst."
     ]
     for name in STUDENTS:
         place = by_name[name]
-        behind = taught.tau.value - place.tau.value
-        over = place.tau.value - ridge.tau.value
+        behind, over = leads[name][TEACHER], leads[name][RIDGE]
         slowest = max(place.alone, place.burst)
         told = (
-            f"{behind:.3f} behind its teacher ({_word(behind <= NEAR)})",
-            f"{over:+.3f} over the ridge ({_word(over >= OVER)})",
-            f"{slowest:.0f} us at worst ({_word(slowest <= FAST)})",
+            f"{_signed(behind)} to its teacher ({word(-behind.value <= NEAR)})",
+            f"{_signed(over)} to the ridge ({word(over.value >= OVER)})",
+            f"{slowest:.0f} us at worst ({word(slowest <= FAST)})",
         )
         lines.append(f"- {name}: {', '.join(told)}.")
     lines.append(
@@ -343,8 +396,8 @@ def _goals(places: Sequence[Place], least: float) -> str:
     return "\n".join([lines[0], "", *lines[1:]])
 
 
-def _word(reached: bool) -> str:
-    return "reached" if reached else "missed"
+def _signed(lead: Estimate) -> str:
+    return f"{lead.value:+.4f} [{lead.low:+.3f}, {lead.high:+.3f}]"
 
 
 def picture(places: Sequence[Place]) -> Callable[[Path], None]:

@@ -15,11 +15,13 @@ from tiny_predictor import tiny_config, tiny_tokenizer_json, write_tiny_predicto
 from pars_bench.predictor import baselines, bench, cells, processes, speed
 from pars_bench.predictor.contestants import Contestant, choose
 from pars_bench.predictor.goals import sentences
+from pars_bench.predictor.grid import QUICK
 from pars_bench.predictor.page import losses, render
 from pars_bench.predictor.products import Products, products_name
 from pars_bench.predictor.rates import OPERATIONS, UNITS
 from pars_bench.predictor.report import (
     PredictorReport,
+    SpeedCell,
     over_floor,
     over_floor_exchanged,
     over_floor_of_products,
@@ -141,6 +143,11 @@ def test_a_run_that_is_interrupted_goes_on(
         (32, 1),
         (32, 4),
     ]
+    assert report["predictors"].keys() == {"tiny", "other"}
+    for name in ("tiny onnx", "other onnx"):
+        parity = report["contestants"][name]["parity"]
+        assert parity is not None
+        assert parity["max_abs_diff"] <= parity["bound"]
     for cell in report["speed"]:
         products = {products_name(name, "float32") for name in ("tiny", "other")}
         assert set(cell["speeds"]) == {*UNITS, *products, *report["contestants"]}
@@ -170,6 +177,19 @@ def test_a_run_that_is_interrupted_goes_on(
     assert {path: path.read_bytes() for path in page.parent.iterdir()} == before
 
 
+def test_large_calls_are_the_folders_own_alone(folder: Path) -> None:
+    everyone = choose([folder], ["ngram-ridge"])
+    own, baseline = (each.name for each in everyone if each.what in ("onnx", "ngram-ridge"))
+    grid = replace(QUICK, lengths=(32,), batches=(4, 128), rounds=2)
+    assert grid.shapes() == [(32, 4), (32, 128)]
+    assert [grid.rounds_of(*shape) for shape in grid.shapes()] == [2, 1]
+    speeds = speed.Speeds(everyone, 1, 32, bench.PROMPTS)
+    for shape in grid.shapes():
+        names = speeds.cell(*shape, rounds=1).keys()
+        assert own in names
+        assert (baseline in names) == (shape == (32, 4))
+
+
 def test_baselines_score_what_they_are_given(folder: Path) -> None:
     tiny = tiny_config(tiny_tokenizer_json())
     manifest = read_manifest(folder)
@@ -197,14 +217,23 @@ def report_of(name: str, entry: dict[str, object], ms: float, bert_ms: float) ->
     value = {
         "environment": {"cores": 2},
         "settings": {"command": "pars bench predictor x --json OUT", "rounds": 3},
+        "predictors": {"x": "ab" * 32},
         "contestants": {
-            name: {"folder": "x", "auto": True, "large": False, "work": work, **entry},
+            name: {
+                "folder": "x",
+                "auto": True,
+                "large": False,
+                "work": work,
+                "parity": {"max_abs_diff": 0.08, "bound": 0.29, "tau": 0.9912, "prompts": 500},
+                **entry,
+            },
             "BERT": {
                 "what": "bert-base",
                 "folder": None,
                 "auto": False,
                 "large": True,
                 "work": None,
+                "parity": None,
             },
         },
         "speed": [
@@ -240,7 +269,12 @@ def report_of(name: str, entry: dict[str, object], ms: float, bert_ms: float) ->
 def test_goals_are_judged_by_the_numbers() -> None:
     # 32 tokens x 1e6 operations at 2 ** 31 in 20 ms: 0.298 ms at least
     fast = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
-    assert rates_of(fast["speed"][0])["float32"] == pytest.approx(OPERATIONS / 20e-3)
+    (cell,) = fast["speed"]
+    assert rates_of(fast, cell)["float32"] == pytest.approx(OPERATIONS / 20e-3)
+    # Its own products, where they are faster than those of large matrices: 32e6 in .2 ms.
+    alone = {"seconds": [0.2e-3] * 3, "cores": (1.0, 1.0)}
+    quick: SpeedCell = {**cell, "speeds": {**cell["speeds"], products_name("x", "float32"): alone}}  # type: ignore[dict-item]
+    assert rates_of(fast, quick)["float32"] == pytest.approx(32e6 / 0.2e-3)
     assert over_floor(fast, fast["speed"][0], "x onnx") == pytest.approx(0.4 / 0.298, rel=1e-3)
     said = sentences(fast)
     assert "one thread: **reached**, holds in 1 of 1 shapes; 1.34 at best" in said[0]
@@ -258,7 +292,10 @@ def test_goals_are_judged_by_the_numbers() -> None:
     assert all("**missed**" in each for i, each in enumerate(sentences(slow)) if i != 2)
     assert sentences(slow)[4].endswith("s, so no program with products in float32 could.")
     assert losses(slow)[0].startswith("BERT is faster than x onnx in 1 of 1 shapes; it takes 0.50")
-    assert "**missed**" in render(slow, [("page-latency.svg", "A caption.")])
+    page = render(slow, [("page-latency.svg", "A caption.")])
+    assert "**missed**" in page
+    assert "| **x onnx** | 0.08 | 0.29 | 0.9912 | 500 |" in page
+    assert f"- `x`: sha256 {'ab' * 32}" in page
 
     student = report_of("x", {"what": "student"}, ms=0.7, bert_ms=10.0)
     assert "under 0.5 s, one thread: **missed**" in sentences(student)[-1]

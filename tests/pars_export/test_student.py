@@ -187,6 +187,18 @@ def test_pairs_are_hashed_alike_in_numpy_and_torch_and_into_all_buckets() -> Non
     assert pair_hash(np.array([7]), np.array([11]), 32_768).tolist() == [2643]
 
 
+@pytest.mark.parametrize("buckets", [500, 512, 1])
+def test_one_text_has_the_score_that_it_has_among_others(
+    write: Write, network: StudentModule, buckets: int
+) -> None:
+    """Alone it goes another way, with a hash in 32 bits where there are a power of two buckets."""
+    rows = np.resize(network.arrays()["pair"], (buckets, 8))
+    scale = np.resize(network.arrays()["pair_scale"], (buckets, 1))
+    predictor = Predictor.load(write(pair=rows, pair_scale=scale))
+    alone = np.concatenate([predictor.score([text]) for text in TEXTS])
+    assert_allclose(alone, predictor.score(TEXTS), rtol=1e-4, atol=1e-5)
+
+
 def test_odd_texts(write: Write) -> None:
     predictor = Predictor.load(write())
     scores = predictor.score(["", "\ud800 lone", "\0", "a " * 1_000_000, "日本語" * 1000])

@@ -5,16 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pars_export import Predictor
 from pars_model.encoder import find_encoder, pretrained_weights
 from pars_model.experiments import frontier
+from pars_model.experiments.cells import Cell, write_table
 from pars_model.experiments.frontier import Place
+from pars_model.experiments.linear_folder import write_linear
 from pars_model.experiments.matrix import RIDGE
-from pars_model.metrics import Estimate
+from pars_model.lengths import read_lengths, split_prompts
+from pars_model.metrics import Estimate, kendall_tau
+
+if TYPE_CHECKING:
+    from tests.pars_model.conftest import MakeDataRoot, MakeRows
 
 
 def test_the_first_layers_of_an_encoder_are_an_encoder(
@@ -44,15 +52,25 @@ def places() -> list[Place]:
 
 
 def test_it_is_said_what_students_reached_and_what_they_missed() -> None:
-    text = frontier._goals(places(), least=77.4)
+    leads = {
+        "student, 64 channels": {
+            frontier.TEACHER: Estimate(-0.010, -0.02, 0.0),
+            RIDGE: Estimate(0.040, 0.01, 0.07),
+        },
+        "student, 128 channels": {
+            frontier.TEACHER: Estimate(-0.040, -0.05, -0.03),
+            RIDGE: Estimate(0.010, 0.0, 0.02),
+        },
+    }
+    text = frontier._goals(places(), leads, least=77.4)
     assert "of its teacher (MiniLM, 6 layers)" in text
     assert (
-        "- student, 64 channels: 0.010 behind its teacher (reached), "
-        "+0.040 over the ridge (reached), 90 us at worst (reached)." in text
+        "- student, 64 channels: -0.0100 [-0.020, +0.000] to its teacher (reached), "
+        "+0.0400 [+0.010, +0.070] to the ridge (reached), 90 us at worst (reached)." in text
     )
     assert (
-        "- student, 128 channels: 0.040 behind its teacher (missed), "
-        "+0.010 over the ridge (missed), 120 us at worst (missed)." in text
+        "- student, 128 channels: -0.0400 [-0.050, -0.030] to its teacher (missed), "
+        "+0.0100 [+0.000, +0.020] to the ridge (missed), 120 us at worst (missed)." in text
     )
     assert "a student still takes 77 us alone" in text
 
@@ -61,6 +79,19 @@ def test_the_picture_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     frontier.picture(places())(tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_linear_student_of_a_table_is_a_predictor_folder(
+    tmp_path: Path, make_rows: MakeRows, make_data_root: MakeDataRoot
+) -> None:
+    cell = Cell("kinds", "tiny", "Kinds, tiny")
+    path = write_table(cell, make_data_root(tmp_path / "data", make_rows(300)), tmp_path)
+    lengths = read_lengths(path)
+    predictor = Predictor.load(write_linear(tmp_path / "linear", lengths))
+    test = np.flatnonzero((split_prompts(lengths) == "test")[lengths.prompt])
+    scores = predictor.score([lengths.prompts[number] for number in lengths.prompt[test]])
+    assert predictor.runtime == "student"
+    assert kendall_tau(scores, lengths.length[test]) > 0.6
 
 
 class Counting:

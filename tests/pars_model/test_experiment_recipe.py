@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pars_export.errors import InputError
+from pars_model.callbacks import LAST
 from pars_model.experiments import recipe
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.workbench import Workbench
@@ -34,12 +35,13 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     cell = Cell("kinds", "tiny", "Kinds, tiny")
     monkeypatch.setattr(recipe, "CONFIG", path)
     monkeypatch.setattr(recipe, "FITS", {cell: (0, 60)})
+    monkeypatch.setattr(recipe, "MINUTES", {cell: 5.0})
     monkeypatch.setattr(recipe, "PAIRED", cell)
     monkeypatch.setattr(recipe, "FEW", 60)
     rows = make_rows(150)
     bench = Workbench("recipe", make_data_root(tmp_path / "data", rows + rows), tmp_path / "out")
     text = recipe.run(bench).markdown(bench.minutes)
-    whole, part = (line for line in text.splitlines() if line.startswith("| Kinds, tiny"))
+    whole, part = [line for line in text.splitlines() if line.startswith("| Kinds, tiny")][:2]
     assert part.split("|")[2].strip() == "60"
     assert int(whole.split("|")[2]) > 100
     assert float(whole.split("|")[5].split()[0]) > 0.4
@@ -52,6 +54,11 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     assert [in_batch[0].strip(), random[0].strip()] == ["60", "120"]
     assert in_batch[2] == part.split("|")[5]
     assert in_batch[2] != random[2]
+    assert re.search(r"- Kinds, tiny: [+-].* over the ridge \((reached|missed)\), tau", text)
+    assert "minutes of at most 5 (reached)" in text
+    (tokens,) = [line for line in text.splitlines() if line.startswith("| Kinds, tiny | ")][2:]
+    inside = [float(each.split()[0]) for each in tokens.split("|")[4:7]]
+    assert inside == sorted(inside)
     curve = re.search(r"are worth (\S+) \[(\S+), (\S+)\] of tau between 60 and (\d+)", text)
     assert curve
     slope, low, high = (float(each) for each in curve.groups()[:3])
@@ -70,3 +77,24 @@ def test_a_config_that_is_not_there_is_named(
     monkeypatch.setattr(recipe, "CONFIG", tmp_path / "no.yaml")
     with pytest.raises(InputError, match=r"no\.yaml does not exist: run this from the root"):
         recipe.run(Workbench("recipe", tmp_path, tmp_path))
+
+
+def test_a_fit_goes_on_and_its_minutes_add_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[list[str]] = []
+
+    def fit(arguments: list[str]) -> int:
+        asked.append(arguments)
+        (tmp_path / "fit" / LAST).touch()
+        return 130 if len(asked) == 1 else 0
+
+    (tmp_path / "fit").mkdir()
+    clock = iter((0.0, 120.0, 1000.0, 1060.0))
+    monkeypatch.setattr("pars_model.cli.main", fit)
+    monkeypatch.setattr(recipe.time, "monotonic", lambda: next(clock))
+    with pytest.raises(KeyboardInterrupt):
+        recipe.train(tmp_path / "fit", tmp_path / "table.parquet")
+    assert recipe.train(tmp_path / "fit", tmp_path / "table.parquet") == 3.0
+    assert "--ckpt_path" not in asked[0]
+    assert asked[1][-2:] == ["--ckpt_path", str(tmp_path / "fit" / LAST)]

@@ -12,6 +12,8 @@ from pars_export.errors import PredictorError
 
 Floats = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[np.generic]]
+FIRST, SECOND = 0x9E3779B1, 0x85EBCA6B
+"""What `pair_hash` multiplies by."""
 Integers = TypeVar("Integers", NDArray[np.int64], int, Any)
 
 
@@ -23,7 +25,7 @@ def pair_hash(first: Integers, second: Integers, buckets: int) -> Integers:
         second: the ids after them.
         buckets: number of buckets, at most 2 to the 31.
     """
-    mixed = (first * 0x9E3779B1 + second * 0x85EBCA6B) & 0xFFFFFFFF
+    mixed = (first * FIRST + second * SECOND) & 0xFFFFFFFF
     return (mixed * buckets) >> 32
 
 

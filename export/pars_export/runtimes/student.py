@@ -19,20 +19,31 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
-from pars_export.runtimes.arrays import Arrays, Floats, check_arrays, floats, pair_hash
+from pars_export.runtimes.arrays import (
+    FIRST,
+    SECOND,
+    Arrays,
+    Floats,
+    check_arrays,
+    floats,
+    pair_hash,
+)
 from pars_export.runtimes.blas import BlasThreads
 from pars_export.runtimes.ngrams import MARK, NgramNetwork
 from pars_export.words import FEATURES, WordTokenizer, read_tokenizer
 
+Buckets = NDArray[np.integer]
 TOKENIZER, WEIGHTS = "tokenizer.json", "student.npz"
 GATE_BOUND = 8.0
 """Logits of the average's weights lie within this, so that exp neither overflows nor vanishes."""
 _TOKENS = 1024
 """Tokens computed together: more of them leave the caches, fewer cost more calls."""
-_ZERO, _LOW, _HIGH = (np.array([bound], "f4") for bound in (0.0, -GATE_BOUND, GATE_BOUND))
+_ZERO, _LOW, _HIGH = (np.array(bound, "f4") for bound in (0.0, -GATE_BOUND, GATE_BOUND))
+_FIRST, _SECOND = (np.array(factor, "u4") for factor in (FIRST, SECOND))
 """As arrays: to make one of a number takes longer than to use it."""
 _LENGTHS = 64
 """Most lengths of texts whose places are kept: what is cut has one length, short texts few."""
@@ -57,14 +68,16 @@ class StudentNetwork:
                 f"the array 'hidden' has {sizes['inputs']} inputs; distil it again."
             )
         self.vocab_size, self._buckets = sizes["tokens"], sizes["buckets"]
+        power = self._buckets.bit_length() - 1
+        self._shift = np.array(32 - power, "u4") if self._buckets == 1 << power else None
         channels = sizes["channels"]
         self._blas = BlasThreads(threads)
-        # Small on disk, and ready for use in memory; a pair's row stands after those of all tokens.
+        # Small on disk, and ready for use in memory; the last row of tokens is that of none.
         conv = np.concatenate(list(floats(weights, "conv")), axis=1)
-        self._rows = np.empty((self.vocab_size + self._buckets, conv.shape[1]), dtype=np.float32)
-        token, pair = self._rows[: self.vocab_size], self._rows[self.vocab_size :]
+        self._token = np.zeros((self.vocab_size + 1, conv.shape[1]), dtype=np.float32)
+        self._pair = np.empty((self._buckets, conv.shape[1]), dtype=np.float32)
         with self._blas:
-            for name, rows in (("token", token), ("pair", pair)):
+            for name, rows in (("token", self._token[:-1]), ("pair", self._pair)):
                 scaled = floats(weights, name) * floats(weights, f"{name}_scale")
                 np.matmul(scaled, conv, out=rows)
             self._head, self._tail = (floats(weights, name) @ conv for name in ("head", "tail"))
@@ -95,17 +108,14 @@ class StudentNetwork:
 
     def _one(self, ids: Sequence[int], features: Floats) -> Floats:
         """Score (1,) of one text's ids and its features (f,): `_score` in the fewest calls."""
-        size = len(ids)
-        row = np.array([*ids, 0])
-        pairs = pair_hash(row[:-1], row[1:], self._buckets)
-        pairs += self.vocab_size
-        taps = self._rows.take(row[:-1], 0)
-        taps += self._rows.take(pairs, 0)
-        taps += self._place(size)[:-1]
-        h = taps[:, self._own]
-        h[1:] += taps[:-1, self._after]
-        h[:-1] += taps[1:, self._before]
-        h = np.maximum(h, _ZERO)
+        none = self.vocab_size
+        taps = self._token.take(np.array([none, *ids, none]), 0)
+        inner = taps[1:-1]
+        inner += self._pair.take(self._buckets_of(ids), 0)
+        inner += self._place(len(ids))[:-1]
+        h = taps[:-2, self._after] + inner[:, self._own]
+        h += taps[2:, self._before]
+        np.maximum(h, _ZERO, h)
         weight = h.dot(self._gate)
         np.minimum(np.maximum(weight, _LOW, weight), _HIGH, weight)
         np.exp(weight, weight)
@@ -113,11 +123,23 @@ class StudentNetwork:
         mean /= np.add.reduce(weight)
         known = features - self._mean
         known *= self._scale
-        vector = np.concatenate([mean, np.maximum.reduce(h), known])
+        vector = np.concatenate([mean, np.maximum.reduce(h, 0), known])
         hidden = vector.dot(self._hidden)
         hidden += self._hidden_bias
         score: Floats = np.maximum(hidden, _ZERO, hidden).dot(self._out) + self._out_bias
         return score
+
+    def _buckets_of(self, ids: Sequence[int]) -> Buckets:
+        """`pair_hash` of one text's neighbours, (t,), by whatever takes the fewest calls."""
+        if self._shift is None:
+            row = np.array([*ids, 0])
+            hashed: Buckets = pair_hash(row[:-1], row[1:], self._buckets)
+            return hashed
+        short = np.array([*ids, 0], "u4")  # overflow is the remainder that `pair_hash` takes
+        mixed: Buckets = short[:-1] * _FIRST
+        mixed += short[1:] * _SECOND
+        mixed >>= self._shift
+        return mixed
 
     def _score(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
         if len(ids) == 1:
@@ -126,9 +148,8 @@ class StudentNetwork:
         lengths = [len(each) for each in ids]
         row = np.array([0, *chain.from_iterable((*each, 0) for each in ids)])
         gaps = np.cumsum([0, *(length + 1 for length in lengths)])
-        taps = self._rows.take(row, axis=0)
-        pairs = pair_hash(row[:-1], row[1:], self._buckets) + self.vocab_size
-        taps[:-1] += self._rows.take(pairs, axis=0)
+        taps = self._token.take(row, axis=0)
+        taps[:-1] += self._pair.take(pair_hash(row[:-1], row[1:], self._buckets), axis=0)
         taps[1:] += np.concatenate([self._place(length) for length in lengths])
         taps[gaps] = 0.0
         h = taps[:-2, self._after] + taps[1:-1, self._own]

@@ -13,10 +13,10 @@ from pars_bench.experiment import Facts
 from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.grid import START_PROMPTS, Grid
 from pars_bench.predictor.processes import Child, measure_start, start_speeds
-from pars_bench.predictor.report import Order, PredictorReport
+from pars_bench.predictor.report import Order, Parity, PredictorReport
 from pars_bench.predictor.texts import repeated
 from pars_bench.promptfile import read_prompts
-from pars_export.artifact import read_manifest
+from pars_export.artifact import folder_sha256, read_manifest
 from pars_export.runtimes.encoded import TOKENIZER, load_tokenizer
 from pars_export.words import read_tokenizer
 
@@ -55,7 +55,7 @@ class Cells:
                     "threads": threads,
                     "length": length,
                     "batch": batch,
-                    "rounds": grid.rounds,
+                    "rounds": grid.rounds_of(length, batch),
                 }
             for turn in range(grid.burst_rounds):
                 found[f"burst-{threads}-{turn}"] = {
@@ -89,6 +89,7 @@ class Cells:
         report: PredictorReport = {
             "environment": {},
             "settings": {},
+            "predictors": {},
             "contestants": {},
             "speed": [],
             "starts": {},
@@ -106,8 +107,10 @@ class Cells:
                 "auto": each.auto,
                 "large": each.large,
                 "work": None if work is None else asdict(work),
+                "parity": None if each.baseline else _parity(folder, each.what),
             }
             if not each.baseline and folder.name not in report["burst_lengths"]:
+                report["predictors"][folder.name] = folder_sha256(folder)
                 report["burst_lengths"][folder.name] = self._tokens(folder)
             starts = [found[f"start-{slug}-{turn}"] for turn in range(self._starts(slug))]
             report["starts"][each.name] = {
@@ -158,6 +161,12 @@ class Cells:
         else:
             return []
         return [len(each) for each in ids]
+
+
+def _parity(folder: Path, runtime: str) -> Parity | None:
+    """How an engine compared with the network that it was exported from, by its manifest."""
+    engines = read_manifest(folder, check_hashes=False).engines
+    return cast("Parity | None", engines.get(runtime, {}).get("parity"))
 
 
 def _learned_from_the_test(folder: Path) -> bool:

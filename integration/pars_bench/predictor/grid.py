@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pars_export.batches import BatchPlan
 
 TOKENS = BatchPlan.tokens
-"""Most tokens of a call; an encoder's runtime may cut it up."""
+"""Most tokens of a call in which all take turns; an encoder's runtime may cut it up. Of more, which
+take seconds, the predictor folders' own runtimes have one sample each."""
 TOKENS_LARGE = 512
 """The same for baselines of a hundred million weights, which take a second for that many."""
 
@@ -36,12 +37,11 @@ class Grid:
 
     def shapes(self) -> list[tuple[int, int]]:
         """(length, batch) of every cell, short ones first."""
-        return [
-            (length, batch)
-            for length in self.lengths
-            for batch in self.batches
-            if length * batch <= TOKENS
-        ]
+        return [(length, batch) for length in self.lengths for batch in self.batches]
+
+    def rounds_of(self, length: int, batch: int) -> int:
+        """Samples of each contestant on ``batch`` texts of ``length`` tokens."""
+        return self.rounds if length * batch <= TOKENS else 1
 
 
 DEFAULT = Grid()

@@ -51,6 +51,7 @@ def main() -> None:
         }
         print(json.dumps(loaded), file=answers, flush=True)
         scorer.score(order["texts"])
+        scorer.score([" ".join(order["texts"])])
         print(json.dumps({"peak_mib": memory_mib("VmHWM")}), file=answers, flush=True)
 
 

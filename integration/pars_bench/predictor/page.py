@@ -40,17 +40,20 @@ caches and memory; with more it is the clock's. The process is bound to as many 
 threads. Contestants named after a folder are its runtimes. BERT-base (the paper's), OPT-125M
 (vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder) have random weights: they
 tell time, not how well they rank. The two large ones get up to {large:,} tokens a call, the others
-up to {tokens:,}, which a runtime may cut up (those of ONNX on a CPU into 512)."""
+up to {tokens:,}, which a runtime may cut up (those of ONNX on a CPU into 512). Calls of more take
+seconds: of them the folders' own runtimes alone have one sample each. Runtimes that need a GPU take
+no part; `make test-gpu` tells their latency."""
 
 _FLOOR = """\
 The floor is the time for the matrix products alone, each at the rate of its precision that this
-machine reached in the same rounds with the fastest of {libraries} on matrices of {size} by {size},
-or the time for reading the weights once a call at the rate of a copy in memory, whichever is
-longer. Rows in italics tell what keeps an engine from it: its products with weights alone, by
-onnxruntime at the engine's own shapes, over their part of the floor; and estimates of an int8
-engine: the float32 engine with nothing exchanged but its products, as if rounding cost nothing, or
-no more than its nodes take by themselves, out of the engine's own file. `onnx-int8` has its
-products with weights in int8 and those of attention in float32; `onnx-bf16` computes in float32.
+machine reached in the same rounds, or the time for reading the weights once a call at the rate of a
+copy in memory, whichever is longer. The rate is that of the fastest of {libraries} on matrices of
+{size} by {size} and of the encoder's own products by themselves. Rows in italics tell what keeps an
+engine from it: its products with weights alone, by onnxruntime at the engine's own shapes, over
+their part of the floor; and estimates of an int8 engine: the float32 engine with nothing exchanged
+but its products, as if rounding cost nothing, or no more than its nodes take by themselves, out of
+the engine's own file. `onnx-int8` has its products with weights in int8 and those of attention in
+float32; `onnx-bf16` computes in float32.
 {instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
@@ -59,7 +62,7 @@ _LOADING = """\
 From nothing to able to score, one thread: interpreter, imports, check of every file's hash,
 weights. Files are in the system's cache, so a process waits for nothing but its turn: what the
 clock says beyond the CPU time went to whatever else ran. Resident is the memory in use then; the
-peak is after scoring {prompts} real prompts in one call."""
+peak is after scoring {prompts} real prompts in one call and then all of them as one text."""
 
 _BURST = """\
 All ranked in one call, by what each folder is loaded with by default; loaded anew each time, so
@@ -71,11 +74,18 @@ the demonstration, with its 95 % interval (bootstrap over prompts). A predictor 
 these very prompts says nothing here of others: how [the default
 predictor](../default-predictor.md) ranks prompts of sources that were left out is told there."""
 
+_PARITY = """\
+Scores of each engine beside those of the PyTorch network, as its export found and wrote into the
+manifest (the default predictor's beside its own in double precision): the largest difference, what
+is allowed of it, and Kendall's tau between the two."""
+
 _LOSSES = """\
 Beside what each folder is loaded with by default, all that is faster anywhere, however it ranks."""
 
 _CORES = """\
-CPU time over time on the clock, of every sample."""
+CPU time over time on the clock, of every sample. The process cannot run on more CPUs than it may
+have threads, so this says whether they had their CPUs to themselves; that a predictor keeps to its
+threads where there are more CPUs is a test of its own."""
 
 ALONE = 0.95
 """Share of a sample in which the process ran, from which on nothing else disturbed it."""
@@ -96,6 +106,7 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
         "# What scoring a prompt costs",
         f"Made by `{report['settings']['command']}`; run it again to get your own numbers.",
         "\n".join(f"- {name}: {value}" for name, value in flatten(report["environment"])),
+        "\n".join(f"- `{name}`: sha256 {sha}" for name, sha in report["predictors"].items()),
         _INTRODUCTION.format(
             rounds=report["settings"]["rounds"],
             burst=round(BURST_S * 1e3),
@@ -118,8 +129,9 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
         ("Load time and memory", _LOADING.format(prompts=START_PROMPTS), _starts(report)),
         ("A burst of real prompts", _BURST, _bursts(report)),
         ("How well they rank", _ORDERS, _orders(report)),
+        ("Engines beside the network", _PARITY, _parities(report)),
         ("Where something else is faster", _LOSSES, bullets(losses(report))),
-        ("Whether the number of threads held", _CORES, _cores(report)),
+        ("Whether the CPUs were free", _CORES, _cores(report)),
     ):
         parts += [f"## {title}", words, table]
     return "\n\n".join(parts) + "\n"
@@ -244,7 +256,9 @@ def _rates(report: PredictorReport) -> str:
     ]
     for rate, unit in (("float32", "GFLOP/s"), ("int8", "Gop/s"), ("memory", "GB/s")):
         shown = [
-            _spread(quartiles([rates_of(cell)[rate] / 1e9 for cell in cells_of(report, count)]))
+            _spread(
+                quartiles([rates_of(report, cell)[rate] / 1e9 for cell in cells_of(report, count)])
+            )
             for count in threads
         ]
         lines.append(f"| {rate}, {unit} | {' | '.join(shown)} |")
@@ -302,6 +316,22 @@ def _orders(report: PredictorReport) -> str:
     return "\n".join(lines)
 
 
+def _parities(report: PredictorReport) -> str:
+    lines = ["| | difference | allowed | tau | prompts |", "|---|---:|---:|---:|---:|"]
+    for name, entry in ours(report):
+        parity = entry["parity"]
+        if parity is not None:
+            cells = [
+                _bold(name, entry["auto"]),
+                f"{parity['max_abs_diff']:.2g}",
+                f"{parity['bound']:.2g}",
+                f"{parity['tau']:.4f}",
+                f"{parity['prompts']:,}",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def _cores(report: PredictorReport) -> str:
     lines = []
     for threads in dict.fromkeys(cell["threads"] for cell in report["speed"]):
@@ -336,6 +366,8 @@ def _spread(found: tuple[float, float, float] | None) -> str:
     if found is None:
         return ""
     low, middle, high = found
+    if low == high:
+        return _number(middle)
     return f"{_number(middle)} ({_number(low)} to {_number(high)})"
 
 

@@ -28,6 +28,16 @@ class Speed(TypedDict):
     something else ran on its core."""
 
 
+class Parity(TypedDict):
+    """How an engine compared with the network that it was exported from, at its export."""
+
+    max_abs_diff: float
+    bound: float
+    """Of that difference."""
+    tau: float
+    prompts: int
+
+
 class Entry(TypedDict):
     """A contestant."""
 
@@ -40,6 +50,8 @@ class Entry(TypedDict):
     large: bool
     work: dict[str, float | str | None] | None
     """Fields of `Work`."""
+    parity: Parity | None
+    """None for a baseline, and for the network that the others are compared with."""
 
 
 class SpeedCell(TypedDict):
@@ -60,7 +72,7 @@ class Starts(TypedDict):
     """Of which the process ran: all of it where nothing else wanted the CPU."""
     resident_mib: list[float | None]
     peak_mib: list[float | None]
-    """The most it ever had, after scoring some prompts one by one and together."""
+    """The most it ever had, after scoring some prompts in one call and a text too long for it."""
     imported: list[str]
 
 
@@ -89,6 +101,8 @@ class PredictorReport(TypedDict):
 
     environment: dict[str, object]
     settings: dict[str, object]
+    predictors: dict[str, str]
+    """Name of each predictor folder to what pins it."""
     contestants: dict[str, Entry]
     speed: list[SpeedCell]
     starts: dict[str, Starts]
@@ -122,12 +136,20 @@ def median_ms(cell: SpeedCell, name: str) -> float | None:
     return None if found is None else found[1]
 
 
-def rates_of(cell: SpeedCell) -> dict[str, float]:
-    """The machine's rates beside the contestants: the fastest library's median."""
+def rates_of(report: PredictorReport, cell: SpeedCell) -> dict[str, float]:
+    """The machine's rates beside the contestants: the median of whatever was fastest.
+
+    That is one of the libraries on large matrices, or an encoder's products by themselves.
+    """
     found: dict[str, float] = {}
     for name, (rate, amount) in UNITS.items():
         value = amount / quartiles(cell["speeds"][name]["seconds"])[1]
         found[rate] = max(value, found.get(rate, 0.0))
+    for _, entry in ours(report):
+        work, seconds = work_of(entry), _products(cell, entry)
+        if work is not None and seconds is not None:
+            value = work.weights * cell["length"] * cell["batch"] / seconds
+            found[work.precision] = max(value, found[work.precision])
     return found
 
 
@@ -136,7 +158,7 @@ def over_floor(report: PredictorReport, cell: SpeedCell, name: str) -> float | N
     work, speed = work_of(report["contestants"][name]), cell["speeds"].get(name)
     if work is None or speed is None:
         return None
-    floor = work.floor([cell["length"]] * cell["batch"], rates_of(cell))
+    floor = work.floor([cell["length"]] * cell["batch"], rates_of(report, cell))
     return quartiles(speed["seconds"])[1] / floor
 
 
@@ -146,7 +168,9 @@ def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) 
     work, alone = work_of(entry), _products(cell, entry)
     if work is None or alone is None:
         return None
-    floor = replace(work, attention=0.0).floor([cell["length"]] * cell["batch"], rates_of(cell))
+    floor = replace(work, attention=0.0).floor(
+        [cell["length"]] * cell["batch"], rates_of(report, cell)
+    )
     return alone / floor
 
 
@@ -185,7 +209,7 @@ def over_floor_exchanged(
         if alone is None:
             return None
         seconds += quartiles(alone["seconds"])[1]
-    return seconds / work.floor([cell["length"]] * cell["batch"], rates_of(cell))
+    return seconds / work.floor([cell["length"]] * cell["batch"], rates_of(report, cell))
 
 
 def _products(cell: SpeedCell, entry: Entry) -> float | None:
@@ -208,7 +232,7 @@ def burst_floor(report: PredictorReport, burst: Burst, name: str) -> float | Non
     cells = [cell for cell in report["speed"] if cell["threads"] == burst["threads"]]
     if work is None or entry["folder"] is None or not cells:
         return None
-    rates = [rates_of(cell) for cell in cells]
+    rates = [rates_of(report, cell) for cell in cells]
     middle = {name: float(np.median([each[name] for each in rates])) for name in rates[0]}
     return work.floor(report["burst_lengths"][entry["folder"]], middle)
 

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pars_bench.predictor.contestants import Contestant
-from pars_bench.predictor.grid import TOKENS_LARGE
+from pars_bench.predictor.grid import TOKENS, TOKENS_LARGE
 from pars_bench.predictor.report import ENGINES, Speed
 
 BURST_S = 0.03
@@ -70,16 +70,23 @@ class Speeds:
                 self._makers[each.folder] = TextMaker(tokenizer, self._prompts)
 
     def cell(self, length: int, batch: int, rounds: int) -> dict[str, Speed]:
-        """Everyone, and every rate, on ``batch`` texts of ``length`` tokens."""
+        """Everyone, and every rate, on ``batch`` texts of ``length`` tokens.
+
+        Where those are more than `TOKENS` the predictor folders alone, and the rates.
+        """
         texts = {name: maker.draw(length, batch) for name, maker in self._makers.items()}
         others = next(iter(texts.values()))
         calls: dict[str, Callable[[], object]] = dict(self._rates)
+        few = length * batch <= TOKENS
         for name, products in self._products.items():
-            calls[name] = products.of(length * batch)
+            if few:
+                calls[name] = products.of(length * batch)
         for name, roundings in self._roundings.items():
-            calls[name] = roundings.of(length, batch)
+            if few:
+                calls[name] = roundings.of(length, batch)
         for name, contestant in self._contestants.items():
-            if not contestant.large or length * batch <= TOKENS_LARGE:
+            most = TOKENS_LARGE if contestant.large else TOKENS
+            if not contestant.baseline or length * batch <= most:
                 scorer, given = self._scorers[name], texts.get(contestant.folder, others)
                 calls[name] = partial(scorer.score, given)
         return take_turns(calls, rounds, self._threads)
