@@ -3,7 +3,9 @@
 #   make demo                 the main job on a real vLLM and a real LLM (CPU), 25 minutes or more
 #   make demo COLLECT=1       the same, measuring the response lengths again first
 #   make test                 format, lint, types and tests; JOBS=1 for one file after the other
-#   make soak | test-gpu      long-running and GPU-only tests
+#   make soak                 long-running tests
+#   make test-gpu             tests on an NVIDIA GPU, with TensorRT installed for them;
+#                             PARS_GPU_PREDICTOR=DIR tests that predictor (default: MiniLM)
 #   make test-versions        tests of the scheduler on every supported vLLM; VERSIONS="0.30 0.31"
 #   make lock                 renew requirements/lock.txt
 
@@ -16,6 +18,7 @@ TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+INSTALLED_GPU := $(VENV)/.installed-gpu
 LOCK := requirements/lock.txt
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
@@ -59,8 +62,14 @@ test: lint
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout 7200 -n $(JOBS) --dist worksteal
 
-test-gpu: $(INSTALLED)
-	$(BIN)/python -m pytest -m gpu -rP  # what the tests print: latency beside torch
+# The lock has no libraries of TensorRT, whose packages fetch them when they are installed; what
+# the lock has stays as it is.
+$(INSTALLED_GPU): $(INSTALLED)
+	$(PIP) install --quiet --constraint $(LOCK) --editable '.[tensorrt,tensorrt-rtx]'
+	@touch $@
+
+test-gpu: $(INSTALLED_GPU)
+	$(BIN)/python -m pytest -m gpu -rsP  # what is skipped, and what the tests print: latency
 
 test-versions: $(INSTALLED)
 	$(BIN)/python tests/vllm_versions.py $(VERSIONS)

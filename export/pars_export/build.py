@@ -15,14 +15,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_model
 
 from pars_export.artifact import Manifest, predictor_folder, read_manifest, seal
-from pars_export.engines import ENGINES, EXACT, ONNX, Source
+from pars_export.batches import BatchPlan
+from pars_export.engines import ENGINES, EXACT, ONNX, Source, remember_built
 from pars_export.errors import InputError, PredictorError
 from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
-from pars_export.parity import Bound, measure, real_texts, some_facts, split
-from pars_export.runtimes.encoded import CONFIG, TOKENIZER, EncodedScorer, check_encoder
-from pars_export.runtimes.onnxruntime_engines import OnnxCore
+from pars_export.parity import Bound, builtin_texts, measure, real_texts, some_facts, split
+from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer, check_encoder
+from pars_export.runtimes.onnxruntime_engines import CPU_PLAN, OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
 from pars_export.tensorrt import BuildOptions
 
@@ -91,7 +92,7 @@ def write_encoder_predictor(
             },
         }
         engines |= {name: writer.write(name) for name in to}
-        return seal(
+        sealed = seal(
             folder,
             replace(
                 manifest,
@@ -100,6 +101,8 @@ def write_encoder_predictor(
                 metrics=_finite(manifest.metrics),
             ),
         )
+    remember_built(Path(out), to)
+    return sealed
 
 
 def add_engines(
@@ -135,7 +138,9 @@ def add_engines(
         reference = load_network(folder, str(manifest.engines["torch"]["file"])).eval()
         writer = _Writer(folder, manifest, reference, tokenizer, texts, threads, options)
         new = {name: writer.write(name) for name in to}
-        return seal(folder, replace(manifest, engines={**manifest.engines, **new}))
+        sealed = seal(folder, replace(manifest, engines={**manifest.engines, **new}))
+    remember_built(path, to)
+    return sealed
 
 
 class _Writer:
@@ -173,21 +178,31 @@ class _Writer:
         """Write one engine; return what the manifest says of it."""
         engine = ENGINES[name]
         path = self._folder / engine.file
-        found = engine.write(self._source, path)
-        compared = path if engine.graph is None else self._folder / engine.graph
-        parity = self.compare(name, compared, engine.bound_for(self._source.options))
+        found = {"file": engine.file, **engine.write(self._source, path)}
+        bound = engine.bound_for(self._source.options)
         if engine.graph is None:
-            return {"file": engine.file, **found, "parity": parity}
-        compared.unlink()
-        return {"file": engine.file, **found, "graph_parity": parity}
+            return {**found, "parity": self.compare(name, path, bound)}
+        graph = self._folder / engine.graph
+        found["graph_parity"] = self.compare(name, graph, bound)
+        graph.unlink()
+        core = None if engine.load is None else engine.load(path, found, self._facts)
+        if core is not None:
+            found["parity"] = self._parity(name, core, bound)
+        return found
 
     def compare(self, name: str, path: Path, bound: Bound) -> dict[str, float | int]:
-        """Parity of an engine that stands in the folder."""
+        """Parity of an ONNX file that stands in the folder, in the batches of a CPU."""
         core = OnnxCore(path, self._threads, facts=self._facts)
-        candidate = EncodedScorer(self._tokenizer, core)
-        facts = some_facts(self._facts, len(self._texts))
+        return self._parity(name, core, bound, CPU_PLAN)
+
+    def _parity(
+        self, name: str, core: Core, bound: Bound, plan: BatchPlan | None = None
+    ) -> dict[str, float | int]:
+        candidate = EncodedScorer(self._tokenizer, core, plan)
+        odd = builtin_texts()
+        facts = some_facts(self._facts, len(self._texts) + len(odd))
         parity = measure(
-            self._reference, candidate, core, self._tokenizer, self._texts, bound, facts
+            self._reference, candidate, core, self._tokenizer, self._texts, bound, facts, odd
         )
         parity.check(name)
         return parity.to_json()

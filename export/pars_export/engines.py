@@ -18,6 +18,7 @@ from pars_export.tensorrt import BuildOptions
 
 if TYPE_CHECKING:
     from pars_export.network import RankerNetwork
+    from pars_export.runtimes.encoded import Core
 
 ONNX = "model.onnx"
 
@@ -53,8 +54,11 @@ class Engine:
     package: str
     """Package that writes it."""
     graph: str | None = None
-    """The ONNX file that is compared in its stead, for an engine that only a GPU can run; it is
-    removed afterwards."""
+    """The ONNX file that is compared first, for an engine that only a GPU can run; it is removed
+    afterwards."""
+    load: Callable[[Path, Mapping[str, object], int], Core | None] | None = None
+    """Loads such an engine to be compared itself, by its file, what the manifest says of it and the
+    numbers it reads beside the ids; gives None where no GPU here can run it."""
 
     def bound_for(self, options: BuildOptions) -> Bound:
         """What the engine is held to."""
@@ -65,30 +69,60 @@ def _bf16(source: Source, path: Path) -> Mapping[str, object]:
     from pars_export.bf16 import store_bf16
 
     store_bf16(source.onnx, path)
-    return {"weights": "bf16", "computes": "float32"}
+    return {"weights": "bf16", "computes": "float32", **_opsets(path)}
 
 
 def _int8(source: Source, path: Path) -> Mapping[str, object]:
     from pars_export.int8 import store_int8
 
     store_int8(source.onnx, path, source.ids, source.facts)
-    return {"weights": "int8", "computes": "int8"}
+    return {"weights": "int8", "computes": "int8", **_opsets(path)}
+
+
+def _opsets(path: Path) -> Mapping[str, object]:
+    """Versions of the operators of an ONNX file: of the standard's, and of others by domain."""
+    import onnx
+
+    found = {each.domain: each.version for each in onnx.load(path).opset_import}
+    others = {domain: version for domain, version in found.items() if domain}
+    return {"opset": found[""], **({"other_opsets": others} if others else {})}
 
 
 def _tensorrt(library: str) -> Callable[[Source, Path], Mapping[str, object]]:
     def write(source: Source, path: Path) -> Mapping[str, object]:
-        from pars_export.built_here import remember
         from pars_export.tensorrt import build_engine, profiles_for
 
         graph = path.with_suffix(".graph.onnx")
         _graph(source, graph)
         profiles = profiles_for([len(each) for each in source.ids], source.max_length)
         facts = 0 if source.facts is None else source.facts.shape[1]
-        found = build_engine(library, graph, path, profiles, source.options, facts)
-        remember(path)
-        return found
+        return build_engine(library, graph, path, profiles, source.options, facts)
 
     return write
+
+
+def _on_its_gpu(path: Path, described: Mapping[str, object], facts: int) -> Core:
+    from pars_export.runtimes.tensorrt import load_core
+
+    return load_core("tensorrt", path, described, facts)
+
+
+def _on_a_gpu_that_fits(path: Path, described: Mapping[str, object], facts: int) -> Core | None:
+    from pars_export.runtimes.tensorrt import device_for, load_core
+
+    device = device_for(described)
+    if device is None:
+        return None
+    return load_core("tensorrt_rtx", path, described, facts, device)
+
+
+def remember_built(folder: Path, names: Sequence[str]) -> None:
+    """Note which engines of a predictor folder were built here, of those just written into it."""
+    from pars_export.built_here import remember
+
+    for name in names:
+        if ENGINES[name].graph is not None:
+            remember(folder / ENGINES[name].file)
 
 
 def _graph(source: Source, path: Path) -> None:
@@ -105,7 +139,7 @@ def _graph(source: Source, path: Path) -> None:
         shutil.copyfile(source.onnx, path)
 
 
-# What the graph of a TensorRT engine is held to.
+# What a TensorRT engine and its graph are held to.
 BY_PRECISION = {
     "fp32": EXACT,
     "fp16": Bound(0.05, 0.99, 0.01),
@@ -118,10 +152,15 @@ ENGINES: dict[str, Engine] = {
     "onnx-bf16": Engine("model-bf16.onnx", Bound(0.1, 0.99, 1e-3), _bf16, "onnxruntime"),
     "onnx-int8": Engine("model-int8.onnx", Bound(0.2, 0.99, 0.01), _int8, "onnxruntime"),
     "tensorrt": Engine(
-        "model.engine", EXACT, _tensorrt("tensorrt"), "tensorrt", "model.graph.onnx"
+        "model.engine", EXACT, _tensorrt("tensorrt"), "tensorrt", "model.graph.onnx", _on_its_gpu
     ),
     "tensorrt-rtx": Engine(
-        "model-rtx.engine", EXACT, _tensorrt("tensorrt_rtx"), "tensorrt_rtx", "model-rtx.graph.onnx"
+        "model-rtx.engine",
+        EXACT,
+        _tensorrt("tensorrt_rtx"),
+        "tensorrt_rtx",
+        "model-rtx.graph.onnx",
+        _on_a_gpu_that_fits,
     ),
 }
 NAMES = ("onnx", *ENGINES)
@@ -144,4 +183,14 @@ def parse_names(text: str) -> list[str]:
     return [name for name in names if name in ENGINES]
 
 
-__all__ = ["BY_PRECISION", "ENGINES", "EXACT", "NAMES", "ONNX", "Engine", "Source", "parse_names"]
+__all__ = [
+    "BY_PRECISION",
+    "ENGINES",
+    "EXACT",
+    "NAMES",
+    "ONNX",
+    "Engine",
+    "Source",
+    "parse_names",
+    "remember_built",
+]

@@ -39,8 +39,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--texts",
         type=Path,
         metavar="FILE",
-        help="prompts to make engines by and to compare them on, one a line or JSONL (default: 600 "
-        "that ship with this package)",
+        help="prompts to make engines by and to compare them on, one a line or JSONL; where there "
+        "are fewer than 628, those that ship with this package fill up (the default)",
     )
     parser.add_argument("--threads", type=int, default=1, help="cores for the comparison")
     tensorrt = parser.add_argument_group("TensorRT engines")
@@ -54,10 +54,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     tensorrt.add_argument(
         "--hardware",
         default="none",
-        help="GPUs that may run it: none but this kind, same_compute_capability, ampere_plus",
+        help="tensorrt: GPUs that may run it: none but this kind, same_compute_capability, "
+        "ampere_plus",
     )
     tensorrt.add_argument(
-        "--version-compatible", action="store_true", help="later versions may run it, slower"
+        "--version-compatible",
+        action="store_true",
+        help="tensorrt: later versions may run it, slower",
     )
     tensorrt.add_argument(
         "--timing-cache", type=Path, metavar="FILE", help="tensorrt: kernel timings to keep"
@@ -68,9 +71,10 @@ def run(args: argparse.Namespace) -> int:
     """Export and say what was written."""
     texts = None
     if args.texts is not None:
+        from pars_export.parity import enough
         from pars_export.prompts import read_texts
 
-        texts = read_texts(args.texts)
+        texts = enough(read_texts(args.texts))
     from pars_export.artifact import folder_sha256
     from pars_export.engines import parse_names
     from pars_export.tensorrt import BuildOptions

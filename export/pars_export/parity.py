@@ -70,7 +70,9 @@ class Parity:
     batch_bound: float
     """Largest one that is allowed, in the same unit."""
     prompts: int
-    """Number of texts."""
+    """Number of real texts; tau and the unit of the bounds are of them alone."""
+    odd: int
+    """Number of further texts of odd forms, which count for differences."""
 
     def to_json(self) -> dict[str, float | int]:
         """As it stands in the manifest."""
@@ -98,17 +100,22 @@ class Parity:
 
 
 def real_texts() -> tuple[list[str], list[str]]:
-    """Prompts to make engines by, and texts to compare them on, for when none are given.
+    """Prompts to make engines by, and prompts to compare them on, for when none are given.
 
-    The prompts are those of the demonstration that ships with this package, evenly taken; the
-    texts to compare on end with those of `builtin_texts`.
+    They are those of the demonstration that ships with this package, evenly taken.
     """
     source = files("pars_bench.demo").joinpath("prompts.jsonl")
     lines = source.read_text(encoding="utf-8").splitlines()
     real = [prompt.text for prompt in read_prompts(lines, source.name, "jsonl")]
     rows = np.linspace(0, len(real) - 1, PROMPTS + CALIBRATION).astype(int)
-    calibration, compared = split([real[row] for row in rows])
-    return calibration, [*compared, *builtin_texts()]
+    return split([real[row] for row in rows])
+
+
+def enough(texts: Sequence[str]) -> list[str]:
+    """Texts, and as many of `real_texts` as are missing for an export to be judged by."""
+    calibration, compared = real_texts()
+    missing = max(PROMPTS + CALIBRATION - len(texts), 0)
+    return [*texts, *[*compared, *calibration][:missing]]
 
 
 def builtin_texts() -> list[str]:
@@ -136,52 +143,57 @@ def measure(
     texts: Sequence[str],
     bound: Bound = EXACT,
     facts: NDArray[np.float32] | None = None,
+    odd: Sequence[str] = (),
 ) -> Parity:
     """Compare a candidate with the reference.
 
-    All texts go through the candidate as they will in use; some of them also alone and in padded
-    batches of mixed length, so that an engine whose scores depend on what else is in the batch
-    fails here.
+    All texts go through the candidate as they will in use, and each by itself; some of them also in
+    padded batches of mixed length, so that an engine whose scores depend on what else is in the
+    batch fails here.
 
     Args:
         reference: float32 torch.
         candidate: the new engine with its own micro-batches.
         core: the same engine without them.
         tokenizer: of both.
-        texts: at least two.
+        texts: real ones, at least two.
         bound: what the engine promises.
-        facts: for a ranker that reads them beside the texts, (n, width).
+        facts: for a ranker that reads them beside the texts and the odd ones, (n, width).
+        odd: texts of odd forms, whose scores must not differ either; no order hangs on them.
 
     Raises:
         PredictorError: the reference's own scores are no numbers.
     """
+    prompts, texts = len(texts), [*texts, *odd]
     wanted = _scores(reference, texts, facts)
     if not np.isfinite(wanted).all():
         raise PredictorError("The ranker itself scores NaN or infinity; train it again.")
     found = _scores(candidate, texts, facts)
     worst, moved = _worst(wanted, found), 0.0
     ids = tokenizer.encode(texts)
+    everything = list(range(len(texts)))
     # Evenly over the texts as given, which are not sorted by length.
-    mixed = np.linspace(0, len(texts) - 1, min(len(texts), 24)).astype(int).tolist()
-    for size in (1, 3, 8):
-        for start in range(0, len(mixed), size):
-            rows = mixed[start : start + size]
+    some = np.linspace(0, len(texts) - 1, min(len(texts), 24)).astype(int).tolist()
+    for size, chosen in ((1, everything), (3, some), (8, some)):
+        for start in range(0, len(chosen), size):
+            rows = chosen[start : start + size]
             part = padded([ids[row] for row in rows], tokenizer.pad_id)
             again = core(*part) if facts is None else core(*part, facts[rows])
             worst = max(worst, _worst(wanted[rows], again))
             moved = max(moved, _worst(found[rows], again))
-    deviation = float(wanted.std())
+    deviation = float(wanted[:prompts].std())
     least = _RESOLUTION * float(np.abs(wanted).max())
     # Where the reference itself tells no two texts apart there is no order to keep.
     ordered = bool(np.isfinite(worst)) and deviation > least
     return Parity(
         max_abs_diff=worst,
         bound=max(bound.difference * deviation, least),
-        tau=tau_b(wanted, found) if ordered else float(np.isfinite(worst)),
+        tau=tau_b(wanted[:prompts], found[:prompts]) if ordered else float(np.isfinite(worst)),
         tau_bound=bound.tau,
         batch_diff=moved,
         batch_bound=max(bound.batch * deviation, least),
-        prompts=len(texts),
+        prompts=prompts,
+        odd=len(odd),
     )
 
 

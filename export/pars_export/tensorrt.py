@@ -50,9 +50,11 @@ class BuildOptions:
     precision: str = "fp16"
     """`fp16`, `fp32` or `int8`."""
     version_compatible: bool = False
-    """Whether later versions of TensorRT may run it, at some cost in speed."""
+    """tensorrt only: whether later versions of its major version may run it, at some cost in
+    speed."""
     hardware: str = "none"
-    """`none`: the GPU that builds it; `ampere_plus` or `same_compute_capability`: others too."""
+    """tensorrt only. `none`: the GPU that builds it; `ampere_plus` or `same_compute_capability`:
+    others too."""
     capabilities: tuple[str, ...] = ()
     """tensorrt_rtx only: compute capabilities to build for, such as "8.9"."""
     timing_cache: Path | None = None
@@ -108,9 +110,11 @@ def build_engine(
         What the manifest says of the engine: what it was built with and what it can run.
 
     Raises:
+        ConfigError: an option that the library does not have.
         PredictorError: the library is missing or cannot start, or refuses the graph; in its words.
     """
     options = options or BuildOptions()
+    _check_known(library, options)
     trt = import_library(library)
     logger = _logger(trt)
     try:
@@ -136,15 +140,17 @@ def build_engine(
         config.add_optimization_profile(shapes)
     _apply(trt, config, options)
     capabilities = _target(trt, library, config, options)
-    cache = _timing_cache(config, options.timing_cache)
+    # In tensorrt_rtx a timing cache changes nothing, and to use one needs a GPU.
+    timings = options.timing_cache if library == "tensorrt" else None
+    cache: Any = None if timings is None else _timing_cache(config, timings)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise PredictorError(
             f"{graph}: {library} {trt.__version__} cannot build it ({_line(logger.first)})."
         )
     target.write_bytes(bytes(plan))
-    if cache is not None and options.timing_cache is not None:
-        options.timing_cache.write_bytes(bytes(cache.serialize()))
+    if timings is not None:
+        timings.write_bytes(bytes(cache.serialize()))
     return {
         "library": library,
         "version": str(trt.__version__),
@@ -171,13 +177,30 @@ def import_library(library: str) -> Any:
         ) from error
 
 
+def _check_known(library: str, options: BuildOptions) -> None:
+    # tensorrt_rtx takes both and does nothing, or says so in its log only.
+    wanted = [
+        name
+        for name, given in (
+            ("--version-compatible", options.version_compatible),
+            ("--hardware", options.hardware != "none"),
+        )
+        if given
+    ]
+    if library == "tensorrt_rtx" and wanted:
+        raise ConfigError(
+            f"tensorrt_rtx has no {' and no '.join(wanted)}: its engines run on the release that "
+            "built them and on the compute capabilities they were built for; leave it out, or "
+            "build with tensorrt."
+        )
+
+
 def _apply(trt: Any, config: Any, options: BuildOptions) -> None:
     if options.precision == "fp32":
         config.clear_flag(trt.BuilderFlag.TF32)  # its products keep ten bits only
     if options.version_compatible:
+        # The engine then carries the runtime of its version, for later versions to execute.
         config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
-        # Otherwise the engine carries a runtime of its own, which a loader would have to execute.
-        config.set_flag(trt.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
     level = getattr(trt.HardwareCompatibilityLevel, options.hardware.upper())
     if options.hardware != "none":
         config.hardware_compatibility_level = level
@@ -203,11 +226,14 @@ def _target(trt: Any, library: str, config: Any, options: BuildOptions) -> list[
     return list(wanted)
 
 
-def _timing_cache(config: Any, path: Path | None) -> Any:
-    if path is None:
-        return None
+def _timing_cache(config: Any, path: Path) -> Any:
+    """The timings of the file ``path``; none where it is not there or TensorRT cannot read it."""
     cache = config.create_timing_cache(path.read_bytes() if path.is_file() else b"")
-    config.set_timing_cache(cache, ignore_mismatch=False)
+    if cache is None or not config.set_timing_cache(cache, ignore_mismatch=False):
+        raise PredictorError(
+            f"{path}: TensorRT does not take these timings, which may be of another GPU; name "
+            "another file for the timing cache."
+        )
     return cache
 
 

@@ -18,7 +18,15 @@ from pars_export import InputError, Predictor, PredictorError, build
 from pars_export.artifact import Manifest, folder_sha256, read_manifest
 from pars_export.batches import padded
 from pars_export.onnx import OPSET, export_onnx
-from pars_export.parity import builtin_texts, measure, tau_b
+from pars_export.parity import (
+    CALIBRATION,
+    PROMPTS,
+    builtin_texts,
+    enough,
+    measure,
+    split,
+    tau_b,
+)
 from pars_export.runtimes.encoded import Core, EncodedScorer
 from pars_export.runtimes.onnxruntime_engines import OnnxCore
 
@@ -189,6 +197,36 @@ def test_parity_catches_an_engine_whose_scores_depend_on_the_batch(exported: Pat
     bad = measure(reference._ready(), scorer, _DependsOnBatch(core), tokenizer, builtin_texts())
     with pytest.raises(PredictorError, match="int8 engine's scores differ"):
         bad.check("int8")
+
+
+def test_odd_texts_count_for_differences_and_not_for_the_order(exported: Path) -> None:
+    scorer = _encoded(Predictor.load(exported))
+    core, tokenizer, odd = scorer._core, scorer._tokenizer, ["", "x", "word " * 200]
+
+    class Wrong:
+        """Right on the real texts, off on the others."""
+
+        survives_fork = True
+
+        def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            off: NDArray[np.float32] = np.isin(texts, odd).astype("f4")
+            return scorer.score(texts) + off
+
+    texts = [text for text in builtin_texts() if text not in odd]
+    found = measure(scorer, Wrong(), core, tokenizer, texts, odd=odd)
+    assert (found.prompts, found.odd) == (len(texts), 3)
+    assert found.tau == 1.0
+    with pytest.raises(PredictorError, match="differ from the reference by up to 1"):
+        found.check("onnx")
+
+
+def test_few_prompts_are_filled_up_with_those_of_the_package() -> None:
+    texts = enough(["mine", "mine too"])
+    assert texts[:2] == ["mine", "mine too"]
+    assert len(texts) == PROMPTS + CALIBRATION
+    assert len(split(texts)[1]) == PROMPTS
+    many = [f"prompt {number}" for number in range(PROMPTS + CALIBRATION)]
+    assert enough(many) == many
 
 
 def test_nan_is_no_parity(exported: Path) -> None:

@@ -21,7 +21,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from pars_export import ConfigError, InputError, Predictor, PredictorError
-from pars_export.artifact import read_manifest, write_predictor
+from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest, write_predictor
 from pars_export.engines import ENGINES
 from pars_export.parity import EXACT, builtin_texts
 
@@ -55,7 +55,9 @@ def test_runtimes_agree(exported: Path) -> None:
     assert_allclose(first.score(TEXTS), second.score(TEXTS), **TOLERANCE)
 
 
-def test_odd_inputs(predictor: Predictor) -> None:
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch"])
+def test_odd_inputs(engines: Path, runtime: str) -> None:
+    predictor = Predictor.load(engines, runtime=runtime)
     assert predictor.score([]).shape == (0,)
     assert predictor.score([]).dtype == np.float32
     assert predictor.expected_tokens([]).shape == (0,)
@@ -96,9 +98,10 @@ def test_expected_tokens_follow_the_calibration(predictor: Predictor) -> None:
     assert_allclose(predictor.expected_tokens([0.0, 0.5, -50.0]), [100, 550, 1])
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch"])
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch", "student"])
 def test_many_threads_at_once(engines: Path, runtime: str) -> None:
-    predictor = Predictor.load(engines, runtime=runtime)
+    folder = DEFAULT_PREDICTOR if runtime == "student" else engines
+    predictor = Predictor.load(folder, runtime=runtime)
     wanted = predictor.score(TEXTS[:16])
     # Every thread has a batch of its own, which may change a score as far as the engine promises.
     bound = ENGINES[runtime].bound if runtime in ENGINES else EXACT
@@ -206,13 +209,15 @@ def _in_child(work: Callable[[], bytes]) -> tuple[int, bytes]:
         ("onnx-int8", 1),
         ("onnx-int8", 2),
         ("torch", 1),
+        ("student", 1),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_loads_again_even_when_the_lock_was_held(
     engines: Path, runtime: str, threads: int
 ) -> None:
-    predictor = Predictor.load(engines, runtime=runtime, threads=threads)
+    folder = DEFAULT_PREDICTOR if runtime == "student" else engines
+    predictor = Predictor.load(folder, runtime=runtime, threads=threads)
     wanted = predictor.score(TEXTS[:4])
     with predictor._lock:  # as if another thread were in the middle of scoring
         status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())
@@ -260,6 +265,32 @@ def test_scoring_with_onnx_needs_neither_torch_nor_transformers(exported: Path) 
         timeout=120,
     )
     assert done.stdout.strip() == "onnx (2,)"
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-int8", "torch"])
+def test_loading_and_scoring_open_no_connection(engines: Path, runtime: str) -> None:
+    code = (
+        "import socket, sys\n"
+        "def refuse(*_, **__): raise AssertionError('a connection')\n"
+        "socket.socket.connect = socket.create_connection = socket.getaddrinfo = refuse\n"
+        "from pars_export import Predictor\n"
+        "print(len(Predictor.load(sys.argv[1], runtime=sys.argv[2]).score(['a', 'b'])))"
+    )
+    # The variable that keeps the hub's library offline is what a user may not have set.
+    online = {name: value for name, value in os.environ.items() if name != "HF_HUB_OFFLINE"}
+    command = [sys.executable, "-c", code, str(engines), runtime]
+    found = subprocess.run(command, env=online, capture_output=True, text=True, timeout=120)
+    assert found.stdout.strip() == "2", found.stderr
+
+
+def test_a_file_that_the_manifest_does_not_name_is_never_read(
+    exported: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(exported, tmp_path / "more")
+    (tmp_path / "more" / "modeling.py").write_text("raise SystemExit('it was read')")
+    (tmp_path / "more" / "notes.txt").write_text("of the user's own")
+    wanted = Predictor.load(exported).score(TEXTS[:4])
+    assert_array_equal(Predictor.load(tmp_path / "more").score(TEXTS[:4]), wanted)
 
 
 def test_a_copied_folder_scores_the_same(exported: Path, tmp_path: Path) -> None:

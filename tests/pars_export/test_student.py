@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import io
+import os
+import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,7 @@ from pars_export.artifact import Manifest, write_predictor
 from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec
 from pars_export.parity import builtin_texts
+from pars_export.runtimes import blas
 from pars_export.runtimes.arrays import pair_hash
 from pars_export.runtimes.blas import BlasThreads, openblas
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork
@@ -174,6 +179,45 @@ def test_the_number_of_threads_comes_back_when_the_last_one_is_done(
     with pytest.raises(ValueError, match="wrong"), BlasThreads(1):
         raise ValueError("wrong")
     assert two_threads() == 2
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_multiplies_can_score(write: Write) -> None:
+    predictor = Predictor.load(write())
+    wanted = predictor.score(TEXTS[:4])
+    inside, done = threading.Event(), threading.Event()
+
+    def multiply() -> None:
+        with BlasThreads(1), blas._limit.lock:  # where a fork is worst
+            inside.set()
+            done.wait(60)
+
+    thread = threading.Thread(target=multiply)
+    thread.start()
+    assert inside.wait(60)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(30)
+        os._exit(0 if (predictor.score(TEXTS[:4]) == wanted).all() else 1)
+    done.set()
+    thread.join()
+    assert os.waitpid(child, 0)[1] == 0
+    assert (predictor.score(TEXTS[:4]) == wanted).all()
+
+
+def test_many_threads_score_at_once(write: Write) -> None:
+    predictor = Predictor.load(write())
+    wanted = predictor.score(TEXTS)
+    barrier = threading.Barrier(64)
+
+    def call(_: int) -> NDArray[np.float32]:
+        barrier.wait()
+        return predictor.score(TEXTS)
+
+    with ThreadPoolExecutor(64) as pool:
+        for found in pool.map(call, range(64)):
+            assert (found == wanted).all()
 
 
 def test_pairs_are_hashed_alike_in_numpy_and_torch_and_into_all_buckets() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -92,7 +93,7 @@ def test_a_fit_goes_on_and_its_minutes_add_up(
     (tmp_path / "fit").mkdir()
     clock = iter((0.0, 120.0, 1000.0, 1060.0))
     monkeypatch.setattr("pars_model.cli.main", fit)
-    monkeypatch.setattr(recipe.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(KeyboardInterrupt):
         recipe.train(tmp_path / "fit", tmp_path / "table.parquet")
     assert recipe.train(tmp_path / "fit", tmp_path / "table.parquet") == 3.0

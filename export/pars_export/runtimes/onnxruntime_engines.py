@@ -19,9 +19,12 @@ FACTS = {"facts": "tensor(float)"}
 """Third input of a ranker that reads facts beside the text."""
 OUTPUTS = {"scores": "tensor(float)"}
 CPU = "CPUExecutionProvider"
+CUDA = "CUDAExecutionProvider"
 CPU_PLAN = BatchPlan(tokens=512)
 """On a CPU more tokens together gain little: what is between two products no longer fits into the
 caches, and texts of 128 tokens took a tenth longer or more at 2,048."""
+_EXACT = {CUDA: {"use_tf32": "0"}}
+"""Options of a provider. Products in TF32 keep ten bits only, and the model is held to float32."""
 
 
 class OnnxCore:
@@ -48,7 +51,9 @@ class OnnxCore:
         options.enable_mem_pattern = False
         self._path = path
         try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
+            self._session = onnxruntime.InferenceSession(
+                str(path), options, providers=[(provider, _EXACT.get(provider, {}))]
+            )
         except Exception as error:  # onnxruntime's errors share no base class
             raise PredictorError(
                 f"{path}: onnxruntime {onnxruntime.__version__} cannot load it "
@@ -130,7 +135,7 @@ def load_int8(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
 
 def load_cuda(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
     """The float32 model on a GPU."""
-    return _load("onnx", folder, manifest, threads, "CUDAExecutionProvider")
+    return _load("onnx", folder, manifest, threads, CUDA)
 
 
 def load_tensorrt(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:

@@ -6,6 +6,7 @@ capability, the engine's tensors and profile shapes, each against the manifest.
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -60,6 +61,16 @@ class Engine(Protocol):
 
     def create_execution_context(self) -> Context:
         """A context; None where the GPU's memory does not suffice."""
+
+
+class Runtime(Protocol):
+    """What is used of TensorRT's Runtime."""
+
+    engine_host_code_allowed: bool
+    """Whether an engine's own runtime may be executed, which is code of this process."""
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
+        """The engine; None where it cannot be loaded."""
 
 
 @dataclass(frozen=True)
@@ -229,9 +240,8 @@ def check_fits(where: str, engine: Mapping[str, object], version: str, capabilit
     Raises:
         PredictorError: naming what the engine was built for and what is here.
     """
-    built, compatible = str(engine.get("version")), engine.get("version_compatible") is True
-    same = built.split(".")[0] == version.split(".")[0] if compatible else built == version
-    if not same:
+    built = str(engine.get("version"))
+    if built != version and not (_carries_runtime(engine) and _is_later(version, built)):
         raise PredictorError(
             f"{where}: built with {engine.get('library')} {built}, and {version} is installed; "
             "export the engine again, or install the version that it was built with."
@@ -245,6 +255,17 @@ def check_fits(where: str, engine: Mapping[str, object], version: str, capabilit
         f"{where}: built for GPUs of compute capability {', '.join(capabilities)}, and this one "
         f"has {capability}; export the engine on this machine."
     )
+
+
+def _carries_runtime(engine: Mapping[str, object]) -> bool:
+    # tensorrt_rtx has no such engines, whatever a manifest says.
+    return engine.get("library") == "tensorrt" and engine.get("version_compatible") is True
+
+
+def _is_later(version: str, built: str) -> bool:
+    """Whether ``version`` is a later one of the same major version."""
+    found, wanted = ([int(n) for n in re.findall(r"\d+", each)] for each in (version, built))
+    return found[:1] == wanted[:1] and found > wanted
 
 
 def profiles_of(where: str, engine: Mapping[str, object]) -> list[tuple[int, int]]:
@@ -280,16 +301,48 @@ def load_rtx(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
 def _load(name: str, folder: Path, manifest: Manifest) -> EncodedScorer:
     described = manifest.engines[name]
     path = folder / str(described["file"])
+    core = load_core(name.replace("-", "_"), path, described, manifest.facts.width)
+    return EncodedScorer(load_tokenizer(folder, manifest), core)
+
+
+def load_core(
+    library: str,
+    path: Path,
+    described: Mapping[str, object],
+    facts: int = 0,
+    device: Device | None = None,
+) -> TensorRtCore:
+    """The engine of a file that was built on this machine or pinned: its code is executed.
+
+    Args:
+        library: `tensorrt` or `tensorrt_rtx`.
+        path: the file.
+        described: what the manifest says of it.
+        facts: numbers per prompt that it reads beside the ids; 0 for none.
+        device: the GPU; by default the current one.
+
+    Raises:
+        PredictorError: the library or the GPU is missing, or is not what the engine is for.
+    """
     profiles = profiles_of(str(path), described)
-    library = name.replace("-", "_")
     trt = import_library(library)
-    device = Cuda()
+    device = device or Cuda()
     check_fits(str(path), described, str(trt.__version__), device.capability())
-    runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    runtime: Runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
+    runtime.engine_host_code_allowed = _carries_runtime(described)
     engine = runtime.deserialize_cuda_engine(path.read_bytes())
     if engine is None:
         raise PredictorError(
             f"{path}: {library} {trt.__version__} cannot load it on this GPU; export it again here."
         )
-    core = TensorRtCore(str(path), engine, profiles, device, manifest.facts.width)
-    return EncodedScorer(load_tokenizer(folder, manifest), core)
+    return TensorRtCore(str(path), engine, profiles, device, facts)
+
+
+def device_for(described: Mapping[str, object]) -> Device | None:
+    """The current GPU, where there is one and an engine just built here was built for it."""
+    try:
+        device = Cuda()
+        check_fits("", described, str(described["version"]), device.capability())
+    except PredictorError:
+        return None
+    return device

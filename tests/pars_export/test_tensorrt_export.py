@@ -1,0 +1,142 @@
+"""What an export leaves of a TensorRT engine, kept or refused; on the real builder where one runs.
+
+TensorRT itself builds on a GPU: here TensorRT-RTX's builder stands in for it, and a recording GPU
+for the one that its engine runs on, whose scores are those of the test.
+"""
+
+from __future__ import annotations
+
+import platform
+import shutil
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from numpy.typing import NDArray
+from recording_gpu import RecordingDevice, RecordingEngine, Score
+
+from pars_export import Predictor, PredictorError, runtimes
+from pars_export.artifact import folder_sha256
+from pars_export.build import add_engines
+from pars_export.built_here import check_built_here
+from pars_export.engines import BY_PRECISION, ENGINES
+from pars_export.parity import Bound, builtin_texts
+from pars_export.runtimes.onnxruntime_engines import OnnxCore
+from pars_export.tensorrt import BuildOptions, Profile
+
+if sys.platform != "linux" or platform.machine() != "x86_64":
+    pytest.importorskip("tensorrt_rtx")
+import tensorrt_rtx as trt
+
+TEXTS = builtin_texts()
+RTX = ENGINES["tensorrt-rtx"].file
+FP32 = BuildOptions("fp32", capabilities=("8.9",))
+
+
+@pytest.fixture
+def built_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where engines that were built here are remembered."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "pars" / "engines"
+
+
+@pytest.fixture
+def folder(exported: Path, tmp_path: Path, built_here: Path) -> Path:
+    return shutil.copytree(exported, tmp_path / "predictor")
+
+
+class Gpu:
+    """A recording GPU beside which TensorRT-RTX's builder goes by the name of either library."""
+
+    def __init__(self, score: Score) -> None:
+        self.device, self.score = RecordingDevice(), score
+        self.profile = Profile((8, 64), (64, 64))
+
+    def library(self, name: str) -> SimpleNamespace:
+        return SimpleNamespace(**{**vars(trt), "Runtime": lambda logger: self})
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> RecordingEngine:
+        assert len(serialized_engine) > 10_000
+        return RecordingEngine(self.device, [self.profile.max], lambda *ids: self.score(*ids))
+
+    @property
+    def batches(self) -> int:
+        return sum(call[0] == "execute" for call in self.device.calls)
+
+
+@pytest.fixture
+def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
+    """It scores as the model does; tests may say otherwise."""
+    gpu = Gpu(OnnxCore(folder / "model.onnx", 1))
+    for module in ("pars_export.tensorrt", "pars_export.runtimes.tensorrt"):
+        monkeypatch.setattr(f"{module}.import_library", gpu.library)
+    for module in ("pars_export.runtimes.cuda", "pars_export.runtimes.tensorrt"):
+        monkeypatch.setattr(f"{module}.Cuda", lambda: gpu.device)
+    monkeypatch.setattr("pars_export.tensorrt.profiles_for", lambda *_: [gpu.profile])
+    return gpu
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_an_engine_is_compared_itself_where_a_gpu_can_run_it(
+    folder: Path, built_here: Path, gpu: Gpu, name: str
+) -> None:
+    manifest = add_engines(folder, [name], TEXTS, options=FP32)
+    engine: Any = manifest.engines[name]
+    assert engine["graph_parity"]["prompts"] == engine["parity"]["prompts"] == len(TEXTS)
+    assert engine["parity"]["max_abs_diff"] <= engine["parity"]["bound"]
+    assert gpu.batches > len(TEXTS) / 64
+    check_built_here(folder / ENGINES[name].file)
+    assert len(list(built_here.iterdir())) == 1
+    wanted = Predictor.load(folder, "torch").score(TEXTS)
+    found = runtimes.load(name, folder, manifest, 1).score(TEXTS)
+    assert_allclose(found, wanted, atol=1e-4)
+
+
+def test_an_engine_that_no_gpu_here_fits_is_compared_by_its_graph(folder: Path, gpu: Gpu) -> None:
+    options = BuildOptions("fp32", capabilities=("12.0",))
+    engine = add_engines(folder, ["tensorrt-rtx"], TEXTS, options=options).engines["tensorrt-rtx"]
+    assert "graph_parity" in engine
+    assert "parity" not in engine
+    assert gpu.batches == 0
+
+
+@pytest.mark.parametrize("name", ["tensorrt", "tensorrt-rtx"])
+def test_an_engine_that_scores_otherwise_on_its_gpu_leaves_nothing(
+    folder: Path, built_here: Path, gpu: Gpu, name: str
+) -> None:
+    right, before = gpu.score, folder_sha256(folder)
+
+    def wrong(ids: NDArray[np.int64], mask: NDArray[np.int64]) -> NDArray[np.float32]:
+        return np.asarray(right(ids, mask) + np.float32(1), np.float32)
+
+    gpu.score = wrong
+    with pytest.raises(PredictorError, match=f"The {name} engine's scores differ .* by up to 1"):
+        add_engines(folder, [name], TEXTS, options=FP32)
+    assert gpu.batches
+    assert folder_sha256(folder) == before
+    assert not list(built_here.parent.rglob("*"))
+
+
+def test_a_graph_beyond_its_bound_leaves_nothing(
+    folder: Path, built_here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BY_PRECISION, "fp32", Bound(1.0, 1.1, 1.0))
+    before = folder_sha256(folder)
+    with pytest.raises(PredictorError, match=r"orders .* otherwise .* at least 1\.1 is wanted"):
+        add_engines(folder, ["tensorrt-rtx"], TEXTS, options=FP32)
+    assert folder_sha256(folder) == before
+    assert not (folder / RTX).exists()
+    assert not list(built_here.parent.rglob("*"))
+
+
+def test_only_the_engine_that_was_built_here_is_remembered(folder: Path, built_here: Path) -> None:
+    add_engines(folder, ["tensorrt-rtx"], TEXTS, options=FP32)
+    shutil.rmtree(built_here)  # as on another machine
+    add_engines(folder, ["onnx-bf16"], TEXTS)
+    assert not built_here.exists()
+    with pytest.raises(PredictorError, match="was not built on this machine"):
+        Predictor.load(folder, "tensorrt-rtx")
