@@ -22,6 +22,9 @@ class Cell:
         title: how a table calls the cell.
         reasoning: whether the LLM thinks before it answers.
         prompts: most prompts, the first by a hash of the text; 0 for all.
+        hosts: further names of the same LLM there, those of other hosts; what they answer are
+            further samples.
+        more: further data sets of the same LLM.
     """
 
     dataset: str
@@ -29,19 +32,23 @@ class Cell:
     title: str
     reasoning: bool = False
     prompts: int = 0
+    hosts: tuple[str, ...] = ()
+    more: tuple[str, ...] = ()
 
     @property
     def slug(self) -> str:
         """A name for files."""
-        name = f"{self.dataset}-{self.llm}" + (f"-{self.prompts}" if self.prompts else "")
+        name = "-".join([self.dataset, *self.more, self.llm, *self.hosts])
+        name += f"-{self.prompts}" if self.prompts else ""
         return "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in name)
 
 
 def write_table(cell: Cell, root: Path, folder: Path) -> Path:
     """Write a cell's length table into ``folder`` unless it is there; return its path.
 
-    All lengths of a prompt are samples of one item, whatever the decoding. A response is cut off
-    where the source says so, or where it reached the cap that the source names.
+    All lengths of a prompt are samples of one item, whatever the decoding; a text that the source
+    has under several ids, or in several of the data sets, counts under the first alone. A response
+    is cut off where the source says so, or where it reached the cap that the source names.
 
     Raises:
         InputError: a file is missing, or has no such data set or LLM.
@@ -54,31 +61,41 @@ def write_table(cell: Cell, root: Path, folder: Path) -> Path:
 
     from pars_model.lengths import text_fraction
 
-    texts, lengths = read_dataset(root, cell.dataset)
-    rows = [row for row in lengths if row["model"] == cell.llm and row["prompt_id"] in texts]
-    if not rows:
-        known = sorted({str(row["model"]) for row in lengths})[:5]
-        found = f"has LLMs {', '.join(known)}, ..." if known else "is not there"
-        raise InputError(
-            f"{root / FILES[1]} has no lengths of {cell.llm} on {cell.dataset}, which {found}."
-        )
+    rows = [row for dataset in (cell.dataset, *cell.more) for row in _rows(cell, dataset, root)]
+    first: dict[str, tuple[str, str]] = {}
+    rows = [row for row in rows if first.setdefault(row["prompt"], _id(row)) == _id(row)]
     if cell.prompts:
-        order = sorted(
-            set(map(texts.__getitem__, (row["prompt_id"] for row in rows))), key=text_fraction
-        )
-        few = set(order[: cell.prompts])
-        rows = [row for row in rows if texts[row["prompt_id"]] in few]
+        few = set(sorted(first, key=text_fraction)[: cell.prompts])
+        rows = [row for row in rows if row["prompt"] in few]
     columns: dict[str, list[Any]] = {
-        "prompt": [texts[row["prompt_id"]] for row in rows],
+        "prompt": [row["prompt"] for row in rows],
         "response_tokens": [row["length"] for row in rows],
         "model": [cell.llm] * len(rows),
-        "dataset": [cell.dataset] * len(rows),
+        "dataset": [row["dataset"] for row in rows],
         "sample": [row["sample"] for row in rows],
         "finish_reason": ["length" if cut_off(row) else None for row in rows],
     }
     with atomic_file(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
     return path
+
+
+def _rows(cell: Cell, dataset: str, root: Path) -> list[dict[str, Any]]:
+    """Lengths of the cell's LLM on one data set, each with its ``prompt``."""
+    texts, lengths = read_dataset(root, dataset)
+    names = (cell.llm, *cell.hosts)
+    rows = [row for row in lengths if row["model"] in names and row["prompt_id"] in texts]
+    if not rows:
+        known = sorted({str(row["model"]) for row in lengths})[:5]
+        found = f"has LLMs {', '.join(known)}, ..." if known else "is not there"
+        raise InputError(
+            f"{root / FILES[1]} has no lengths of {cell.llm} on {dataset}, which {found}."
+        )
+    return [{**row, "prompt": texts[row["prompt_id"]]} for row in rows]
+
+
+def _id(row: dict[str, Any]) -> tuple[str, str]:
+    return row["dataset"], row["prompt_id"]
 
 
 def read_dataset(root: Path, dataset: str) -> tuple[dict[str, str], list[dict[str, Any]]]:

@@ -10,10 +10,13 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import shlex
 from pathlib import Path
 
 from pars_export.errors import InputError
 from pars_model.experiments.registry import EXPERIMENTS
+
+SEEDS = 3
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="what was computed is kept here (default runs/experiments)",
     )
     parser.add_argument("--markdown", type=Path, metavar="PAGE", help="write the section here")
-    parser.add_argument("--seeds", type=int, default=3, help="repetitions (default 3)")
+    parser.add_argument("--seeds", type=int, default=SEEDS, help=f"repetitions (default {SEEDS})")
     parser.add_argument(
         "--leave-out",
         default="",
@@ -49,6 +52,13 @@ def _pattern(text: str) -> str:
     except re.error as error:
         raise InputError(f"--leave-out {text!r} is no regular expression ({error}).") from error
     return text
+
+
+def _options(args: argparse.Namespace) -> str:
+    """The options that the section's command has beside those that all have."""
+    given = (("seeds", args.seeds, SEEDS), ("threads", args.threads, 1))
+    found = "".join(f" --{name} {value}" for name, value, default in given if value != default)
+    return found + (f" --leave-out {shlex.quote(args.leave_out)}" if args.leave_out else "")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -76,10 +86,11 @@ def run(args: argparse.Namespace) -> int:
         args.name, args.data_root, args.out, args.seeds, args.threads, _pattern(args.leave_out)
     )
     section = importlib.import_module(EXPERIMENTS[args.name][0]).run(bench)
-    text = section.markdown(bench.minutes)
+    text = section.markdown(bench.minutes, machines=bench.machines)
     print(text)
     if args.markdown is not None:
-        options = f" --threads {args.threads}" if args.threads > 1 else ""
-        write_section(args.markdown, args.name, section, bench.minutes, options)
+        write_section(
+            args.markdown, args.name, section, bench.minutes, _options(args), bench.machines
+        )
         print(args.markdown)
     return 0

@@ -43,4 +43,5 @@ def run(bench: Workbench) -> Section:
         [INTRODUCTION, *matrix_page.parts(found, names, REFERENCE)],
         {"facts.png": matrix_page.picture(found, names, REFERENCE)},
         {"facts.png": f"Tau with the prompt's tokens less that of {REFERENCE}, by cell"},
+        matrix_page.short("Prompt's tokens known", found, (REFERENCE, TOLD), REFERENCE),
     )

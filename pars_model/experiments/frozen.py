@@ -21,7 +21,7 @@ from pars_export.files import sha256_file
 from pars_model.batches import pad
 from pars_model.encoder import find_encoder
 from pars_model.experiments.cells import Cell
-from pars_model.experiments.workbench import Workbench
+from pars_model.experiments.workbench import Result, Workbench
 from pars_model.kept import Rows, in_steps
 from pars_model.lengths import LengthTable, censored_median, read_lengths, text_fraction
 from pars_model.module import ResponseLengthRanker
@@ -61,9 +61,18 @@ def frozen_cell(bench: Workbench, cell: Cell) -> FrozenCell:
     """Read a cell and encode its prompts, or take what was encoded before."""
     path = bench.table(cell)
     table = read_lengths(path)
+    sha256, label = sha256_file(path), f"encode {cell.title}"
     kept = bench.out / "features" / f"{cell.slug}.npz"
-    features = in_steps(FrozenEncoder(), table.prompts, f"encode {cell.title}", kept)
-    return FrozenCell(table, features, sha256_file(path), path)
+
+    def features() -> Rows:
+        return in_steps(FrozenEncoder(), table.prompts, label, kept)
+
+    def compute() -> Result:
+        return {"prompts": len(features())}
+
+    settings = {"encoder": ENCODER, "max_length": MAX_LENGTH, "layers": LAYERS}
+    bench.kept(label, settings, compute, data=sha256, shelf="features")  # for its minutes
+    return FrozenCell(table, features(), sha256, path)
 
 
 def of_samples(table: LengthTable, first: int, count: int = 1) -> LengthTable:

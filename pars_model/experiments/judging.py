@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,8 @@ Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 RESAMPLES = 200
+SHARED = 0.1
+"""Share of the smaller cell's prompts that two cells of one set have in common."""
 
 
 @dataclass(frozen=True)
@@ -88,9 +91,36 @@ def judge(truth: LengthTable, runs: Sequence[Judged], reference: str) -> dict[st
     }
 
 
-def mean_gain(gains: Sequence[Estimate]) -> Estimate:
-    """The mean of gains in several cells, with the interval of a mean of independent ones."""
-    value = float(np.mean([each.value for each in gains]))
-    halves = [(each.high - each.low) / 2 for each in gains if each.low is not None and each.high]
-    half = float(np.sqrt(np.sum(np.square(halves)))) / len(gains)
+def prompt_sets(cells: Sequence[Collection[str]]) -> list[int]:
+    """The set of each cell, given its prompts: cells with prompts in common are of one set."""
+    sets = list(range(len(cells)))
+    for one, other in combinations(range(len(cells)), 2):
+        common = len(set(cells[one]) & set(cells[other]))
+        if common >= SHARED * min(len(cells[one]), len(cells[other])):
+            sets = [sets[one] if each == sets[other] else each for each in sets]
+    return sets
+
+
+def mean_gain(gains: Sequence[Estimate], sets: Sequence[int]) -> Estimate:
+    """The mean of gains over sets of prompts, each the mean of its cells, with its interval.
+
+    Cells of one set err together, as far as the interval goes; sets err independently.
+
+    Args:
+        gains: one per cell; the mean has no interval where one of them has none.
+        sets: the set of each, of :func:`prompt_sets`.
+    """
+    by_set = [
+        [gain for gain, mine in zip(gains, sets, strict=True) if mine == each]
+        for each in sorted(set(sets))
+    ]
+    value = float(np.mean([np.mean([gain.value for gain in each]) for each in by_set]))
+    halves = []
+    for each in by_set:
+        ends = [(gain.low, gain.high) for gain in each]
+        known = [(high - low) / 2 for low, high in ends if low is not None and high is not None]
+        if len(known) < len(ends):
+            return Estimate(value, None, None)
+        halves.append(np.mean(known))
+    half = float(np.sqrt(np.sum(np.square(halves)))) / len(by_set)
     return Estimate(value, value - half, value + half)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.frozen import (
@@ -21,8 +22,10 @@ from pars_model.lengths import LengthTable
 from pars_model.metrics import Estimate, noise_ceiling
 from pars_model.ngrams import NgramRidge, rank_targets
 
-RATES = (1e-3, 4e-3)
-"""Learning rates that variants of one objective try in each cell."""
+RATES = (5e-4, 2e-3, 8e-3)
+"""Learning rates that each variant tries in each cell and with each seed."""
+RATE = RATES[1]
+"""The one that variants share where none is chosen."""
 REPEATS = 50
 """Fewest prompts with repeated samples that a ceiling is told from."""
 RIDGE, LENGTH = "n-gram ridge", "prompt length"
@@ -47,6 +50,12 @@ class Setting:
         """How a table calls it."""
         return self.cell.title + (" (learned from one sample)" if self.sample is not None else "")
 
+    @property
+    def short_title(self) -> str:
+        """How a legend calls it, which has room for two columns."""
+        title = self.cell.title.partition(" (")[0]
+        return title if self.sample is None else f"{title.rpartition(', ')[2]}, one sample"
+
 
 @dataclass(frozen=True)
 class Comparison:
@@ -57,16 +66,20 @@ class Comparison:
         labels: the lengths that were learned from.
         prompts: prompts of the cell, and judged ones per seed.
         standings: by variant or baseline.
-        rates: learning rate that each variant chose.
+        rates: learning rate that each variant chose with each seed.
         ceiling: tau of one run of the LLM against another, and against the median of the others.
+        truth: the lengths that were judged by.
+        runs: scores of the judged prompts, one per seed.
     """
 
     setting: Setting
     labels: LengthTable
     prompts: tuple[int, int]
     standings: Mapping[str, Standing]
-    rates: Mapping[str, float]
+    rates: Mapping[str, Sequence[float]]
     ceiling: tuple[Estimate, Estimate | None] | None
+    truth: LengthTable
+    runs: Sequence[Judged]
 
 
 def compare(
@@ -76,37 +89,35 @@ def compare(
     reference: str,
     rates: Sequence[float] = RATES,
 ) -> Comparison:
-    """Choose each variant's learning rate, train it with every seed, and judge it.
+    """Train each variant with every seed, choose its learning rate there, and judge it.
 
     Args:
         bench: where results are kept.
         setting: the cell.
         variants: heads by name; their own learning rate is not looked at.
         reference: the one that the others are compared with.
-        rates: learning rates tried; tau on the first seed's val chooses.
+        rates: learning rates tried; with each seed, tau on that seed's val chooses.
     """
     frozen = frozen_cell(bench, setting.cell)
     truth = frozen.table
     if any(head.facts for head in variants.values()):
         truth = with_prompt_tokens(truth)
     labels = truth if setting.sample is None else of_samples(truth, setting.sample)
-    scores: dict[int, dict[str, list[float]]] = {seed: {} for seed in range(bench.seeds)}
-    chosen: dict[str, float] = {}
-    for name, head in variants.items():
-        tried = {
-            rate: _fit(bench, setting, frozen, labels, replace(head, lr=rate), 0, name)["val"]
-            for rate in rates
-        }
-        chosen[name] = max(tried, key=tried.__getitem__)
-        for seed in range(bench.seeds):
-            found = _fit(bench, setting, frozen, labels, replace(head, lr=chosen[name]), seed, name)
-            scores[seed][name] = found["scores"]
+    chosen: dict[str, list[float]] = {name: [] for name in variants}
     runs = []
     for seed in range(bench.seeds):
+        scores = {}
+        for name, head in variants.items():
+            heads = [replace(head, lr=rate) for rate in rates]
+            tried = [_fit(bench, setting, frozen, labels, each, seed, name) for each in heads]
+            best = max(range(len(rates)), key=lambda place: tried[place]["val"])
+            chosen[name].append(rates[best])
+            scores[name] = np.array(tried[best]["scores"])
+        samples = variants[reference].samples
+        scores[RIDGE] = _ridge(bench, setting, frozen, labels, seed, samples)
         judged = np.flatnonzero(frozen.part(seed) == "judge")
-        scores[seed][RIDGE] = _ridge(bench, setting, frozen, labels, seed)
-        scores[seed][LENGTH] = [float(len(truth.prompts[number])) for number in judged]
-        runs.append(Judged(judged, {k: np.array(v) for k, v in scores[seed].items()}))
+        scores[LENGTH] = np.array([float(len(truth.prompts[number])) for number in judged])
+        runs.append(Judged(judged, scores))
     return Comparison(
         setting,
         labels,
@@ -114,6 +125,8 @@ def compare(
         judge(truth, runs, reference),
         chosen,
         noise_ceiling(truth) if (np.diff(truth.sample_start) > 1).sum() >= REPEATS else None,
+        truth,
+        runs,
     )
 
 
@@ -138,9 +151,16 @@ def _fit(
 
 
 def _ridge(
-    bench: Workbench, setting: Setting, frozen: FrozenCell, labels: LengthTable, seed: int
-) -> list[float]:
+    bench: Workbench,
+    setting: Setting,
+    frozen: FrozenCell,
+    labels: LengthTable,
+    seed: int,
+    samples: int,
+) -> NDArray[np.float64]:
+    """Scores of the judged prompts, learned from so many samples of each, 0 for all."""
     part = frozen.part(seed)
+    labels = of_samples(labels, seed, samples) if samples else labels
 
     def compute() -> Result:
         # It chooses its penalty inside: what the heads have for training and tuning is its own.
@@ -150,12 +170,10 @@ def _ridge(
         ridge = NgramRidge(list(texts[learned]), target[learned])
         return {"scores": ridge.score(list(texts[~learned])).tolist()}
 
-    settings = {"ridge": True, "seed": seed, "sample": setting.sample}
+    settings = {"ridge": True, "seed": seed, "sample": setting.sample, "samples": samples}
     label = f"{setting.title}, {RIDGE}, seed {seed}"
-    found: list[float] = bench.kept(
-        label, settings, compute, ("pars_model.ngrams",), frozen.sha256
-    )["scores"]
-    return found
+    found = bench.kept(label, settings, compute, ("pars_model.ngrams",), frozen.sha256)
+    return np.array(found["scores"])
 
 
 def shown(estimate: Estimate | None, signed: bool = False) -> str:
@@ -170,16 +188,16 @@ def shown(estimate: Estimate | None, signed: bool = False) -> str:
 
 
 def rows_of(comparison: Comparison, names: Sequence[str], reference: str) -> list[list[str]]:
-    """Table rows: method, learning rate, tau, spread over seeds, difference to the reference."""
+    """Table rows: method, learning rates, tau, spread over seeds, difference to the reference."""
     rows = []
     for name in names:
         standing = comparison.standings[name]
-        rate = comparison.rates.get(name)
+        rates = sorted(set(comparison.rates.get(name, ())))
         gain = "reference" if name == reference else shown(standing.gain, signed=True)
         rows.append(
             [
                 name,
-                "-" if rate is None else f"{rate:g}",
+                ", ".join(f"{rate:g}" for rate in rates) or "-",
                 shown(standing.tau),
                 f"{standing.spread:.3f}",
                 gain,

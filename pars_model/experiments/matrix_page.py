@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pars_model.experiments.judging import mean_gain
+from pars_model.experiments.judging import mean_gain, prompt_sets
 from pars_model.experiments.matrix import BASELINES, RIDGE, Comparison, rows_of, shown
 from pars_model.experiments.page import table
 from pars_model.metrics import Estimate
@@ -16,51 +16,100 @@ if TYPE_CHECKING:
 
     from pars_bench.chart import Palette
 
-HEAD = ("method", "learning rate", "tau [95 %]", "sd over seeds", "difference [95 %]")
+HEAD = ("method", "learning rates", "tau [95 %]", "sd over seeds", "difference [95 %]")
 
 
 def overall(comparisons: Sequence[Comparison], name: str) -> Estimate:
-    """A method's mean difference to the reference over cells."""
-    return mean_gain([each.standings[name].gain for each in comparisons])
+    """A method's mean difference to the reference over sets of prompts."""
+    gains = [each.standings[name].gain for each in comparisons]
+    return mean_gain(gains, sets_of(comparisons))
+
+
+def sets_of(comparisons: Sequence[Comparison]) -> list[int]:
+    """The set of prompts of each cell."""
+    return prompt_sets([each.truth.prompts for each in comparisons])
+
+
+def short(
+    subject: str, comparisons: Sequence[Comparison], names: Sequence[str], reference: str
+) -> str:
+    """One line: the mean difference to the reference, of the worst and of the best method."""
+    gains = {name: overall(comparisons, name) for name in names if name != reference}
+    order = sorted(gains, key=lambda name: gains[name].value)
+    ends = [
+        f"{shown(gains[name], signed=True)} ({name})"
+        for name in dict.fromkeys([order[0], order[-1]])
+    ]
+    sets = len(set(sets_of(comparisons)))
+    over = f", in the mean over {sets} sets of prompts" if sets > 1 else ""
+    return f"{subject}: tau less that of {reference} is {' to '.join(ends)}{over}."
 
 
 def verdict(comparisons: Sequence[Comparison], names: Sequence[str], reference: str) -> str:
-    """One sentence per method: its mean difference, and whether the interval leaves out zero."""
+    """One sentence per method: its mean difference, and whether the interval leaves out zero.
+
+    Below, where the reference is beaten: in the mean, and in single cells.
+    """
+    others = [name for name in names if name != reference]
     lines = []
-    for name in names:
-        if name == reference:
-            continue
+    for name in others:
         gain = overall(comparisons, name)
-        assert gain.low is not None
-        assert gain.high is not None
-        word = "better" if gain.low > 0 else "worse" if gain.high < 0 else "no different"
+        word = "better" if above(gain) else "worse" if below(gain) else "no different"
         lines.append(f"- {name}: {shown(gain, signed=True)}, {word} within 95 %.")
-    of = f"Mean difference to {reference} over the {len(comparisons)} cells"
-    of = of if len(comparisons) > 1 else f"Difference to {reference}"
-    return "\n".join([f"{of}:", "", *lines, *_nothing_better(comparisons, names, reference)])
+    of = f"Difference to {reference}:"
+    cells, sets = len(comparisons), len(set(sets_of(comparisons)))
+    if cells > 1:
+        of = f"Mean difference to {reference} over the {cells} cells"
+        alike = "; cells with prompts in common count as one, and err together"
+        of += f" ({sets} sets of prompts{alike}):" if sets < cells else ":"
+    return "\n".join([of, "", *lines, *_where_beaten(comparisons, others, reference)])
 
 
-def _nothing_better(
-    comparisons: Sequence[Comparison], names: Sequence[str], reference: str
+def above(gain: Estimate) -> bool:
+    """Whether a difference is above zero beyond its interval."""
+    return gain.low is not None and gain.low > 0
+
+
+def below(gain: Estimate) -> bool:
+    """Whether a difference is below zero beyond its interval."""
+    return gain.high is not None and gain.high < 0
+
+
+def _where_beaten(
+    comparisons: Sequence[Comparison], others: Sequence[str], reference: str
 ) -> list[str]:
-    """Says so where no method beats the reference, in the mean or in any cell."""
-    gains = [
-        gain
-        for name in names
-        if name != reference
-        for gain in (
-            overall(comparisons, name),
-            *(each.standings[name].gain for each in comparisons),
-        )
-    ]
-    if any(gain.low is not None and gain.low > 0 for gain in gains):
+    """Where a method beats the reference in single cells, and whether one does in the mean."""
+    if len(comparisons) == 1:
         return []
-    return ["", f"Nothing beats {reference}, neither in the mean nor in any one cell."]
+    mean = [name for name in others if above(overall(comparisons, name))]
+    cells = [
+        f"{name} in {each.setting.title} ({shown(each.standings[name].gain, signed=True)})"
+        for name in others
+        for each in comparisons
+        if above(each.standings[name].gain)
+    ]
+    if not mean and not cells:
+        return ["", f"Nothing beats {reference}, neither in the mean nor in any one cell."]
+    told = f"Beyond the interval {reference} is beaten by {' and '.join(mean) or 'nothing'} in the"
+    found = f"{told} mean, and in single cells by {'; '.join(cells) or 'nothing'}."
+    many = len(others) * len(comparisons)
+    chance = f"Were none of these {many} real, {many / 40:.1f} would still be above zero beyond it."
+    return ["", f"{found} {chance}"]
+
+
+def _seeds(comparison: Comparison) -> str:
+    """How often everything was repeated, and what intervals hold."""
+    return (
+        f"{len(comparison.runs)} seeds, each with a split, weights and batches of its own; tau is "
+        "their mean. Intervals are over prompts and not over seeds, whose standard deviation "
+        "stands beside. The minutes hold the features, in each section that uses them, and leave "
+        "out the bootstraps."
+    )
 
 
 def parts(comparisons: Sequence[Comparison], names: Sequence[str], reference: str) -> list[str]:
-    """Verdict and one table per cell, ceiling and baselines in each."""
-    found = [verdict(comparisons, names, reference)]
+    """Seeds, verdict and one table per cell, ceiling and baselines in each."""
+    found = [_seeds(comparisons[0]), verdict(comparisons, names, reference)]
     for each in comparisons:
         prompts, judged = each.prompts
         ceiling = "too few repeated samples for a ceiling"
@@ -104,9 +153,7 @@ def picture(
                 fmt="o",
                 markersize=4,
                 color=palette[f"curve{number % 6}"],
-                label=each.setting.title.partition(" (")[
-                    0
-                ],  # a legend of two columns has no more room
+                label=each.setting.short_title,
             )
         axes.axvline(0, color=palette["ink"], linewidth=1)
         axes.set_yticks(range(len(others)), others)

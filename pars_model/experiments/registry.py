@@ -20,6 +20,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.facts",
         "the prompt's length in tokens, known at arrival, beside its text",
     ),
+    "mixed": (
+        "pars_model.experiments.mixed",
+        "one head for all data sets of an LLM: tau on each of them and on mixed traffic",
+    ),
     "frontier": (
         "pars_model.experiments.frontier",
         "tau against microseconds: n-gram ridge, students, encoders of 2, 3 and 6 layers",

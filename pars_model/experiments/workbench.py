@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import importlib
 import inspect
@@ -37,7 +38,8 @@ class Workbench:
         seeds: number of repetitions.
         threads: cores to use.
         leave_out: pattern of the labels of parts that are not computed.
-        minutes: what the results took to compute, earlier runs included.
+        minutes: what the results took to compute, each once, earlier runs included.
+        machines: what computed them, in words.
     """
 
     experiment: str
@@ -47,6 +49,8 @@ class Workbench:
     threads: int = 1
     leave_out: str = ""
     minutes: float = field(default=0.0, init=False)
+    machines: set[str] = field(default_factory=set, init=False)
+    _counted: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def table(self, cell: Cell) -> Path:
         """The cell's length table, a file as any other command takes; written once.
@@ -63,6 +67,7 @@ class Workbench:
         compute: Callable[[], Result],
         code: Sequence[str] = (),
         data: str = "",
+        shelf: str = "",
     ) -> Result:
         """The result of ``compute``, from an earlier run where nothing it depends on has changed.
 
@@ -73,13 +78,14 @@ class Workbench:
             code: names of the modules whose source the result depends on; the experiment's own
                 settings belong into ``settings``.
             data: digest of the data.
+            shelf: where results lie that several experiments use; the experiment's own by default.
 
         Raises:
             LeftOutError: there is no such result yet, and it is not to be computed.
         """
         asked = {"settings": settings, "code": source_digest(code), "data": data}
         key = hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
-        path = self.out / "results" / self.experiment / f"{key}.json"
+        path = self.out / "results" / (shelf or self.experiment) / f"{key}.json"
         found = _read(path)
         if found is None:
             if self.leave_out and re.search(self.leave_out, label):
@@ -87,12 +93,26 @@ class Workbench:
             print(f"{self.experiment}: {label}", file=sys.stderr, flush=True)
             start = time.monotonic()
             result = compute()
-            found = {**asked, "result": result, "seconds": time.monotonic() - start}
+            seconds = time.monotonic() - start
+            machine = f"{_processor()}, {self.threads} used"
+            found = {**asked, "result": result, "seconds": seconds, "machine": machine}
             with atomic_file(path) as temporary:
                 temporary.write_text(json.dumps(found, indent=1), encoding="utf-8")
-        self.minutes += found["seconds"] / 60
+        if path not in self._counted:
+            self._counted.add(path)
+            self.minutes += found["seconds"] / 60
+            self.machines |= {found["machine"]} if "machine" in found else set()
         kept: Result = found["result"]
         return kept
+
+
+@functools.cache
+def _processor() -> str:
+    """The processor and the number of its cores, in words."""
+    from pars_bench.environment import describe_machine
+
+    machine = describe_machine()
+    return f"{machine['cpu']}, {machine['cores']} cores"
 
 
 def source_digest(modules: Sequence[str]) -> str:

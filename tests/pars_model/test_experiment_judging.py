@@ -1,22 +1,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
 
-from pars_model.experiments import judging, matrix
+from pars_model.experiments import filters, judging, matrix
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.frozen import of_samples
 from pars_model.experiments.heads import HeadSettings
-from pars_model.experiments.judging import Judged, judge, mean_gain
-from pars_model.experiments.matrix_page import parts
+from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, prompt_sets
+from pars_model.experiments.matrix_page import parts, short, verdict
 from pars_model.experiments.workbench import Workbench
 from pars_model.lengths import read_lengths
 from pars_model.metrics import Estimate, kendall_tau
 
 if TYPE_CHECKING:
+    from pars_model.lengths import LengthTable
     from tests.pars_model.conftest import MakeDataRoot, MakeRows, MakeTable
 
 
@@ -43,10 +45,26 @@ def test_standings_are_means_over_seeds_and_gains_are_paired(
 
 
 def test_the_mean_of_gains_is_surer_than_each() -> None:
-    found = mean_gain([Estimate(0.02, 0.0, 0.04), Estimate(0.0, -0.02, 0.02)])
-    assert found.value == pytest.approx(0.01)
-    assert found.low == pytest.approx(0.01 - 0.02 / np.sqrt(2))
-    assert found.high == pytest.approx(0.01 + 0.02 / np.sqrt(2))
+    found = mean_gain([Estimate(0.02, 0.0, 0.04), Estimate(-0.02, -0.04, 0.0)], [0, 1])
+    assert found.value == pytest.approx(0.0)
+    assert found.low == pytest.approx(-0.02 / np.sqrt(2))
+    assert found.high == pytest.approx(0.02 / np.sqrt(2))
+
+
+def test_gains_on_the_same_prompts_count_as_one_and_are_no_surer() -> None:
+    gains = [Estimate(0.02, 0.01, 0.03), Estimate(0.04, 0.01, 0.07), Estimate(0.0, -0.02, 0.02)]
+    alike = mean_gain(gains[:2], [0, 0])
+    assert (alike.value, alike.low, alike.high) == pytest.approx((0.03, 0.01, 0.05))
+    found = mean_gain(gains, [0, 0, 1])
+    assert found.value == pytest.approx(0.015)
+    assert found.high == pytest.approx(0.015 + 0.02 / np.sqrt(2))
+    assert mean_gain([*gains, Estimate(0.0, None, None)], [0, 0, 1, 2]).low is None
+
+
+def test_cells_with_prompts_in_common_are_one_set() -> None:
+    chat, maths = [f"chat {n}" for n in range(50)], [f"maths {n}" for n in range(50)]
+    cells = [chat[:40], maths, chat[20:], [*maths[:1], *(f"code {n}" for n in range(50))]]
+    assert prompt_sets(cells) == [0, 1, 0, 3]
 
 
 def test_one_sample_of_each_prompt(make_table: MakeTable) -> None:
@@ -81,12 +99,13 @@ def test_a_comparison_has_baselines_ceilings_and_goes_on_where_it_stopped(
 ) -> None:
     rows = make_rows(150)
     root = make_data_root(tmp_path / "data", [*rows, *rows])
-    monkeypatch.setattr(matrix, "RATES", (1e-3,))
     monkeypatch.setattr(judging, "RESAMPLES", 20)
     setting = matrix.Setting(Cell("kinds", "tiny", "Kinds, tiny"))
     variants = {"margin": HeadSettings(), "rerun noise": HeadSettings(survive=0.75)}
     bench = Workbench("filter", root, tmp_path / "out", seeds=2)
-    found = matrix.compare(bench, setting, variants, "margin")
+    rates = (1e-3, 4e-3)
+    found = matrix.compare(bench, setting, variants, "margin", rates)
+    assert all(len(chosen) == 2 and {*chosen} <= {*rates} for chosen in found.rates.values())
     assert list(found.standings) == [*variants, *matrix.BASELINES]
     assert found.standings["margin"].tau.value > 0.5
     assert found.ceiling is not None
@@ -94,6 +113,7 @@ def test_a_comparison_has_baselines_ceilings_and_goes_on_where_it_stopped(
     assert "prompt length" in text
     assert "one run against another" in text
     assert "- rerun noise: " in text
+    assert "2 seeds, each with a split" in text
 
     def never(*_: object) -> None:
         raise AssertionError("fitted again")
@@ -101,6 +121,61 @@ def test_a_comparison_has_baselines_ceilings_and_goes_on_where_it_stopped(
     monkeypatch.setattr(matrix, "fit_head", never)
     monkeypatch.setattr(matrix, "NgramRidge", never)
     again = matrix.compare(
-        Workbench("filter", root, tmp_path / "out", seeds=2), setting, variants, "margin"
+        Workbench("filter", root, tmp_path / "out", seeds=2), setting, variants, "margin", rates
     )
     assert again.standings == found.standings
+
+
+def compared(title: str, prompts: list[str], gains: dict[str, Estimate]) -> matrix.Comparison:
+    """A comparison of which only the gains are looked at."""
+    standings = {
+        name: Standing(Estimate(0.5, 0.4, 0.6), (0.5, 0.5), gain) for name, gain in gains.items()
+    }
+    truth = SimpleNamespace(prompts=prompts)
+    return matrix.Comparison(
+        matrix.Setting(Cell("chat", "llm", title)),
+        cast("LengthTable", truth),
+        (len(prompts), 2),
+        standings,
+        {},
+        None,
+        cast("LengthTable", truth),
+        [],
+    )
+
+
+def test_the_verdict_names_the_cells_where_the_reference_is_beaten() -> None:
+    nothing = Estimate(0.0, 0.0, 0.0)
+    gains = {"margin": nothing, "other": Estimate(0.01, 0.005, 0.015)}
+    worse = {"margin": nothing, "other": Estimate(-0.01, -0.02, 0.0)}
+    prompts = [f"chat {number}" for number in range(20)]
+    cells = [
+        compared("Chat", prompts, gains),
+        compared("Chat again", prompts, worse),
+        compared("Code", ["code"], worse),
+    ]
+    text = verdict(cells, ["margin", "other"], "margin")
+    assert "over the 3 cells (2 sets of prompts; cells with prompts in common" in text
+    assert "- other: -0.005 [-0.011, +0.001], no different within 95 %." in text
+    assert "beaten by nothing in the mean, and in single cells by other in Chat (+0.010 [" in text
+    assert "Were none of these 3 real, 0.1 would" in text
+    assert "Nothing beats margin" in verdict(cells[1:], ["margin", "other"], "margin")
+    line = short("Loss", cells, ["margin", "other"], "margin")
+    assert line.startswith("Loss: tau less that of margin is -0.005 [-0.011, +0.001] (other), in")
+
+
+def test_the_spread_of_an_llm_is_that_of_answers_that_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [
+        {"prompt_id": str(number), "model": "llm", "gen_config": config, "length": length}
+        for number in range(30)
+        for config in ("greedy", "sampled")
+        for length in ((99, 99) if config == "greedy" else (99, 199))
+    ]
+    ended = [{**row, "finish": "stop"} for row in rows]
+    cut = [{**row, "length": 5000, "finish": "unknown"} for row in rows]
+    monkeypatch.setattr(filters, "read_dataset", lambda *_: ({}, [*ended, *cut]))
+    greedy, sampled = filters.others_spreads(tmp_path)
+    assert greedy == 0
+    assert sampled == pytest.approx(np.log(2) / np.sqrt(2))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 
 from pars_export.errors import InputError
 from pars_model.__main__ import main
+from pars_model.experiments import cli
 from pars_model.experiments.cells import Cell, write_table
 from pars_model.experiments.page import HEAD, Section, marks, table, write_section
 from pars_model.experiments.registry import EXPERIMENTS
@@ -56,6 +58,50 @@ def test_a_cell_is_a_length_table_with_samples_and_cut_off_responses(
     assert len(read_lengths(few)) == 2
 
 
+def write_answers(root: Path, rows: list[tuple[str, str, str, str, int]]) -> Path:
+    """Data set, prompt id, prompt, LLM and length of each answer, as the folder of real lengths."""
+    root.mkdir()
+    names = ("dataset", "prompt_id", "prompt", "model", "length")
+    answers = [
+        {**dict(zip(names, row, strict=True)), "sample": 0, "max_new_tokens": -1, "finish": None}
+        for row in rows
+    ]
+    pq.write_table(pa.Table.from_pylist(answers).select(names[:3]), root / "prompts.parquet")
+    pq.write_table(pa.Table.from_pylist(answers).drop_columns(["prompt"]), root / "lengths.parquet")
+    return root
+
+
+def test_a_text_under_two_ids_is_no_repeated_sample(tmp_path: Path) -> None:
+    rows = [
+        ("chat", "1", "one text", "llm", 10),
+        ("chat", "1", "one text", "llm", 14),
+        ("chat", "2", "one text", "llm", 90),
+        ("chat", "3", "another", "llm", 20),
+    ]
+    root = write_answers(tmp_path / "data", rows)
+    found = read_lengths(write_table(Cell("chat", "llm", ""), root, tmp_path / "tables"))
+    assert found.prompts == ("one text", "another")
+    assert found.sample_length.tolist() == [10, 14, 20]
+
+
+def test_a_cell_takes_other_hosts_as_samples_and_other_data_sets_as_prompts(tmp_path: Path) -> None:
+    rows = [
+        ("chat", "1", "one text", "llm@here", 10),
+        ("chat", "1", "one text", "llm@there", 14),
+        ("maths", "1", "a sum", "llm@here", 5),
+        ("maths", "2", "one text", "llm@here", 70),
+        ("maths", "3", "another sum", "llm-2", 6),
+    ]
+    root = write_answers(tmp_path / "data", rows)
+    cell = Cell("chat", "llm@here", "", hosts=("llm@there",), more=("maths",))
+    found = read_lengths(write_table(cell, root, tmp_path / "tables"))
+    assert [group.model for group in found.groups] == ["llm@here"]
+    assert found.prompts == ("one text", "a sum")
+    assert [found.datasets[number] for number in found.dataset] == ["chat", "maths"]
+    assert found.sample_length.tolist() == [10, 14, 5]
+    assert cell.slug != Cell("chat", "llm@here", "").slug
+
+
 @pytest.mark.parametrize(
     ("cell", "sentence"),
     [
@@ -101,6 +147,23 @@ def test_what_is_left_out_is_not_computed_and_taken_where_it_is_kept(tmp_path: P
     assert bench.kept("fine-tune 6 layers", {}, lambda: {"tau": 1}) == {"tau": 2}
 
 
+def test_minutes_count_each_result_once_and_those_of_a_shared_shelf(tmp_path: Path) -> None:
+    def ask(experiment: str, times: int) -> Workbench:
+        bench = Workbench(experiment, tmp_path, tmp_path / "out", threads=2)
+        for _ in range(times):
+            bench.kept("encode", {}, lambda: {"prompts": 1}, shelf="features")
+        return bench
+
+    first = ask("objectives", 1)
+    (file,) = (tmp_path / "out").rglob("*.json")
+    kept = json.loads(file.read_text())
+    assert first.minutes == kept["seconds"] / 60
+    again = ask("filter", 2)
+    assert again.minutes == first.minutes
+    assert again.machines == first.machines == {kept["machine"]}
+    assert kept["machine"].endswith("cores, 2 used")
+
+
 def test_an_interrupted_result_is_computed_again_and_a_damaged_one_is_named(tmp_path: Path) -> None:
     bench = Workbench("objectives", tmp_path, tmp_path / "out")
 
@@ -138,6 +201,31 @@ def test_a_section_is_written_in_its_place_and_leaves_the_others(tmp_path: Path)
     page.write_text(text.replace(marks(first)[1], ""))
     with pytest.raises(InputError, match="once each"):
         write_section(page, first, Section("First", []), 1.0)
+
+
+def test_the_page_sums_up_what_its_sections_say_in_short(tmp_path: Path) -> None:
+    page = tmp_path / "ranking.md"
+    rows = [["n-gram ridge", "0.600 [0.5, 0.7]"], ["MiniLM, 2 layers", "0.645 [0.6, 0.7]"]]
+    write_section(page, "objectives", Section("First", ["one"], short="Loss: little."), 1.0)
+    frontier = Section("Frontier", [table(["predictor", "tau"], rows)])
+    write_section(page, "frontier", frontier, 1.0)
+    write_section(page, "objectives", Section("First", ["one"], short="Loss: less."), 1.0)
+    above, _, below = page.read_text().partition(marks("objectives")[0])
+    assert above.startswith(HEAD)
+    assert above.count("\n- ") == 2
+    assert (
+        "- Loss: less.\n- Encoder, fine-tuned (frontier): tau less the n-gram ridge's is +0.045 "
+        in above
+    )
+    assert "**In short.** Loss: less." in below
+
+
+def test_the_command_on_the_page_has_the_options_that_are_not_default(tmp_path: Path) -> None:
+    parser = argparse.ArgumentParser()
+    cli.add_arguments(parser)
+    given = ["frontier", "--seeds", "5", "--leave-out", "6 layers", "--out", str(tmp_path)]
+    assert cli._options(parser.parse_args(given)) == " --seeds 5 --leave-out '6 layers'"
+    assert cli._options(parser.parse_args(["frontier", "--seeds", "3"])) == ""
 
 
 def test_a_table_aligns_numbers_to_the_right() -> None:
