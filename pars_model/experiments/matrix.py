@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
@@ -53,7 +54,7 @@ class Setting:
     @property
     def short_title(self) -> str:
         """How a legend calls it, which has room for two columns."""
-        title = self.cell.title.partition(" (")[0]
+        title = re.sub(r" \([^)]*\)", "", self.cell.title)
         return title if self.sample is None else f"{title.rpartition(', ')[2]}, one sample"
 
 

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 HEAD = ("method", "learning rates", "tau [95 %]", "sd over seeds", "difference [95 %]")
 
+COLOURS = ("#0b62c4", "#c2570c", "#0a8a5f", "#8a3fa0", "#6b7480", "#b0912a", "#c4336f")
+
 
 def overall(comparisons: Sequence[Comparison], name: str) -> Estimate:
     """A method's mean difference to the reference over sets of prompts."""
@@ -152,7 +154,7 @@ def picture(
                 xerr=errors,
                 fmt="o",
                 markersize=4,
-                color=palette[f"curve{number % 6}"],
+                color=palette[f"curve{number % len(COLOURS)}"],
                 label=each.setting.short_title,
             )
         axes.axvline(0, color=palette["ink"], linewidth=1)
@@ -163,8 +165,7 @@ def picture(
     def write(path: Path) -> None:
         from pars_bench.chart import Palette, write_png
 
-        colours = ("#0b62c4", "#c2570c", "#0a8a5f", "#8a3fa0", "#6b7480", "#b0912a")
-        curves = {f"curve{number}": colour for number, colour in enumerate(colours)}
+        curves = {f"curve{number}": colour for number, colour in enumerate(COLOURS)}
         write_png(path, draw, Palette({"ink": "#1c2430", "line": "#d5dae1", **curves}))
 
     return write

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from pars_export.parity import builtin_texts, tau_b
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS
 from pars_model.calibration import fit_calibration
 from pars_model.universal.fit import Fitted, Material
+from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import FAMILIES
 
 CARD, NUMBERS = "CARD.md", "card.json"
@@ -29,27 +30,59 @@ _WORDS = ("r1distill_gsm8k", "r1distill_math500")
 """Data sets whose lengths are counted in words."""
 
 
-def calibrate(material: Material, scores: NDArray[np.float32]) -> Mapping[str, object]:
-    """Calibration of scores of unseen prompts by the median length over LLMs.
+def calibrate(
+    material: Material, scores: NDArray[np.float32], families: Sequence[str] = FAMILIES
+) -> dict[str, object]:
+    """Calibration of scores of unseen prompts by single responses of a typical LLM.
 
     Args:
         material: the prompts.
         scores: of each, by a fit that did not see it.
+        families: those whose lengths are learned from.
     """
+    typical = _in_tokens(material, families).typical()
+    drawn = typical.draw(_some_of_each(material, typical.prompt, families))
+    return fit_calibration(scores[drawn.prompt], drawn.length, drawn.censored)
+
+
+def held_out_coverage(
+    material: Material, scores: NDArray[np.float32]
+) -> dict[str, Mapping[str, object]]:
+    """By family, how much the intervals of a calibration cover that saw the other families only.
+
+    Args:
+        material: the prompts.
+        scores: of each, by a fit on the other families.
+    """
+    found: dict[str, Mapping[str, object]] = {}
+    for family in FAMILIES:
+        mine = _in_tokens(material, [family])
+        others = [each for each in FAMILIES if each != family]
+        if len(mine.prompt) and len(_in_tokens(material, others).prompt):
+            calibration = Calibration.from_json(calibrate(material, scores, others))
+            prompts = _some_of_each(material, mine.prompt, [family])
+            found[family] = coverage(calibration, scores, mine, prompts)
+    return found
+
+
+def _in_tokens(material: Material, families: Sequence[str]) -> Responses:
+    """Responses to the prompts of some families, but those that are counted in words."""
     table = material.table
+    numbers = [FAMILIES.index(each) for each in families]
     words = [table.datasets.index(name) for name in _WORDS if name in table.datasets]
-    items = ~np.isin(table.dataset, words)
-    prompt, length = table.prompt[items], table.length[items]
-    order = np.lexsort((length, prompt))
-    prompts, start, count = np.unique(prompt[order], return_index=True, return_counts=True)
-    median = length[order][start + count // 2]
-    mixed = np.random.default_rng(0).permutation(len(prompts))
+    chosen = np.isin(material.family[table.prompt], numbers) & ~np.isin(table.dataset, words)
+    return Responses.of(table.select(chosen))
+
+
+def _some_of_each(
+    material: Material, prompts: NDArray[np.int64], families: Sequence[str]
+) -> NDArray[np.int64]:
+    """At most `_PER_FAMILY` of these prompts of each family, at random."""
+    mixed = np.random.default_rng(0).permutation(np.unique(prompts))
     kept = [
-        mixed[material.family[prompts[mixed]] == family][:_PER_FAMILY]
-        for family in range(len(FAMILIES))
+        mixed[material.family[mixed] == FAMILIES.index(each)][:_PER_FAMILY] for each in families
     ]
-    chosen = np.concatenate(kept)
-    return fit_calibration(scores[prompts[chosen]], median[chosen])
+    return np.concatenate(kept)
 
 
 def write_default(

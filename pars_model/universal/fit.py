@@ -6,6 +6,7 @@ that LLM's lengths, as a normal deviate.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -14,15 +15,13 @@ from numpy.typing import NDArray
 from pars_export.inputs import InputSpec
 from pars_export.runtimes.student import StudentScorer, read_network
 from pars_export.words import WordTokenizer, train_tokenizer
-from pars_model.lengths import LengthTable, text_fraction
+from pars_model.lengths import LengthTable
 from pars_model.linear import Arrays, Design, LinearShape
 from pars_model.ngrams import NgramRidge, rank_targets
 from pars_model.universal.sources import FAMILIES, family_of
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
-
-_FOLDS = 3
 
 
 @dataclass(frozen=True)
@@ -72,18 +71,22 @@ class Material:
         number = [FAMILIES.index(family_of(name)) for name in table.datasets]
         self.family = np.zeros(len(table.prompts), dtype=np.int64)
         self.family[table.prompt] = np.array(number)[table.dataset]
+        self._read: dict[tuple[object, ...], _Reading] = {}
+
+    def variant(self, recipe: Recipe) -> Material:
+        """The same prompts by another recipe; what both read alike is read once."""
+        other = Material(self.table, recipe)
+        other._read = self._read
+        return other
 
     def fit(self, train: Bools | None = None) -> Fitted:
         """Learn from some prompts of the table, (n,), or from all; subwords included."""
         numbers, target, weight = self.lesson(train)
-        texts, recipe = self.table.prompts, self.recipe
-        content = train_tokenizer((texts[number] for number in numbers), recipe.vocabulary)
-        tokenizer = WordTokenizer(content, recipe.spec)
-        ids, features = tokenizer.read_all(texts)
-        design = Design(ids, features, numbers, tokenizer.vocab_size, recipe.shape)
+        read, recipe = self._reading(numbers), self.recipe
+        design = Design(read.ids, read.features, numbers, read.tokens, recipe.shape)
         found = design.fit(numbers, target, weight)
         scores = (design.matrix @ found).astype(np.float32)
-        return Fitted(scores, design.arrays(found), content, recipe.spec)
+        return Fitted(scores, design.arrays(found), read.tokenizer_json, recipe.spec)
 
     def ridge(self, train: Bools | None = None) -> NgramRidge:
         """The n-gram ridge that every table has, fitted on the same prompts."""
@@ -110,10 +113,40 @@ class Material:
         """Prompts of all families but one, (n,)."""
         return self.family != FAMILIES.index(name)  # type: ignore[no-any-return]
 
-    def unseen(self) -> Floats:
-        """Scores of each prompt by a fit on the other two thirds of the prompts."""
-        fold = np.array([int(text_fraction(text) * _FOLDS) for text in self.table.prompts])
-        scores = np.empty(len(fold), dtype=np.float32)
-        for each in range(_FOLDS):
-            scores[fold == each] = self.fit(fold != each).scores[fold == each]
+    def unseen_kinds(self) -> Floats:
+        """Scores of each prompt, (n,), by a fit on all families but its own."""
+        return self._by_family(lambda train, mine: self.fit(train).scores[mine])
+
+    def unseen_kinds_by_ridge(self) -> Floats:
+        """The same by the n-gram ridge."""
+        texts = self.table.prompts
+        return self._by_family(
+            lambda train, mine: self.ridge(train).score([texts[each] for each in mine])
+        )
+
+    def _by_family(self, score: Callable[[Bools, NDArray[np.int64]], Floats]) -> Floats:
+        scores = np.zeros(len(self.family), dtype=np.float32)
+        for number, name in enumerate(FAMILIES):
+            mine = np.flatnonzero(self.family == number)
+            if len(mine):
+                scores[mine] = score(self.left_out(name), mine)
         return scores
+
+    def _reading(self, numbers: NDArray[np.int64]) -> _Reading:
+        """All prompts as subwords of those to learn from."""
+        vocabulary, spec, texts = self.recipe.vocabulary, self.recipe.spec, self.table.prompts
+        key = (vocabulary, spec, numbers.tobytes())
+        if key not in self._read:
+            content = train_tokenizer((texts[number] for number in numbers), vocabulary)
+            tokenizer = WordTokenizer(content, spec)
+            ids, features = tokenizer.read_all(texts)
+            self._read[key] = _Reading(content, tokenizer.vocab_size, ids, features)
+        return self._read[key]
+
+
+@dataclass(frozen=True)
+class _Reading:
+    tokenizer_json: str
+    tokens: int
+    ids: list[list[int]]
+    features: Floats

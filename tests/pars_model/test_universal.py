@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 import random
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,18 +13,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pars_export import InputError, Predictor
+from pars_export import InputError, Predictor, PredictorError
+from pars_export.artifact import read_manifest, write_predictor
 from pars_export.calibration import Calibration
+from pars_model.calibration import fit_calibration
 from pars_model.experiments import default_predictor
 from pars_model.experiments.workbench import Workbench
 from pars_model.lengths import read_lengths
 from pars_model.universal import sources
 from pars_model.universal.build import calibrate
+from pars_model.universal.card import LENGTH, OURS, RIDGE, Findings, render
 from pars_model.universal.fit import Material, Recipe
-from pars_model.universal.judge import judge
+from pars_model.universal.judge import compare, judge, mean_tau
+from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import FAMILIES, SOURCES, write_listed
+from pars_model.universal.variants import SHIPPED, VARIANTS, mean_rank
 
 LLMS = {"oasst_eval": "pythia-12b", "mmlu_pro": "Mistral-7B", "zeroeval_crux": "Yi-1.5-9B-Chat"}
+PERCENT = ("50%", "80%", "90%")
 KINDS = {"word": 3, "list": 40, "story": 400}
 
 
@@ -108,8 +117,13 @@ def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> N
 
 
 def test_the_experiment_writes_the_folder_that_ships(
-    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data_root: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    few = dict(list(VARIANTS.items())[:2])
+    monkeypatch.setattr(default_predictor, "VARIANTS", few)
     listing = tmp_path / "sources.json"
     listing.write_text(json.dumps(write_listed(data_root, tmp_path / "x.parquet", check=False)))
     monkeypatch.setattr(sources, "LISTING", listing)
@@ -125,9 +139,138 @@ def test_the_experiment_writes_the_folder_that_ships(
     card = (tmp_path / "out" / "default-predictor" / "CARD.md").read_text(encoding="utf-8")
     assert "| oasst_eval | pythia-12b |" in card
     assert "Where it fails" in card
+    assert "| arena_hard_v2 | 2 | 80 |" in card, "other data sets too"
+    assert "| chat | 1 | 80 |" in card, "what the intervals cover"
+    numbers = json.loads((tmp_path / "out" / "default-predictor" / "card.json").read_text())
+    assert [cell["dataset"] for cell in numbers["unseen"]] == ["arena_hard_v2"]
+    assert set(numbers["left_out_coverage"]) == {"chat", "exam", "code reading", "own prompts"}
+    assert set(numbers["coverage"]) == {"arena_hard_v2"}
     # As if that one had shipped: built again with nothing kept, it is the same.
-    monkeypatch.setattr(
-        default_predictor, "DEFAULT_PREDICTOR", tmp_path / "out" / "default-predictor"
+    shipped = tmp_path / "shipped"
+    (tmp_path / "out" / "default-predictor").rename(shipped)
+    monkeypatch.setattr(default_predictor, "DEFAULT_PREDICTOR", shipped)
+    again = Workbench("default-predictor", data_root, tmp_path / "again")
+    found = default_predictor.run(again).markdown(again.minutes)
+    assert re.search(
+        r"of other data sets, scored by both folders: (\S+) shipped, \1 rebuilt \(within 0.01\)",
+        found,
     )
-    bench = Workbench("default-predictor", data_root, tmp_path / "again")
-    assert "(within 0.01)" in default_predictor.run(bench).markdown(bench.minutes)
+    # As if another had shipped: its weights are asked, whatever its card says.
+    student_of_length(shipped)
+    bench = Workbench("default-predictor", data_root, tmp_path / "out")
+    with pytest.raises(PredictorError, match=r"NOT within 0.01\). The folder is written"):
+        default_predictor.run(bench)
+    assert Predictor.load(tmp_path / "out" / "default-predictor").manifest == predictor.manifest
+    assert "| arena_hard_v2 | 2 | 80 |" in capsys.readouterr().out
+
+
+def student_of_length(folder: Path) -> None:
+    """Let a predictor rank by prompt length backwards, and leave its card as it is."""
+    manifest = read_manifest(folder)
+    with np.load(folder / "student.npz") as stored:
+        arrays = {name: np.zeros_like(stored[name]) for name in stored.files}
+        arrays["ngram_feature_scale"] = stored["ngram_feature_scale"]
+    arrays["ngram_surface"][0] = -1
+    kept = {name: (folder / name).read_bytes() for name in manifest.files}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    write_predictor(folder, manifest, kept | {"student.npz": buffer.getvalue()})
+
+
+def cell(dataset: str, ours: float, ridge: float, length: float) -> dict[str, Any]:
+    """As `judge` tells, every interval .02 wide."""
+
+    def around(value: float) -> list[float]:
+        return [value, value - 0.01, value + 0.01]
+
+    rivals = {RIDGE: ridge, LENGTH: length}
+    return {
+        "dataset": dataset,
+        "prompts": 100,
+        "llms": 1,
+        "tau": {name: around(tau) for name, tau in {OURS: ours, **rivals}.items()},
+        "gain": {name: around(ours - tau) for name, tau in rivals.items()},
+        "by_llm": {"gpt|4": around(ours)},
+    }
+
+
+def test_the_card_tells_failures_on_other_data_sets_too() -> None:
+    counts: dict[str, dict[str, object]] = {
+        source.dataset: {"rows": 1} for source in (*SOURCES, sources.OWN)
+    }
+    left_out = [cell("seen", 0.3, 0.2, 0.1)]
+    unseen = [cell("code", 0.2, 0.3, 0.1), cell("sums", 0.0, 0.0, 0.2), cell("chat", 0.3, 0.2, 0.1)]
+    covered = {"chat": {"llms": 1, "prompts": 9, **{n: [0.5, 0.4, 0.6] for n in PERCENT}}}
+    text = render(Findings(counts, left_out, unseen, covered, covered))
+    assert "No better than chance (the interval of tau reaches 0): sums." in text
+    assert "Worse than prompt length, beyond the interval: sums." in text
+    assert "Worse than the n-gram ridge, beyond the interval: code." in text
+    assert "On the mean of the prompts" not in text
+    worse = render(Findings(counts, left_out, unseen[:2], {}, {}))
+    assert "prompts of other data sets, n-gram ridge is better: 0.150 against 0.100." in worse
+    assert "| code | gpt\\|4 | 0.200 [0.190, 0.210] |" in text
+    assert text.count("| chat | 1 | 9 | 0.500 [0.400, 0.600] |") == 2
+    assert "| mean of 1 families | | | 0.500 | 0.500 | 0.500 |" in text
+    alone = render(Findings(counts, left_out, [], {}, {}))
+    assert "Other data sets" not in alone
+    assert "none of the data sets here" in alone
+
+
+def test_a_typical_llm_is_found_whatever_an_llm_answered() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.lognormal(5, 1, 300)
+    factors = np.array([0.25, 1.0, 4.0])
+    prompt, llm = (each.ravel() for each in np.meshgrid(np.arange(300), np.arange(3)))
+    # The most talkative LLM has answered the prompts of short answers only.
+    there = (llm < 2) | (truth[prompt] < np.median(truth))
+    prompt, llm = prompt[there], llm[there]
+    length = truth[prompt] * factors[llm] * rng.lognormal(0, 0.3, len(prompt))
+    responses = Responses(prompt, llm, length, np.zeros(len(prompt), dtype=bool))
+    found = np.log(responses.typical().length / truth[prompt])
+    medians = [np.median(found[llm == each]) for each in range(3)]
+    assert np.ptp(medians) < 0.15, "all on one scale"
+    assert 0.2 < found.std() < 0.4, "and each as far from its prompt's as a response is"
+    served = responses.served(np.full(len(prompt), 100, dtype=np.float32))
+    for each in range(3):
+        assert served.length[llm == each].mean() == pytest.approx(100, rel=0.25)
+
+
+def test_intervals_cover_what_they_promise_when_lengths_are_as_they_were() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.normal(size=2000).astype(np.float32)
+    prompt = np.repeat(np.arange(2000), 2)
+    length = np.exp(5 + scores[prompt] + rng.normal(0, 0.5, 4000)).round() + 1
+    responses = Responses(prompt, np.tile([0, 1], 2000), length, np.zeros(4000, dtype=bool))
+    calibration = Calibration.from_json(fit_calibration(scores[prompt], length))
+    # Five times as many tokens from one of the LLMs change nothing.
+    much = replace(responses, length=length * np.tile([1, 5], 2000))
+    found: Any = coverage(calibration, scores, much, np.arange(1000))
+    assert (found["prompts"], found["llms"]) == (1000, 2)
+    for name, share in zip(PERCENT, (0.5, 0.8, 0.9), strict=True):
+        assert found[name][0] == pytest.approx(share, abs=0.06)
+        assert found[name][1] < found[name][0] < found[name][2]
+
+
+def test_variants_are_compared_on_the_same_prompts(data_root: Path, tmp_path: Path) -> None:
+    write_listed(data_root, tmp_path / "listed.parquet", check=False)
+    table = read_lengths(tmp_path / "listed.parquet")
+    kind = np.array([("list" in text) + 2 * ("story" in text) for text in table.prompts])
+    good, bad = kind.astype(np.float32), -kind.astype(np.float32)
+    found: Any = compare(table, table.datasets, {"good": good, "bad": bad, "same": good}, 20)
+    assert found["gain"]["same"] == [0.0, 0.0, 0.0]
+    assert found["gain"]["bad"][2] < 0
+    each = [mean_tau(table, name, good) for name in found["datasets"]]
+    assert found["taus"]["good"] == pytest.approx(each, abs=1e-4)
+    assert found["tau"]["good"][0] == pytest.approx(np.mean(found["taus"]["good"]), abs=1e-4)
+
+
+def test_every_variant_is_another_recipe() -> None:
+    assert VARIANTS[SHIPPED] == Recipe()
+    assert len({repr(recipe) for recipe in VARIANTS.values()}) == len(VARIANTS)
+
+
+def test_the_mean_rank_is_taken_inside_each_family() -> None:
+    first = np.array([1, 2, 3, 100, 50], dtype=np.float32)
+    second = np.array([2, 1, 3, 7, 8], dtype=np.float32)
+    found = mean_rank(first, second, np.array([0, 0, 0, 1, 1]))
+    assert found.tolist() == [3, 3, 6, 3, 3]
