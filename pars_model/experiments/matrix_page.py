@@ -99,10 +99,10 @@ def _where_beaten(
     return ["", f"{found} {chance}"]
 
 
-def _seeds(comparison: Comparison) -> str:
+def seeds(count: int) -> str:
     """How often everything was repeated, and what intervals hold."""
     return (
-        f"{len(comparison.runs)} seeds, each with a split, weights and batches of its own; tau is "
+        f"{count} seeds, each with a split, weights and batches of its own; tau is "
         "their mean. Intervals are over prompts and not over seeds, whose standard deviation "
         "stands beside. The minutes hold the features, in each section that uses them, and leave "
         "out the bootstraps."
@@ -111,7 +111,7 @@ def _seeds(comparison: Comparison) -> str:
 
 def parts(comparisons: Sequence[Comparison], names: Sequence[str], reference: str) -> list[str]:
     """Seeds, verdict and one table per cell, ceiling and baselines in each."""
-    found = [_seeds(comparisons[0]), verdict(comparisons, names, reference)]
+    found = [seeds(len(comparisons[0].runs)), verdict(comparisons, names, reference)]
     for each in comparisons:
         prompts, judged = each.prompts
         ceiling = "too few repeated samples for a ceiling"
