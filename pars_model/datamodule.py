@@ -55,7 +55,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         noise: what is known of that noise: one spread for each LLM and config (group), or one
             that also falls with the length (length).
         spread: standard deviation of a prompt's log lengths between reruns, for tables without
-            repeated samples; 0.4 is usual at temperatures of 0.3 to 0.7.
+            repeated samples; 0.4 is a guess, known ones are 0.2 to 0.7.
         partners: random partners per prompt, where ``pairing`` is random.
         eval_batch_size: prompts per batch of validation, test and prediction.
         pool: batches drawn together and sorted by token count; 1 for purely random batches.

@@ -25,7 +25,7 @@ from pars_export.parity import Bound, builtin_texts, measure, real_texts, some_f
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer, check_encoder
 from pars_export.runtimes.onnxruntime_engines import CPU_PLAN, OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
-from pars_export.tensorrt import BuildOptions
+from pars_export.tensorrt import BuildOptions, check_known
 
 WEIGHTS = "model.safetensors"
 
@@ -64,6 +64,7 @@ def write_encoder_predictor(
             predictor.
         InputError: fewer than two texts.
     """
+    _check_options(to, options)
     with _naming(out), predictor_folder(out) as folder:
         config = {
             "encoder": dict(encoder_config),
@@ -101,7 +102,8 @@ def write_encoder_predictor(
                 metrics=_finite(manifest.metrics),
             ),
         )
-    remember_built(Path(out), to)
+        # A note of a folder that is not there after all harms nobody.
+        remember_built(sealed, to)
     return sealed
 
 
@@ -125,6 +127,7 @@ def add_engines(
         PredictorError: no encoder's predictor folder, or an engine beyond its bound.
         InputError: fewer than two texts.
     """
+    _check_options(to, options)
     path = Path(path)
     manifest = read_manifest(path)
     if manifest.kind != "encoder":
@@ -139,8 +142,14 @@ def add_engines(
         writer = _Writer(folder, manifest, reference, tokenizer, texts, threads, options)
         new = {name: writer.write(name) for name in to}
         sealed = seal(folder, replace(manifest, engines={**manifest.engines, **new}))
-    remember_built(path, to)
+        remember_built(sealed, to)
     return sealed
+
+
+def _check_options(to: Sequence[str], options: BuildOptions | None) -> None:
+    """Refuse what one of the engines cannot have, before minutes go into the others."""
+    for name in to:
+        check_known(ENGINES[name].package, options or BuildOptions())
 
 
 class _Writer:

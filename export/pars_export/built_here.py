@@ -11,7 +11,6 @@ import os
 from pathlib import Path
 
 from pars_export.errors import PredictorError
-from pars_export.files import sha256_file
 
 
 def _folder() -> Path:
@@ -19,20 +18,24 @@ def _folder() -> Path:
     return Path(cache) / "pars" / "engines"
 
 
-def remember(path: Path) -> None:
-    """Note that the engine ``path`` was built here."""
+def remember(sha256: str) -> None:
+    """Note that the engine of this sha256 was built here."""
     folder = _folder()
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    (folder / sha256_file(path)).touch(mode=0o600)
+    (folder / sha256).touch(mode=0o600)
 
 
-def check_built_here(path: Path) -> None:
+def check_built_here(path: Path, sha256: str) -> None:
     """Refuse an engine that was not.
+
+    Args:
+        path: how an error calls it.
+        sha256: of its bytes.
 
     Raises:
         PredictorError: naming the engine and what to do.
     """
-    if not (_folder() / sha256_file(path)).is_file():
+    if not (_folder() / sha256).is_file():
         raise PredictorError(
             f"{path}: this engine was not built on this machine by this user, and the predictor is "
             "not pinned; export the engine here, or give the sha256 that the predictor must have."

@@ -17,6 +17,7 @@ from pars_export.parity import EXACT, Bound
 from pars_export.tensorrt import BuildOptions
 
 if TYPE_CHECKING:
+    from pars_export.artifact import Manifest
     from pars_export.network import RankerNetwork
     from pars_export.runtimes.encoded import Core
 
@@ -116,13 +117,13 @@ def _on_a_gpu_that_fits(path: Path, described: Mapping[str, object], facts: int)
     return load_core("tensorrt_rtx", path, described, facts, device)
 
 
-def remember_built(folder: Path, names: Sequence[str]) -> None:
-    """Note which engines of a predictor folder were built here, of those just written into it."""
+def remember_built(manifest: Manifest, names: Sequence[str]) -> None:
+    """Note that these engines of a predictor were built here, where that is asked at load."""
     from pars_export.built_here import remember
 
     for name in names:
         if ENGINES[name].graph is not None:
-            remember(folder / ENGINES[name].file)
+            remember(manifest.files[ENGINES[name].file].sha256)
 
 
 def _graph(source: Source, path: Path) -> None:

@@ -114,9 +114,9 @@ def real_texts() -> tuple[list[str], list[str]]:
 def enough(texts: Sequence[str]) -> list[str]:
     """Texts, and as many others of `real_texts` as are missing for an export to be judged by."""
     calibration, compared = real_texts()
-    given = set(texts)
+    given = dict.fromkeys(texts)
     others = [text for text in (*compared, *calibration) if text not in given]
-    return [*texts, *others[: max(PROMPTS + CALIBRATION - len(given), 0)]]
+    return [*given, *others[: max(PROMPTS + CALIBRATION - len(given), 0)]]
 
 
 def builtin_texts() -> list[str]:

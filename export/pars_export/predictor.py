@@ -88,7 +88,8 @@ class Predictor:
         manifest = read_manifest(path, sha256=sha256)
         chosen = runtimes.choose(runtime, path, manifest)
         if sha256 is None and runtimes.RUNTIMES[chosen].native:
-            check_built_here(path / str(manifest.engines[chosen]["file"]))
+            name = str(manifest.engines[chosen]["file"])
+            check_built_here(path / name, manifest.files[name].sha256)
         return cls(path, manifest, chosen, threads, cpus)
 
     @classmethod

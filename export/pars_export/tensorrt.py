@@ -114,7 +114,7 @@ def build_engine(
         PredictorError: the library is missing or cannot start, or refuses the graph; in its words.
     """
     options = options or BuildOptions()
-    _check_known(library, options)
+    check_known(library, options)
     trt = import_library(library)
     logger = _logger(trt)
     try:
@@ -177,8 +177,13 @@ def import_library(library: str) -> Any:
         ) from error
 
 
-def _check_known(library: str, options: BuildOptions) -> None:
-    # tensorrt_rtx takes both and does nothing, or says so in its log only.
+def check_known(library: str, options: BuildOptions) -> None:
+    """Refuse options that the library does not have.
+
+    Raises:
+        ConfigError: naming them.
+    """
+    # tensorrt_rtx takes them and does nothing, or says so in its log only.
     wanted = [
         name
         for name, given in (

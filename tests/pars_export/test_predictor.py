@@ -21,7 +21,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 
 from pars_export import ConfigError, InputError, Predictor, PredictorError
-from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest, write_predictor
+from pars_export.artifact import read_manifest, write_predictor
 from pars_export.engines import ENGINES
 from pars_export.parity import EXACT, builtin_texts
 
@@ -98,10 +98,10 @@ def test_expected_tokens_follow_the_calibration(predictor: Predictor) -> None:
     assert_allclose(predictor.expected_tokens([0.0, 0.5, -50.0]), [100, 550, 1])
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch", "student"])
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch", "default"])
 def test_many_threads_at_once(engines: Path, runtime: str) -> None:
-    folder = DEFAULT_PREDICTOR if runtime == "student" else engines
-    predictor = Predictor.load(folder, runtime=runtime)
+    default = runtime == "default"
+    predictor = Predictor.default() if default else Predictor.load(engines, runtime=runtime)
     wanted = predictor.score(TEXTS[:16])
     # Every thread has a batch of its own, which may change a score as far as the engine promises.
     bound = ENGINES[runtime].bound if runtime in ENGINES else EXACT
@@ -209,15 +209,17 @@ def _in_child(work: Callable[[], bytes]) -> tuple[int, bytes]:
         ("onnx-int8", 1),
         ("onnx-int8", 2),
         ("torch", 1),
-        ("student", 1),
+        ("default", 1),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_loads_again_even_when_the_lock_was_held(
     engines: Path, runtime: str, threads: int
 ) -> None:
-    folder = DEFAULT_PREDICTOR if runtime == "student" else engines
-    predictor = Predictor.load(folder, runtime=runtime, threads=threads)
+    default = runtime == "default"
+    predictor = (
+        Predictor.default(threads) if default else Predictor.load(engines, runtime, threads=threads)
+    )
     wanted = predictor.score(TEXTS[:4])
     with predictor._lock:  # as if another thread were in the middle of scoring
         status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())

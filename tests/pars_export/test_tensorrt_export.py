@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from recording_gpu import RecordingDevice, RecordingEngine, Score
 
-from pars_export import Predictor, PredictorError, runtimes
+from pars_export import ConfigError, Predictor, PredictorError, runtimes
 from pars_export.artifact import folder_sha256
 from pars_export.build import add_engines
 from pars_export.built_here import check_built_here
@@ -89,7 +90,7 @@ def test_an_engine_is_compared_itself_where_a_gpu_can_run_it(
     assert engine["graph_parity"]["prompts"] == engine["parity"]["prompts"] == len(TEXTS)
     assert engine["parity"]["max_abs_diff"] <= engine["parity"]["bound"]
     assert gpu.batches > len(TEXTS) / 64
-    check_built_here(folder / ENGINES[name].file)
+    check_built_here(folder, manifest.files[ENGINES[name].file].sha256)
     assert len(list(built_here.iterdir())) == 1
     wanted = Predictor.load(folder, "torch").score(TEXTS)
     found = runtimes.load(name, folder, manifest, 1).score(TEXTS)
@@ -131,6 +132,46 @@ def test_a_graph_beyond_its_bound_leaves_nothing(
     assert folder_sha256(folder) == before
     assert not (folder / RTX).exists()
     assert not list(built_here.parent.rglob("*"))
+
+
+def test_an_engine_that_cannot_be_noted_leaves_the_folder_as_it_was(
+    folder: Path, built_here: Path
+) -> None:
+    built_here.parent.mkdir(parents=True)
+    built_here.write_text("a file where the notes would be")
+    before = folder_sha256(folder)
+    with pytest.raises(OSError, match=str(built_here)):
+        add_engines(folder, ["tensorrt-rtx"], TEXTS, options=FP32)
+    assert folder_sha256(folder) == before
+    assert not (folder / RTX).exists()
+
+
+def test_what_a_library_does_not_have_is_refused_before_anything_is_built(
+    folder: Path, built_here: Path, gpu: Gpu
+) -> None:
+    options = BuildOptions("fp32", version_compatible=True)
+    with pytest.raises(ConfigError, match="tensorrt_rtx has no --version-compatible"):
+        add_engines(folder, ["tensorrt", "tensorrt-rtx"], TEXTS, options=options)
+    assert gpu.batches == 0
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"library": "tensorrt", "version_compatible": True}, "of 'tensorrt' where one of"),
+        ({}, "it changed while it was loaded"),
+    ],
+)
+def test_an_engine_is_what_was_checked(
+    folder: Path, gpu: Gpu, changed: dict[str, object], message: str
+) -> None:
+    manifest = add_engines(folder, ["tensorrt-rtx"], TEXTS, options=FP32)
+    described = {**manifest.engines["tensorrt-rtx"], **changed}
+    if not changed:
+        (folder / RTX).write_bytes((folder / RTX).read_bytes() + b"more")
+    engines = {**manifest.engines, "tensorrt-rtx": described}
+    with pytest.raises(PredictorError, match=message):
+        runtimes.load("tensorrt-rtx", folder, replace(manifest, engines=engines), 1)
 
 
 def test_only_the_engine_that_was_built_here_is_remembered(folder: Path, built_here: Path) -> None:

@@ -21,6 +21,7 @@ from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.build import add_engines
 from pars_export.built_here import remember
 from pars_export.engines import BY_PRECISION, ENGINES
+from pars_export.files import sha256_file
 from pars_export.onnx import export_half
 from pars_export.parity import Bound, builtin_texts
 from pars_export.runtimes.tensorrt import Context, Engine, Runtime, profiles_of
@@ -267,6 +268,6 @@ def test_an_engine_runs_only_when_built_here_or_pinned(exported: Path, tmp_path:
     gone_further = "cuda-bindings|of CUDA failed|cannot load it on this GPU|is installed"
     with pytest.raises(PredictorError, match=gone_further):
         Predictor.load(folder, runtime="tensorrt-rtx", sha256=folder_sha256(folder))
-    remember(folder / RTX)
+    remember(sha256_file(folder / RTX))
     with pytest.raises(PredictorError, match=gone_further):
         Predictor.load(folder, runtime="tensorrt-rtx")

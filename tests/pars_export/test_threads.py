@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from pars_export.artifact import DEFAULT_PREDICTOR
+from pars_export.artifact import Manifest, write_predictor
+from pars_export.inputs import InputSpec
+from pars_export.parity import builtin_texts
+from pars_export.runtimes.student import TOKENIZER, WEIGHTS
+from pars_export.words import WordTokenizer, train_tokenizer
+from pars_model.student import StudentModule, StudentShape
 
 _CHILD = """
 import sys, time
@@ -25,13 +32,29 @@ print((time.process_time() - used) / (time.perf_counter() - wall))
 """
 
 
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One of full size, whose products numpy's library would share out."""
+    spec, content = InputSpec(128, "head_tail"), train_tokenizer(builtin_texts(), 300)
+    tokenizer = WordTokenizer(content, spec)
+    module = StudentModule(
+        StudentShape(), tokenizer.vocab_size, tokenizer.read_all(["a", "b c"])[1]
+    )
+    buffer = io.BytesIO()
+    np.savez(buffer, **module.arrays())  # type: ignore[arg-type]  # the stub wants no names
+    folder = tmp_path_factory.mktemp("threads") / "student"
+    manifest = Manifest(kind="student", input=spec, engines={"student": {"file": WEIGHTS}})
+    write_predictor(folder, manifest, {TOKENIZER: content, WEIGHTS: buffer.getvalue()})
+    return folder
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
 @pytest.mark.parametrize("runtime", ["onnx", "onnx-int8", "torch", "student"])
-def test_one_thread_is_one_core(engines: Path, runtime: str) -> None:
+def test_one_thread_is_one_core(engines: Path, student: Path, runtime: str) -> None:
     """No environment variable tells the libraries so; a busy machine only lowers what is used."""
     libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
     free = {name: value for name, value in os.environ.items() if name not in libraries}
-    folder = DEFAULT_PREDICTOR if runtime == "student" else engines
+    folder = student if runtime == "student" else engines
     found = subprocess.run(
         [sys.executable, "-c", _CHILD, str(folder), runtime],
         env=free,

@@ -6,6 +6,7 @@ capability, the engine's tensors and profile shapes, each against the manifest.
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import Counter
 from collections.abc import Mapping
@@ -301,7 +302,10 @@ def load_rtx(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
 def _load(name: str, folder: Path, manifest: Manifest) -> EncodedScorer:
     described = manifest.engines[name]
     path = folder / str(described["file"])
-    core = load_core(name.replace("-", "_"), path, described, manifest.facts.width)
+    expected = manifest.files[path.name].sha256
+    core = load_core(
+        name.replace("-", "_"), path, described, manifest.facts.width, expected=expected
+    )
     return EncodedScorer(load_tokenizer(folder, manifest), core)
 
 
@@ -311,6 +315,7 @@ def load_core(
     described: Mapping[str, object],
     facts: int = 0,
     device: Device | None = None,
+    expected: str | None = None,
 ) -> TensorRtCore:
     """The engine of a file that was built on this machine or pinned: its code is executed.
 
@@ -320,17 +325,27 @@ def load_core(
         described: what the manifest says of it.
         facts: numbers per prompt that it reads beside the ids; 0 for none.
         device: the GPU; by default the current one.
+        expected: sha256 of the file; none where it was written just now.
 
     Raises:
-        PredictorError: the library or the GPU is missing, or is not what the engine is for.
+        PredictorError: the library or the GPU is missing or is not what the engine is for, or the
+            file has changed since it was checked.
     """
+    if described.get("library") != library:
+        raise PredictorError(
+            f"{path}: the manifest calls it an engine of {described.get('library')!r} where one of "
+            f"{library!r} was expected; export the engine again."
+        )
     profiles = profiles_of(str(path), described)
     trt = import_library(library)
     device = device or Cuda()
     check_fits(str(path), described, str(trt.__version__), device.capability())
     runtime: Runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     runtime.engine_host_code_allowed = _carries_runtime(described)
-    engine = runtime.deserialize_cuda_engine(path.read_bytes())
+    plan = path.read_bytes()
+    if expected is not None and hashlib.sha256(plan).hexdigest() != expected:
+        raise PredictorError(f"{path}: it changed while it was loaded; export the engine again.")
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise PredictorError(
             f"{path}: {library} {trt.__version__} cannot load it on this GPU; export it again here."

@@ -76,7 +76,7 @@ def _least(report: PredictorReport, name: str) -> str:
         return ""
     said = (
         f"; its products with weights alone, by the same library in the same rounds, take "
-        f"{median(alone):.2f} times theirs"
+        f"{median(alone):.2f} times what they would at the rate of large matrices"
     )
     missed = [
         cell for cell in cells if (over := over_floor(report, cell, name)) and over > OVER_FLOOR

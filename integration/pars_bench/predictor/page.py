@@ -50,10 +50,11 @@ machine reached in the same rounds, or the time for reading the weights once a c
 copy in memory, whichever is longer. The rate is that of the fastest of {libraries} on matrices of
 {size} by {size} and of the encoder's own products by themselves. Rows in italics tell what keeps an
 engine from it: its products with weights alone, by onnxruntime at the engine's own shapes, over
-their part of the floor; and estimates of an int8 engine: the float32 engine with nothing exchanged
-but its products, as if rounding cost nothing, or no more than its nodes take by themselves, out of
-the engine's own file. `onnx-int8` has its products with weights in int8 and those of attention in
-float32; `onnx-bf16` computes in float32.
+what they would take at the rate of large matrices; and estimates of an int8 engine: the float32
+engine with nothing exchanged but its products, as if rounding cost nothing, or no more than its
+nodes take by themselves, out of the engine's own file. `onnx-int8` has its products with weights in
+int8 and those of attention in float32; `onnx-bf16` computes in float32. Calls of more tokens than
+all take turns in have no floor here, for no products were measured beside them.
 {instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
@@ -85,7 +86,8 @@ Beside what each folder is loaded with by default, all that is faster anywhere, 
 _CORES = """\
 CPU time over time on the clock, of every sample. The process cannot run on more CPUs than it may
 have threads, so this says whether they had their CPUs to themselves; that a predictor keeps to its
-threads where there are more CPUs is a test of its own."""
+threads where there are more CPUs is a test of its own. A reading beyond that number is the clocks'
+error in a short sample."""
 
 ALONE = 0.95
 """Share of a sample in which the process ran, from which on nothing else disturbed it."""

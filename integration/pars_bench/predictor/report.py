@@ -8,6 +8,7 @@ from typing import TypedDict
 
 import numpy as np
 
+from pars_bench.predictor.grid import TOKENS
 from pars_bench.predictor.products import products_name
 from pars_bench.predictor.rates import UNITS
 from pars_bench.predictor.roundings import roundings_name
@@ -136,15 +137,21 @@ def median_ms(cell: SpeedCell, name: str) -> float | None:
     return None if found is None else found[1]
 
 
+def _rates_of_matrices(cell: SpeedCell) -> dict[str, float]:
+    """Rates of large matrices, and of memory: the median of the fastest library."""
+    found: dict[str, float] = {}
+    for name, (rate, amount) in UNITS.items():
+        value = amount / quartiles(cell["speeds"][name]["seconds"])[1]
+        found[rate] = max(value, found.get(rate, 0.0))
+    return found
+
+
 def rates_of(report: PredictorReport, cell: SpeedCell) -> dict[str, float]:
     """The machine's rates beside the contestants: the median of whatever was fastest.
 
     That is one of the libraries on large matrices, or an encoder's products by themselves.
     """
-    found: dict[str, float] = {}
-    for name, (rate, amount) in UNITS.items():
-        value = amount / quartiles(cell["speeds"][name]["seconds"])[1]
-        found[rate] = max(value, found.get(rate, 0.0))
+    found = _rates_of_matrices(cell)
     for _, entry in ours(report):
         work, seconds = work_of(entry), _products(cell, entry)
         if work is not None and seconds is not None:
@@ -154,24 +161,25 @@ def rates_of(report: PredictorReport, cell: SpeedCell) -> dict[str, float]:
 
 
 def over_floor(report: PredictorReport, cell: SpeedCell, name: str) -> float | None:
-    """Median time over the floor; None where it is not known."""
+    """Median time over the floor; None where it is not known.
+
+    Where calls are so large that no products were measured by themselves, it is not.
+    """
     work, speed = work_of(report["contestants"][name]), cell["speeds"].get(name)
-    if work is None or speed is None:
+    if work is None or speed is None or _is_large(cell):
         return None
     floor = work.floor([cell["length"]] * cell["batch"], rates_of(report, cell))
     return quartiles(speed["seconds"])[1] / floor
 
 
 def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) -> float | None:
-    """What an engine's products with weights take alone, over its floor without attention."""
+    """What an engine's products with weights take alone, over large matrices' rate."""
     entry = report["contestants"][name]
     work, alone = work_of(entry), _products(cell, entry)
     if work is None or alone is None:
         return None
-    floor = replace(work, attention=0.0).floor(
-        [cell["length"]] * cell["batch"], rates_of(report, cell)
-    )
-    return alone / floor
+    rates = _rates_of_matrices(cell)
+    return alone / replace(work, attention=0.0).floor([cell["length"]] * cell["batch"], rates)
 
 
 def over_floor_exchanged(
@@ -229,12 +237,16 @@ def burst_floor(report: PredictorReport, burst: Burst, name: str) -> float | Non
     """Least seconds of the burst, at the median of the rates of its number of threads."""
     entry = report["contestants"][name]
     work = work_of(entry)
-    cells = [cell for cell in report["speed"] if cell["threads"] == burst["threads"]]
+    cells = [cell for cell in cells_of(report, burst["threads"]) if not _is_large(cell)]
     if work is None or entry["folder"] is None or not cells:
         return None
     rates = [rates_of(report, cell) for cell in cells]
     middle = {name: float(np.median([each[name] for each in rates])) for name in rates[0]}
     return work.floor(report["burst_lengths"][entry["folder"]], middle)
+
+
+def _is_large(cell: SpeedCell) -> bool:
+    return cell["length"] * cell["batch"] > TOKENS
 
 
 def ours(report: PredictorReport) -> Iterator[tuple[str, Entry]]:
