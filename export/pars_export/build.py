@@ -17,11 +17,11 @@ from safetensors.torch import save_model
 from pars_export.artifact import Manifest, predictor_folder, read_manifest, seal
 from pars_export.batches import BatchPlan
 from pars_export.engines import ENGINES, EXACT, ONNX, Source, remember_built
-from pars_export.errors import InputError, PredictorError
+from pars_export.errors import PredictorError
 from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
-from pars_export.parity import Bound, builtin_texts, measure, real_texts, some_facts, split
+from pars_export.parity import Bound, builtin_texts, enough, measure, real_texts, some_facts, split
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer, check_encoder
 from pars_export.runtimes.onnxruntime_engines import CPU_PLAN, OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
@@ -36,7 +36,7 @@ def write_encoder_predictor(
     encoder_config: Mapping[str, object],
     tokenizer_json: str,
     manifest: Manifest,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] = (),
     to: Sequence[str] = (),
     threads: int = 1,
     options: BuildOptions | None = None,
@@ -49,8 +49,8 @@ def write_encoder_predictor(
         encoder_config: the `config.json` that its encoder was built from.
         tokenizer_json: content of its encoder's `tokenizer.json`.
         manifest: input, calibration, training and metrics; engines and files are filled in here.
-        texts: real prompts for the comparison of engines, and for what engines are made by;
-            by default those of `real_texts`.
+        texts: real prompts for the comparison of engines, and for what engines are made by,
+            filled up by those of `pars_export.parity.real_texts`.
         to: names of `ENGINES` to write beside `torch` and `onnx`.
         threads: cores to use for the comparison.
         options: of TensorRT engines.
@@ -62,7 +62,6 @@ def write_encoder_predictor(
         PredictorError: an engine or the reloaded network does not score as the network does,
             tokenizer and encoder do not belong together, or ``out`` holds something else than a
             predictor.
-        InputError: fewer than two texts.
     """
     _check_options(to, options)
     with _naming(out), predictor_folder(out) as folder:
@@ -110,7 +109,7 @@ def write_encoder_predictor(
 def add_engines(
     path: str | Path,
     to: Sequence[str],
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] = (),
     threads: int = 1,
     options: BuildOptions | None = None,
 ) -> Manifest:
@@ -125,7 +124,6 @@ def add_engines(
 
     Raises:
         PredictorError: no encoder's predictor folder, or an engine beyond its bound.
-        InputError: fewer than two texts.
     """
     _check_options(to, options)
     path = Path(path)
@@ -161,13 +159,11 @@ class _Writer:
         manifest: Manifest,
         reference: RankerNetwork,
         tokenizer: TextTokenizer,
-        texts: Sequence[str] | None,
+        texts: Sequence[str],
         threads: int,
         options: BuildOptions | None,
     ) -> None:
-        calibration, self._texts = real_texts() if texts is None else split(texts)
-        if len(self._texts) < 2:
-            raise InputError(f"Parity needs two texts or more, found {len(self._texts)}.")
+        calibration, self._texts = split(enough(texts)) if texts else real_texts()
         self._folder = folder
         self._facts = manifest.facts.width
         self._tokenizer = tokenizer

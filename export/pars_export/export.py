@@ -69,12 +69,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and say what was written."""
-    texts = None
+    texts: Sequence[str] = ()
     if args.texts is not None:
-        from pars_export.parity import enough
         from pars_export.prompts import read_texts
 
-        texts = enough(read_texts(args.texts))
+        texts = read_texts(args.texts)
     from pars_export.artifact import folder_sha256
     from pars_export.engines import parse_names
     from pars_export.tensorrt import BuildOptions
@@ -113,7 +112,7 @@ def run(args: argparse.Namespace) -> int:
 def export_checkpoint(
     ckpt: Path,
     out: Path,
-    texts: Sequence[str] | None = None,
+    texts: Sequence[str] = (),
     to: Sequence[str] = (),
     threads: int = 1,
     options: BuildOptions | None = None,
@@ -123,7 +122,7 @@ def export_checkpoint(
     Args:
         ckpt: the checkpoint; nothing in it is unpickled.
         out: where; an older predictor there is replaced.
-        texts: prompts to compare the engines on; by default some that ship with this package.
+        texts: prompts to compare the engines on, filled up by some that ship with this package.
         to: engines to write beside the ONNX model (`pars_export.engines.ENGINES`).
         threads: cores for the comparison.
         options: of TensorRT engines.

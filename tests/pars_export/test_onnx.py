@@ -14,7 +14,7 @@ from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
-from pars_export import InputError, Predictor, PredictorError, build
+from pars_export import Predictor, PredictorError, build
 from pars_export.artifact import Manifest, folder_sha256, read_manifest
 from pars_export.batches import padded
 from pars_export.onnx import OPSET, export_onnx
@@ -101,16 +101,15 @@ def test_the_file_is_one_valid_model_whose_opset_is_recorded(exported: Path) -> 
     parity: Any = engine["parity"]
     assert 0 <= parity["max_abs_diff"] < parity["bound"] < 1e-2
     assert parity["tau"] > 0.999
-    assert parity["prompts"] == len(builtin_texts())
+    assert parity["prompts"] == PROMPTS
 
 
-def test_given_texts_are_what_parity_is_measured_on(tmp_path: Path, write: Write) -> None:
-    manifest = write(tmp_path / "p", texts=["what is", "the moon", "a story of words"])
-    parity: Any = manifest.engines["onnx"]["parity"]
-    assert parity["prompts"] == 3
-    with pytest.raises(InputError, match="two texts or more, found 1"):
-        write(tmp_path / "q", texts=["what"])
-    assert [path.name for path in tmp_path.iterdir()] == ["p"]
+def test_few_texts_are_filled_up_and_many_are_what_parity_is_measured_on(
+    tmp_path: Path, write: Write
+) -> None:
+    for texts, prompts in ((["what"], PROMPTS), ([f"say {n}" for n in range(700)], 572)):
+        parity: Any = write(tmp_path / "p", texts=texts).engines["onnx"]["parity"]
+        assert parity["prompts"] == prompts
 
 
 def _wrong_model(monkeypatch: pytest.MonkeyPatch, make_network: MakeNetwork) -> None:

@@ -35,9 +35,15 @@ def test_interrupted_by_ctrl_c_and_resumed(tmp_path: Path) -> None:
     partial = tmp_path / "lengths.jsonl.partial.jsonl"
     environment = {**os.environ, **tiny.engine_environment()}
 
-    first = subprocess.Popen(
-        command(tmp_path), env=environment, start_new_session=True, stderr=subprocess.PIPE
-    )
+    # As a shell starts what it runs in the foreground: whoever runs these tests may ignore SIGINT,
+    # and what is ignored stays so in a child.
+    ignored = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        first = subprocess.Popen(
+            command(tmp_path), env=environment, start_new_session=True, stderr=subprocess.PIPE
+        )
+    finally:
+        signal.signal(signal.SIGINT, ignored)
     try:
         end = time.monotonic() + 300
         while not (partial.exists() and len(partial.read_text().splitlines()) > 5):
