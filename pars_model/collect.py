@@ -164,6 +164,7 @@ def collect(
                         "response_tokens": result.response_tokens,
                         "finish_reason": result.finish_reason,
                         "prompt_tokens": result.prompt_tokens,
+                        "reasoning_tokens": result.reasoning_tokens,
                     }
                 )
                 bar.update()
@@ -282,6 +283,7 @@ def _table(
     by_id = {prompt.prompt_id: prompt for prompt in prompts}
     columns = sorted({name for prompt in prompts for name in prompt.columns})
     plain = all(_is_plain(prompt) for prompt in prompts)
+    reasoning = any(result.get("reasoning_tokens") is not None for result in measured.values())
     rows = []
     for job in jobs:
         prompt, result = by_id[job.prompt_id], measured[_key(job)]
@@ -302,6 +304,7 @@ def _table(
                 "response_tokens": result["response_tokens"],
                 "finish_reason": result["finish_reason"],
                 "prompt_tokens": result["prompt_tokens"],
+                **({"reasoning_tokens": result.get("reasoning_tokens")} if reasoning else {}),
             }
         )
     return rows

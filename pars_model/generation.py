@@ -15,7 +15,7 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -51,6 +51,8 @@ class Measured:
     response_tokens: int
     finish_reason: str
     prompt_tokens: int
+    reasoning_tokens: int | None = None
+    """How many of the response's tokens were reasoning, where a server says so."""
 
 
 Generator = Callable[[Iterable[Job]], Iterator[Measured]]
@@ -176,6 +178,7 @@ def server_generator(
                 int(usage["completion_tokens"]),
                 str(choice["finish_reason"]),
                 int(usage["prompt_tokens"]),
+                _reasoning_tokens(usage),
             )
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise InputError(
@@ -221,6 +224,12 @@ def server_generator(
             raise failed
 
     return generate
+
+
+def _reasoning_tokens(usage: Mapping[str, object]) -> int | None:
+    details = usage.get("completion_tokens_details")
+    found = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
+    return None if found is None else int(cast(int, found))
 
 
 def _checked(base_url: str) -> str:

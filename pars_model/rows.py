@@ -152,9 +152,12 @@ def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
     if not _empty(values.get("prompt_tokens")):
         _whole_number(where, "prompt_tokens", values["prompt_tokens"])
     facts = Facts.of(values)
+    length = _whole_number(where, "response_tokens", fields.get("response_tokens"))
+    if not _empty(fields.get("reasoning_tokens")):
+        _check_reasoning(where, fields["reasoning_tokens"], length)
     return Row(
         text=_text(where, fields),
-        length=_whole_number(where, "response_tokens", fields.get("response_tokens")),
+        length=length,
         censored=fields.get("finish_reason") == "length",
         model=_name(fields.get("model")),
         dataset=_name(fields.get("dataset")),
@@ -166,6 +169,15 @@ def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
             name for name in NAMES if getattr(facts, name) is None and not _empty(values.get(name))
         ),
     )
+
+
+def _check_reasoning(where: str, value: object, length: int) -> None:
+    reasoning = _whole_number(where, "reasoning_tokens", value)
+    if reasoning > length:
+        raise InputError(
+            f"{where}: reasoning_tokens is {reasoning} and response_tokens {length}; "
+            "response_tokens is the whole response, reasoning included: add the two up."
+        )
 
 
 def _empty(value: object) -> bool:

@@ -21,6 +21,7 @@ from pars_export.errors import InputError
 from pars_model.__main__ import main
 from pars_model.collect import CollectConfig, collect, read_prompts
 from pars_model.generation import Generator, Job, Measured
+from pars_model.lengths import read_lengths
 
 CONFIG = CollectConfig("llm", samples=2, greedy=True, temperature=0.7, max_tokens=64, seed=0)
 
@@ -200,6 +201,8 @@ class StandInServer(BaseHTTPRequestHandler):
     """Answers chat completions; every third request is first told to come back later."""
 
     seen = 0
+    reasons = False
+    """Whether it tells the reasoning tokens of answers of an odd length."""
 
     def do_GET(self) -> None:
         self._send(200, {"data": [{"id": "served"}]})
@@ -213,7 +216,9 @@ class StandInServer(BaseHTTPRequestHandler):
         assert body["model"] == "served"
         assert body["max_tokens"] == 64
         tokens = len(body["messages"][-1]["content"])
-        usage = {"completion_tokens": tokens, "prompt_tokens": 5}
+        usage: dict[str, object] = {"completion_tokens": tokens, "prompt_tokens": 5}
+        if self.reasons and tokens % 2:
+            usage["completion_tokens_details"] = {"reasoning_tokens": tokens - 1}
         self._send(200, {"choices": [{"finish_reason": "stop"}], "usage": usage})
 
     def _send(self, status: int, body: object) -> None:
@@ -246,6 +251,23 @@ def test_endpoint(prompts: Path, tmp_path: Path, endpoint: str) -> None:
     assert len(rows) == 0 + 3 + 4
     assert {row["model"] for row in rows} == {"served"}  # the server's own name, not its address
     assert all(row["response_tokens"] == len(row["prompt"]) for row in rows)
+
+
+def test_reasoning_tokens_are_kept_where_the_server_tells_them(
+    prompts: Path, tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = ["--samples", "1", "--max-tokens", "64", "--prompts", str(prompts)]
+    options = ["collect", *options, "--base-url", endpoint, "--out"]
+    assert main([*options, str(tmp_path / "plain.parquet")]) == 0
+    assert "reasoning_tokens" not in pq.read_schema(tmp_path / "plain.parquet").names
+    monkeypatch.setattr(StandInServer, "reasons", True)
+    assert main([*options, str(tmp_path / "told.parquet")]) == 0
+    rows = pq.read_table(tmp_path / "told.parquet").to_pylist()
+    assert {row["reasoning_tokens"] is None for row in rows} == {True, False}
+    for row in rows:
+        total = row["response_tokens"]
+        assert row["reasoning_tokens"] == (total - 1 if total % 2 else None)
+    assert len(read_lengths(tmp_path / "told.parquet")) > 0
 
 
 def test_endpoint_that_refuses_is_quoted(

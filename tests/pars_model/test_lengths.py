@@ -125,6 +125,17 @@ def test_lengths_that_are_no_token_counts_are_refused(make_table: MakeTable, val
         read_lengths(make_table(rows))
 
 
+def test_more_reasoning_than_response_is_refused(make_table: MakeTable) -> None:
+    rows = [
+        {"prompt": "a", "response_tokens": 9, "reasoning_tokens": 9},
+        {"prompt": "b", "response_tokens": 3, "reasoning_tokens": None},
+    ]
+    assert read_lengths(make_table(rows)).length.tolist() == [9, 3]
+    rows[1]["reasoning_tokens"] = 4
+    with pytest.raises(InputError, match=r"row 2: reasoning_tokens is 4 and response_tokens 3"):
+        read_lengths(make_table(rows))
+
+
 def test_whole_numbers_stored_as_floats_are_fine(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"prompt": ["a", "b"], "response_tokens": [3.0, 4.0]}), tmp_path / "t.parquet"
