@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags, hstack
-from scipy.sparse.linalg import lsqr
+from scipy.sparse.linalg import lsqr, svds
 
 from pars_export.runtimes.arrays import Floats
 from pars_export.runtimes.ngrams import MARK, Rows, counted, standardised
@@ -38,6 +38,12 @@ class LinearShape:
     """Weight of first and last tokens."""
     surface: float = 0.3
     """Weight of the surface features, standardised."""
+    topics: int = 0
+    """Principal directions of n-grams and ends that are inputs of their own: what occurs together
+    then says nearly the same, be each of it ever so rare. They cost nothing to serve: a direction's
+    coefficient is spread over the n-grams and ends that it is made of."""
+    topic_weight: float = 1.0
+    """Of those directions beside the n-grams."""
 
 
 class Design:
@@ -81,16 +87,22 @@ class Design:
         self.feature_scale = np.where(spread > 1e-6, 1 / np.maximum(spread, 1e-6), 0).astype("f4")
         surface = shape.surface * standardised(features, self.feature_mean, self.feature_scale)
         ones = np.ones((n, 1))
-        self.matrix = csr_matrix(hstack([grams, ends, csr_matrix(surface), csr_matrix(ones)]))
+        words = csr_matrix(hstack([grams, ends]))
+        self._topics = shape.topic_weight * _directions(words[train], shape.topics)
+        self.matrix = csr_matrix(hstack([words, csr_matrix(surface), csr_matrix(ones)]))
         self.matrix.eliminate_zeros()
 
     def fit(self, train: NDArray[np.int64], target: Doubles, weight: Doubles) -> Doubles:
         """Coefficients (columns,) from texts, their targets (m,) and weights (m,)."""
         root = np.sqrt(weight)
-        x = diags(root) @ self.matrix[train]
+        known = self.matrix[train]
+        words, topics = self._topics.shape
+        x = diags(root) @ csr_matrix(hstack([known, csr_matrix(known[:, :words] @ self._topics)]))
         damp = self.shape.penalty**0.5
-        found: Doubles = lsqr(x, root * target, damp=damp, atol=1e-5, btol=1e-5, iter_lim=400)[0]
-        return found
+        found = lsqr(x, root * target, damp=damp, atol=1e-5, btol=1e-5, iter_lim=400)[0]
+        coefficients: Doubles = found[: len(found) - topics]
+        coefficients[:words] += self._topics @ found[len(found) - topics :]
+        return coefficients
 
     def arrays(self, coefficients: Doubles) -> Arrays:
         """What `pars_export.runtimes.ngrams` reads."""
@@ -132,6 +144,16 @@ class Design:
         documents = self._documents(counts)
         idf = np.log((1 + self._learned.sum()) / (1 + documents)) + 1
         return np.where(documents >= self.shape.documents, idf, 0.0)
+
+
+def _directions(rows: csr_matrix, count: int) -> Doubles:
+    """Principal directions of rows (n, columns), of length 1: (columns, at most count)."""
+    count = min(count, min(rows.shape) - 1)
+    if count <= 0:
+        return np.zeros((rows.shape[1], 0))
+    start = np.random.default_rng(0).normal(size=min(rows.shape))
+    found: Doubles = svds(rows, k=count, v0=start)[2].T
+    return found
 
 
 def _sparse(

@@ -28,10 +28,12 @@ from pars_model.universal.build import NUMBERS, calibrate, held_out_coverage, wr
 from pars_model.universal.card import (
     LENGTH,
     OURS,
+    OWNLESS,
     RIDGE,
     Findings,
     coverage_table,
     mean_of,
+    own_worth,
     render,
     result_table,
 )
@@ -41,6 +43,7 @@ from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import (
     FAMILIES,
     LISTING,
+    OWN,
     SOURCES,
     family_of,
     write_dataset,
@@ -171,6 +174,12 @@ class Built:
         return self.material.fit()
 
     @cached_property
+    def without_own(self) -> Fitted:
+        """The same without the prompts that were written for this project."""
+        own = {source.family for source in OWN}
+        return self.material.fit(np.all([self.material.left_out(each) for each in own], axis=0))
+
+    @cached_property
     def calibration(self) -> dict[str, object]:
         """Its scores to tokens."""
         return calibrate(self.material, self.unseen_kinds)
@@ -223,6 +232,7 @@ def _unseen(built: Built, path: Path, dataset: str) -> dict[str, Any]:
             (OURS, built.fitted.scorer().score),
             (RIDGE, built.ridge.score),
             (LENGTH, _characters),
+            (OWNLESS, built.without_own.scorer().score),
         )
     }
     cell = judge(lengths, dataset, scores)
@@ -265,6 +275,7 @@ def _parts(found: Findings, variants: Mapping[str, Any]) -> list[str]:
             "Other data sets, by the predictor as it ships. No choice hung on them; prompts that "
             "it was trained on are left out.",
             "\n".join(result_table(found.unseen)),
+            own_worth(found.unseen),
         ]
     return [
         *parts,

@@ -175,7 +175,7 @@ def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
         if not encoder.is_dir():
             shallow(encoder, layers)
         minutes = train(root, path, ["--model.encoder", str(encoder)])
-        export_checkpoint(root / BEST, folder, list(read_lengths(path).prompts[:200]))
+        export_checkpoint(root / BEST, folder)
         return {"minutes": minutes}
 
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))

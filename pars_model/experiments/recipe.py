@@ -34,6 +34,8 @@ from pars_model.ngrams import NgramRidge, rank_targets
 from pars_model.reliability import INTERVALS
 
 Ints = NDArray[np.int64]
+Ends = list[float | None]
+"""A value and the low and high end of its interval."""
 
 CONFIG = Path("configs/default.yaml")
 TARGET = 0.70
@@ -43,15 +45,23 @@ CODE = tuple(
 )
 """Modules that a fine-tuning's scores depend on."""
 WHOLE_ALPACA = Cell("alpaca_52k", "text-davinci-003", "Alpaca, text-davinci-003")
-FITS = {CELLS[0]: (0, 8_000, 4_000), WHOLE_ALPACA: (0, 16_000, 8_000)}
+FITS = {CELLS[0]: (0, 8_000, 4_000), WHOLE_ALPACA: (0, 16_000, 8_000), CELLS[2]: (0,)}
 """Numbers of training prompts by cell, 0 for all; 8,000 are those of a table of 10,000."""
 OVER = 0.03
 """Least that was wanted over the ridge, in every cell."""
 MINUTES = {CELLS[0]: 10.0, WHOLE_ALPACA: 30.0}
 """In which `TARGET` was wanted."""
-PAIRED, FEW = CELLS[0], 4_000
-"""Where the ways to form pairs are compared: a cell, and prompts to learn from."""
-RANDOM = ("--data.pairing", "random", "--data.partners", "1")
+CHANGED, FEW = CELLS[0], 4_000
+"""Where the parts of the recipe are changed one by one: a cell, and prompts to learn from."""
+CHANGES: Mapping[str, tuple[str, ...]] = {
+    "random partners": ("--data.pairing", "random", "--data.partners", "1"),
+    "float32 throughout": ("--trainer.precision", "32-true"),
+    "batches not sorted by length": ("--data.pool", "1"),
+    "one learning rate for all layers": ("--model.layer_decay", "1.0"),
+    "64 tokens": ("--model.max_length", "64"),
+    "256 tokens": ("--model.max_length", "256"),
+}
+"""Further arguments of `pars fit`, by what they change."""
 HEAD = (
     "cell",
     "prompts learned from",
@@ -66,13 +76,14 @@ INTRODUCTION = """\
 `pars fit --config configs/default.yaml` on tables of real lengths, one seed. A tenth of the
 prompts, by a hash of the text, chooses the epoch (the ridge learns from it too) and another tenth
 is judged on. *Training* is the time of `pars fit`, validation included; *export* that of
-`pars export` to ONNX, parity on the first 200 prompts included. Other cells stand above, with
-frozen features alone."""
-PAIRS = f"""\
-What pairs cost, on {FEW:,} prompts of the first cell: *of a batch*, each prompt is encoded once an
-epoch and all pairs of a batch teach; with *random partners*, as in the paper but one a prompt in
-place of its ten, each pair is encoded by itself, and batches are not sorted by length. All else is
-alike; the loss of the same pairs is the same (tested)."""
+`pars export` to ONNX, parity on 500 prompts included. The reasoning models' cells stand above, with
+frozen features alone: they leave a hundred prompts to judge on."""
+PARTS = f"""\
+What each part of the recipe is worth, on {FEW:,} prompts of the first cell, one seed: all else is
+alike, and the difference has the interval of the same draws of prompts. By the recipe each prompt
+is encoded once an epoch and all pairs of a batch teach; with *random partners*, as in the paper but
+one a prompt in place of its ten, each pair is encoded by itself, twice the texts, and batches are
+not sorted by length; the loss of the same pairs is the same (tested)."""
 TOKENS = """\
 Scores as tokens, on the same judged prompts, which the calibration has not seen: expected over
 true tokens; the mean distance of the two over ten bins, as a share of the mean; and the share of
@@ -114,8 +125,8 @@ def run(bench: Workbench) -> Section:
         f"Wanted: {OVER} over the ridge, and tau {TARGET:.2f} in few minutes:",
         "\n".join(goals),
         *ceilings,
-        PAIRS,
-        _pairings(bench),
+        PARTS,
+        _changes(bench),
         TOKENS,
         table(TOKENS_HEAD, tokens),
     ]
@@ -188,7 +199,7 @@ def fit(bench: Workbench, cell: Cell, prompts: int, path: Path, more: Sequence[s
     def compute() -> Result:
         minutes = train(folder.parent, path, more)
         start = time.monotonic()
-        export_checkpoint(folder.parent / BEST, folder, list(read_lengths(path).prompts[:200]))
+        export_checkpoint(folder.parent / BEST, folder)
         exported = {"minutes": minutes, "export_minutes": (time.monotonic() - start) / 60}
         return {**exported, **_judged(folder.parent, path)}
 
@@ -228,15 +239,53 @@ def train(root: Path, path: Path, more: Sequence[str] = ()) -> float:
     return minutes
 
 
-def _pairings(bench: Workbench) -> str:
-    """One recipe and the same prompts, with the pairs of each batch and with random partners."""
-    path = part_of(bench, PAIRED, FEW)
+def _changes(bench: Workbench) -> str:
+    """The recipe on the same prompts as it is, and with one part after the other changed."""
+    path = part_of(bench, CHANGED, FEW)
+    unchanged = predictor_folder(bench, path)
     rows = []
-    for name, more, encoded in (("of a batch", (), 1), ("random partners", RANDOM, 2)):
-        found = fit(bench, PAIRED, FEW, path, more)
-        texts = f"{encoded * found['train']:,}"
-        rows.append([name, texts, f"{found['minutes']:.1f}", shown(Estimate(*found["tau"]))])
-    return table(("pairs", "texts encoded an epoch", "training, minutes", "tau [95 %]"), rows)
+    for name, more in {"the recipe": (), **CHANGES}.items():
+        found = fit(bench, CHANGED, FEW, path, more)
+        difference = ""
+        if more:
+            folder = predictor_folder(bench, path, more)
+            value, low, high = _gain_over(bench, path, folder, unchanged)
+            difference = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+        rows.append([name, f"{found['minutes']:.1f}", shown(Estimate(*found["tau"])), difference])
+    return table(("changed", "training, minutes", "tau [95 %]", "difference [95 %]"), rows)
+
+
+def _gain_over(bench: Workbench, path: Path, folder: Path, other: Path) -> Ends:
+    """Tau of one predictor less that of another on a table's test split, with its interval."""
+    from pars_export import Predictor
+    from pars_export.artifact import folder_sha256
+
+    def compute() -> Result:
+        lengths = read_lengths(path)
+        test = np.flatnonzero((split_prompts(lengths) == "test")[lengths.prompt])
+        texts = [lengths.prompts[number] for number in lengths.prompt[test]]
+        ours, theirs = (
+            Predictor.load(each, threads=bench.threads).score(texts) for each in (folder, other)
+        )
+        return {"gain": _gain(ours, theirs, lengths, test)}
+
+    settings = {"predictors": [folder_sha256(folder), folder_sha256(other)]}
+    label = f"judge {folder.parent.name} beside the recipe"
+    found = bench.kept(label, settings, compute, ("pars_model.metrics",), sha256_file(path))
+    return cast("Ends", found["gain"])
+
+
+def _gain(ours: ArrayLike, theirs: ArrayLike, lengths: LengthTable, items: Ints) -> Ends:
+    """Tau of scores (n,) of items (n,) less that of others (n,), and the ends of its interval."""
+    length, censored = lengths.length[items], lengths.censored[items]
+    scores = (np.asarray(ours), np.asarray(theirs))
+
+    def gain(drawn: Ints) -> NDArray[np.float64]:
+        first, second = (kendall_tau(s[drawn], length[drawn], censored[drawn]) for s in scores)
+        return np.array([first - second])
+
+    (found,) = estimates(gain, lengths.prompt[items], RESAMPLES)
+    return [found.value, found.low, found.high]
 
 
 def _judged(root: Path, path: Path) -> Result:
@@ -267,7 +316,7 @@ def _test_and_ridge(lengths: LengthTable) -> tuple[Ints, list[str], NgramRidge]:
     return test, list(texts[lengths.prompt[test]]), ridge
 
 
-def tau_of(scores: ArrayLike, lengths: LengthTable, items: Ints) -> list[float | None]:
+def tau_of(scores: ArrayLike, lengths: LengthTable, items: Ints) -> Ends:
     """Tau of the scores (n,) of items (n,) of a table, and the ends of its interval."""
     found, _ = tau_and_accuracy(
         np.asarray(scores, dtype=np.float64),
@@ -299,19 +348,9 @@ def _in_full(bench: Workbench, cell: Cell, folder: Path) -> Result:
     def compute() -> Result:
         predictor, lengths = Predictor.load(folder, threads=bench.threads), read_lengths(path)
         test, texts, ridge = _test_and_ridge(lengths)
-        scores = (predictor.score(texts), ridge.score(texts))
-        length, censored = lengths.length[test], lengths.censored[test]
-
-        def gain(drawn: Ints) -> NDArray[np.float64]:
-            ours, theirs = (kendall_tau(s[drawn], length[drawn], censored[drawn]) for s in scores)
-            return np.array([ours - theirs])
-
-        (found,) = estimates(gain, lengths.prompt[test], RESAMPLES)
+        gain = _gain(predictor.score(texts), ridge.score(texts), lengths, test)
         (mixed,) = cast("list[Result]", evaluate(predictor, path, "test", RESAMPLES)["mixed"])
-        return {
-            "gain": [found.value, found.low, found.high],
-            "reliability": mixed["reliability"],
-        }
+        return {"gain": gain, "reliability": mixed["reliability"]}
 
     code = ("pars_model.metrics", "pars_model.ngrams", "pars_model.reliability")
     settings = {"predictor": folder_sha256(folder)}

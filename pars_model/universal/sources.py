@@ -37,6 +37,8 @@ class Source:
     """Data sets of one family are of one kind of prompt, or share prompts: left out together."""
     licence: str
     """Of prompts and answers."""
+    table: str = ""
+    """Of lengths measured for this project, where they are: package and path in it."""
 
 
 SOURCES = (
@@ -57,13 +59,24 @@ SOURCES = (
     Source("r1distill_math500", r"Qwen", "mathematics", "MIT"),
     Source("zeroeval_crux", _ZERO, "code reading", "MIT, Apache-2.0"),
 )
-OWN = Source("pars-demo", "", "own prompts", "Apache-2.0 (this project, SmolLM2-135M-Instruct)")
-FAMILIES = tuple(dict.fromkeys(source.family for source in (*SOURCES, OWN)))
+_OURS = "Apache-2.0 (this project, SmolLM2-135M-Instruct)"
+OWN = (
+    Source("pars-demo", "", "own prompts", _OURS, "pars_bench:demo/lengths.parquet"),
+    Source(
+        "pars-instructions",
+        "",
+        "own instructions",
+        _OURS,
+        "pars_model.universal:instructions/lengths.parquet",
+    ),
+)
+LISTED = (*SOURCES, *OWN)
+FAMILIES = tuple(dict.fromkeys(source.family for source in LISTED))
 
 
 def family_of(dataset: str) -> str:
     """Family of a listed data set."""
-    return next(source.family for source in (*SOURCES, OWN) if source.dataset == dataset)
+    return next(source.family for source in LISTED if source.dataset == dataset)
 
 
 def write_dataset(root: Path, dataset: str, path: Path) -> None:
@@ -91,8 +104,8 @@ def write_listed(root: Path, path: Path, check: bool = True) -> dict[str, dict[s
     """
     rows: list[dict[str, Any]] = []
     found: dict[str, dict[str, object]] = {}
-    for source in (*SOURCES, OWN):
-        mine = list(_own() if source is OWN else _public(source, root))
+    for source in LISTED:
+        mine = list(_own(source) if source.table else _public(source, root))
         found[source.dataset] = {"rows": len(mine), "sha256": _digest(mine)}
         rows += mine
     listed = json.loads(LISTING.read_text(encoding="utf-8")) if check else found
@@ -129,14 +142,15 @@ def _public(source: Source, root: Path) -> Iterable[dict[str, Any]]:
             }
 
 
-def _own() -> Iterable[dict[str, Any]]:
+def _own(source: Source) -> Iterable[dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    # A resource, not an import: the package measures with more than training needs.
-    table = pq.read_table(str(files("pars_bench").joinpath("demo/lengths.parquet")))
+    # A resource, not an import: a package may measure with more than training needs.
+    package, _, path = source.table.partition(":")
+    table = pq.read_table(str(files(package).joinpath(path)))
     for row in table.to_pylist():
         yield {
-            "dataset": OWN.dataset,
+            "dataset": source.dataset,
             "prompt": row["prompt"],
             "model": row["model"],
             "config": row["config"],

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pars_bench.demo import prompts
-from pars_bench.demo.prompts import COUNTS, FOLDER, PROMPTS, SPLITS, TEMPLATES, fill
+from pars_bench.demo.prompts import COUNTS, FOLDER, PROMPTS, SPLITS, TEMPLATES
+from pars_model.templates import fill
 
 
 @pytest.fixture(scope="module")

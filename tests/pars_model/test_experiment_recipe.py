@@ -37,7 +37,9 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     monkeypatch.setattr(recipe, "CONFIG", path)
     monkeypatch.setattr(recipe, "FITS", {cell: (0, 60)})
     monkeypatch.setattr(recipe, "MINUTES", {cell: 5.0})
-    monkeypatch.setattr(recipe, "PAIRED", cell)
+    monkeypatch.setattr(recipe, "CHANGED", cell)
+    changes = {name: recipe.CHANGES[name] for name in ("random partners", "256 tokens")}
+    monkeypatch.setattr(recipe, "CHANGES", changes)
     monkeypatch.setattr(recipe, "FEW", 60)
     rows = make_rows(150)
     bench = Workbench("recipe", make_data_root(tmp_path / "data", rows + rows), tmp_path / "out")
@@ -47,14 +49,18 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     assert int(whole.split("|")[2]) > 100
     assert float(whole.split("|")[5].split()[0]) > 0.4
     assert "one run of the LLM orders the prompts of another at 1.000" in text
-    in_batch, random = (
-        line.split("|")[2:]
+    as_it_is, random, longer = (
+        [column.strip() for column in line.split("|")[2:-1]]
         for line in text.splitlines()
-        if line.startswith(("| of a batch", "| random partners"))
+        if line.startswith(("| the recipe", "| random partners", "| 256 tokens"))
     )
-    assert [in_batch[0].strip(), random[0].strip()] == ["60", "120"]
-    assert in_batch[2] == part.split("|")[5]
-    assert in_batch[2] != random[2]
+    assert as_it_is[1] == part.split("|")[5].strip()
+    assert as_it_is[2] == ""
+    for changed in (random, longer):
+        taus = [float(each[1].split()[0]) for each in (changed, as_it_is)]
+        assert float(changed[2].split()[0]) == pytest.approx(taus[0] - taus[1], abs=0.0011)
+    assert float(longer[2].split()[0]) == 0  # no prompt is longer than what the recipe reads
+    assert float(random[2].split()[0]) != 0
     assert re.search(r"- Kinds, tiny: [+-].* over the ridge \((reached|missed)\), tau", text)
     assert "minutes of at most 5 (reached)" in text
     (tokens,) = [line for line in text.splitlines() if line.startswith("| Kinds, tiny | ")][2:]

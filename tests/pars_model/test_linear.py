@@ -47,6 +47,22 @@ def test_each_input_counts_and_can_be_left_out(part: str) -> None:
     assert_allclose(found, wanted, atol=0.02 * wanted.std())
 
 
+def test_topics_are_a_prior_of_the_coefficients() -> None:
+    """Beside kernel ridge regression on plain arrays, by singular vectors of numpy's own."""
+    shape = replace(SHAPE, topics=5, topic_weight=2.0, penalty=1.0)
+    design = Design(IDS, FEATURES, TRAIN, TOKENIZER.vocab_size, shape)
+    found = design.matrix @ design.fit(TRAIN, TARGET[TRAIN], np.ones(len(TRAIN)))
+    x = design.matrix.toarray()
+    words = x[:, : -len(FEATURES[0]) - 1]
+    topics = 2.0 * words @ np.linalg.svd(words[TRAIN], full_matrices=False)[2][:5].T
+    kernel = x @ x.T + topics @ topics.T
+    known = kernel[np.ix_(TRAIN, TRAIN)] + shape.penalty * np.eye(len(TRAIN))
+    wanted = kernel[:, TRAIN] @ np.linalg.solve(known, TARGET[TRAIN])
+    assert_allclose(found, wanted, atol=0.01 * wanted.std())
+    plain = learned(penalty=1.0)[0]
+    assert np.abs(plain - wanted).max() > 0.05 * wanted.std()
+
+
 def test_a_prompt_alone_and_in_any_batch_has_one_score() -> None:
     network = NgramNetwork(learned()[1])
     together = network(IDS, FEATURES)

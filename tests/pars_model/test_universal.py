@@ -22,11 +22,11 @@ from pars_model.experiments.workbench import Workbench
 from pars_model.lengths import read_lengths
 from pars_model.universal import sources
 from pars_model.universal.build import calibrate
-from pars_model.universal.card import LENGTH, OURS, RIDGE, Findings, render
+from pars_model.universal.card import LENGTH, OURS, OWNLESS, RIDGE, Findings, render
 from pars_model.universal.fit import Material, Recipe
 from pars_model.universal.judge import compare, judge, mean_tau
 from pars_model.universal.responses import Responses, coverage
-from pars_model.universal.sources import FAMILIES, SOURCES, write_listed
+from pars_model.universal.sources import FAMILIES, LISTED, write_listed
 from pars_model.universal.variants import SHIPPED, VARIANTS, mean_rank
 
 LLMS = {"oasst_eval": "pythia-12b", "mmlu_pro": "Mistral-7B", "zeroeval_crux": "Yi-1.5-9B-Chat"}
@@ -65,8 +65,8 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def fewer_own_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
-    few = list(sources._own())[:300]
-    monkeypatch.setattr(sources, "_own", lambda: few)
+    few = {source.dataset: list(sources._own(source))[:300] for source in sources.OWN}
+    monkeypatch.setattr(sources, "_own", lambda source: few[source.dataset])
 
 
 def test_only_what_is_listed_is_learned_from(data_root: Path, tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_only_what_is_listed_is_learned_from(data_root: Path, tmp_path: Path) ->
     )
     rows = pq.read_table(tmp_path / "listed.parquet").to_pylist()
     assert {row["model"] for row in rows} == {*LLMS.values(), "SmolLM2-135M-Instruct"}
-    assert {row["dataset"] for row in rows} == {*LLMS, "pars-demo"}
+    assert {row["dataset"] for row in rows} == {*LLMS, "pars-demo", "pars-instructions"}
 
 
 def test_other_lengths_than_listed_are_refused(data_root: Path, tmp_path: Path) -> None:
@@ -89,7 +89,7 @@ def test_other_lengths_than_listed_are_refused(data_root: Path, tmp_path: Path) 
 
 def test_every_source_is_listed() -> None:
     listed = json.loads(sources.LISTING.read_text(encoding="utf-8"))
-    assert set(listed) == {source.dataset for source in (*SOURCES, sources.OWN)}
+    assert set(listed) == {source.dataset for source in LISTED}
 
 
 def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> None:
@@ -143,7 +143,10 @@ def test_the_experiment_writes_the_folder_that_ships(
     assert "| chat | 1 | 80 |" in card, "what the intervals cover"
     numbers = json.loads((tmp_path / "out" / "default-predictor" / "card.json").read_text())
     assert [cell["dataset"] for cell in numbers["unseen"]] == ["arena_hard_v2"]
-    assert set(numbers["left_out_coverage"]) == {"chat", "exam", "code reading", "own prompts"}
+    assert set(numbers["left_out_coverage"]) == {
+        *("chat", "exam", "code reading"),
+        *("own prompts", "own instructions"),
+    }
     assert set(numbers["coverage"]) == {"arena_hard_v2"}
     # As if that one had shipped: built again with nothing kept, it is the same.
     shipped = tmp_path / "shipped"
@@ -183,7 +186,7 @@ def cell(dataset: str, ours: float, ridge: float, length: float) -> dict[str, An
     def around(value: float) -> list[float]:
         return [value, value - 0.01, value + 0.01]
 
-    rivals = {RIDGE: ridge, LENGTH: length}
+    rivals = {RIDGE: ridge, LENGTH: length, OWNLESS: ours - 0.02}
     return {
         "dataset": dataset,
         "prompts": 100,
@@ -195,9 +198,7 @@ def cell(dataset: str, ours: float, ridge: float, length: float) -> dict[str, An
 
 
 def test_the_card_tells_failures_on_other_data_sets_too() -> None:
-    counts: dict[str, dict[str, object]] = {
-        source.dataset: {"rows": 1} for source in (*SOURCES, sources.OWN)
-    }
+    counts: dict[str, dict[str, object]] = {source.dataset: {"rows": 1} for source in LISTED}
     left_out = [cell("seen", 0.3, 0.2, 0.1)]
     unseen = [cell("code", 0.2, 0.3, 0.1), cell("sums", 0.0, 0.0, 0.2), cell("chat", 0.3, 0.2, 0.1)]
     covered = {"chat": {"llms": 1, "prompts": 9, **{n: [0.5, 0.4, 0.6] for n in PERCENT}}}
@@ -206,6 +207,8 @@ def test_the_card_tells_failures_on_other_data_sets_too() -> None:
     assert "Worse than prompt length, beyond the interval: sums." in text
     assert "Worse than the n-gram ridge, beyond the interval: code." in text
     assert "On the mean of the prompts" not in text
+    assert "the same recipe reaches 0.147" in text
+    assert "they help beyond the interval on 3 and harm beyond it on 0." in text
     worse = render(Findings(counts, left_out, unseen[:2], {}, {}))
     assert "prompts of other data sets, n-gram ridge is better: 0.150 against 0.100." in worse
     assert "| code | gpt\\|4 | 0.200 [0.190, 0.210] |" in text

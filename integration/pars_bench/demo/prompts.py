@@ -1,28 +1,23 @@
 """The demonstration's prompts: word lists and templates in, ``prompts.jsonl`` out.
 
 A prompt is a template of ``templates/<kind>.toml`` with its slots filled. Which value fills which
-slot follows from a hash of the template's name and of how often it was drawn, so the same
-templates give the same bytes on every Python. A template lies in the table of one split, hence
-no test prompt shares its template with a training prompt.
-
-A slot is ``{field}`` (a value of that word list; the same value wherever it recurs in a prompt),
-``{field.2}`` (another value of that list) or ``{12..99}`` (a whole number, drawn anew at each
-place). A value may hold slots itself.
+slot (`pars_model.templates`) follows from a hash of the template's name and of how often it was
+drawn, so the same templates give the same bytes on every Python. A template lies in the table of
+one split, hence no test prompt shares its template with a training prompt.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 import sys
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
 
 from pars_export.files import atomic_file
+from pars_model.templates import fill, hash_of
 
 FOLDER = Path(__file__).parent
 TEMPLATES = FOLDER / "templates"
@@ -60,7 +55,6 @@ SAMPLES = 4
 #: One prompt in this many begins with an opening, which makes it longer and its answer not.
 OPENING_EVERY = 6
 
-_SLOT = re.compile(r"\{(?:(?P<low>\d+)\.\.(?P<high>\d+)|(?P<field>[a-z_]+)(?:\.(?P<nth>\d))?)\}")
 _DRAWS_PER_PROMPT = 50
 
 
@@ -79,42 +73,6 @@ class Prompt:
     dataset: str = "pars-demo"
 
 
-def _hash(*parts: object) -> int:
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
-
-
-def fill(template: str, fields: Mapping[str, Sequence[str]], key: str) -> str:
-    """Fill the slots of ``template`` with values that follow from ``key`` alone.
-
-    Raises:
-        KeyError: a slot names a word list that ``fields`` does not hold.
-        ValueError: a prompt asks for more different values than its word list has.
-    """
-    chosen: dict[str, dict[str, str]] = {}  # word list -> slot -> the value as listed
-    filled: dict[str, str] = {}  # slot -> the value with its own slots filled
-    numbers = 0
-
-    def value_of(match: re.Match[str]) -> str:
-        nonlocal numbers
-        if match["low"] is not None:
-            low, high = int(match["low"]), int(match["high"])
-            numbers += 1
-            return str(low + _hash(key, "number", numbers) % (high - low + 1))
-        slot = match[0]
-        if slot not in filled:
-            field = match["field"]
-            of_field = chosen.setdefault(field, {})
-            free = [value for value in fields[field] if value not in of_field.values()]
-            if not free:
-                raise ValueError(f"{key}: the word list {field} is too short for one prompt")
-            of_field[slot] = free[_hash(key, slot) % len(free)]
-            filled[slot] = _SLOT.sub(value_of, of_field[slot])
-        return filled[slot]
-
-    return _SLOT.sub(value_of, template)
-
-
 def _prompts_of(
     kind: str, split: str, count: int, templates: Mapping[str, str], fields: Mapping[str, list[str]]
 ) -> list[tuple[str, str]]:
@@ -124,7 +82,7 @@ def _prompts_of(
         name = list(templates)[draw % len(templates)]
         template = f"{kind}/{name}"
         prompt = fill(templates[name].strip(), fields, f"{template}/{draw}")
-        if _hash(template, draw, "opens") % OPENING_EVERY == 0:
+        if hash_of(template, draw, "opens") % OPENING_EVERY == 0:
             opening = fill(f"{{opening_{split}}}", fields, f"{template}/{draw}/opening")
             prompt = f"{opening} {prompt}"
         made.setdefault(prompt[0].upper() + prompt[1:], template)
@@ -142,7 +100,7 @@ def generate() -> list[Prompt]:
         fields = topics | tables.get("fields", {})
         for split, count in zip(SPLITS, counts, strict=True):
             pairs = _prompts_of(kind, split, count, tables[split], fields)
-            chosen = sorted(range(count), key=lambda i: _hash("sampled", pairs[i][1]))
+            chosen = sorted(range(count), key=lambda i: hash_of("sampled", pairs[i][1]))
             sampled = set(chosen[: ceil(SAMPLED_SHARE[split] * count)])
             prompts += [
                 Prompt(
@@ -155,7 +113,7 @@ def generate() -> list[Prompt]:
                 )
                 for i, (template, prompt) in enumerate(pairs)
             ]
-    return sorted(prompts, key=lambda row: _hash("order", row.prompt))
+    return sorted(prompts, key=lambda row: hash_of("order", row.prompt))
 
 
 def render() -> str:

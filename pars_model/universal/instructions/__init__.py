@@ -1,0 +1,1 @@
+"""Prompts that the default predictor learns from beside the listed ones, and their lengths."""
