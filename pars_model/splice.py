@@ -21,11 +21,12 @@ def splice(texts: Sequence[str], count: int, seed: int = 0) -> list[str]:
         seed: of the choice.
     """
     draw = random.Random(seed)
-    made = dict.fromkeys(_join(draw, draw.choice(texts), draw.choice(texts)) for _ in range(count))
+    made = dict.fromkeys(join(draw, draw.choice(texts), draw.choice(texts)) for _ in range(count))
     return [text for text in made if text.strip()]
 
 
-def _join(draw: random.Random, one: str, other: str) -> str:
+def join(draw: random.Random, one: str, other: str) -> str:
+    """The start of one text and the end of another."""
     instruction, further = one.partition("\n")[0], other.partition("\n")[2]
     if further and draw.random() < _WITH_ITS_INPUT:
         return f"{instruction}\n{further}"

@@ -29,7 +29,6 @@ from pars_model.universal.card import (
     LENGTH,
     OURS,
     OWNLESS,
-    RIDGE,
     Findings,
     coverage_table,
     mean_of,
@@ -37,7 +36,7 @@ from pars_model.universal.card import (
     render,
     result_table,
 )
-from pars_model.universal.fit import Fitted, Material
+from pars_model.universal.fit import Fitted, Material, Recipe
 from pars_model.universal.judge import compare, judge, mean_tau, some_prompts
 from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import (
@@ -49,7 +48,7 @@ from pars_model.universal.sources import (
     write_dataset,
     write_listed,
 )
-from pars_model.universal.variants import SHIPPED, VARIANTS, mean_rank
+from pars_model.universal.variants import RIDGE, SHIPPED, VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -66,9 +65,16 @@ if TYPE_CHECKING:
 FIT_CODE = (
     "pars_export.runtimes.ngrams",
     "pars_export.words",
+    "pars_model.course",
+    "pars_model.experiments.frozen",
     "pars_model.linear",
     "pars_model.ngrams",
+    "pars_model.splice",
+    "pars_model.student",
+    "pars_model.student_fit",
+    "pars_model.universal.corpus",
     "pars_model.universal.fit",
+    "pars_model.universal.reader",
     "pars_model.universal.sources",
 )
 CODE = (*FIT_CODE, "pars_model.universal.judge")
@@ -84,8 +90,6 @@ COVERAGE_CODE = (
 TOLERANCE = 0.01
 """How far the mean tau of a rebuilt predictor may be from the shipped one's."""
 
-AVERAGE = f"mean rank with the {RIDGE}"
-
 Cells = list[dict[str, Any]]
 
 
@@ -100,20 +104,13 @@ def run(bench: Workbench) -> Section:
     sources = write_listed(bench.data_root, listed)
     lengths = read_lengths(listed)
     digest = sha256_file(LISTING)
-    material = Material(lengths, VARIANTS[SHIPPED])
-    scores = {
-        name: _unseen_kinds(
-            bench, material.variant(recipe).unseen_kinds, name, repr(recipe), digest
-        )
-        for name, recipe in VARIANTS.items()
-    }
+    material = Material(lengths, Recipe(), bench.out / "features")
     asked = {"recipe": repr(material.recipe)}
-    ridge = _unseen_kinds(bench, material.unseen_kinds_by_ridge, RIDGE, asked["recipe"], digest)
-    built = Built(material, scores[SHIPPED], ridge)
-    scores |= {RIDGE: ridge, AVERAGE: mean_rank(scores[SHIPPED], ridge, material.family)}
+    scores = {name: _unseen_kinds(bench, material, name, digest) for name in VARIANTS}
+    built = Built(material, scores[SHIPPED], scores[RIDGE])
     variants = bench.kept(
         "variants",
-        {"recipes": {name: repr(recipe) for name, recipe in VARIANTS.items()}},
+        {"names": list(VARIANTS), **asked},
         partial(compare, lengths, lengths.datasets, scores),
         (*CODE, "pars_model.universal.variants"),
         digest,
@@ -176,8 +173,7 @@ class Built:
     @cached_property
     def without_own(self) -> Fitted:
         """The same without the prompts that were written for this project."""
-        own = {source.family for source in OWN}
-        return self.material.fit(np.all([self.material.left_out(each) for each in own], axis=0))
+        return self.material.fit([source.family for source in OWN])
 
     @cached_property
     def calibration(self) -> dict[str, object]:
@@ -196,15 +192,19 @@ class Built:
         return some_prompts(lengths.select(new[lengths.prompt]))
 
 
-def _unseen_kinds(
-    bench: Workbench, score: Callable[[], Scores], name: str, recipe: str, digest: str
-) -> Scores:
-    def compute() -> dict[str, Any]:
-        return {"scores": [round(each, 6) for each in score().tolist()]}
+def _unseen_kinds(bench: Workbench, material: Material, name: str, digest: str) -> Scores:
+    """Scores of each prompt by fits of a variant without its family."""
 
-    settings = {"recipe": recipe, "ridge": name == RIDGE}
-    found = bench.kept(f"fits, {name}", settings, compute, FIT_CODE, digest)
-    return np.array(found["scores"], dtype=np.float32)
+    def one(family: str) -> Scores:
+        def compute() -> dict[str, Any]:
+            found = VARIANTS[name](material, family)
+            return {"scores": [round(each, 6) for each in found.tolist()]}
+
+        settings = {"recipe": repr(material.recipe), "variant": name, "without": family}
+        found = bench.kept(f"{name}, without {family}", settings, compute, FIT_CODE, digest)
+        return np.array(found["scores"], dtype=np.float32)
+
+    return material.by_family(one)
 
 
 def _left_out(built: Built, family: str) -> dict[str, Any]:

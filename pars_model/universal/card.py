@@ -9,8 +9,9 @@ from typing import Any
 
 from pars_model.reliability import INTERVALS
 from pars_model.universal.sources import LISTED
+from pars_model.universal.variants import RIDGE
 
-OURS, RIDGE, LENGTH = "default", "n-gram ridge", "prompt length"
+OURS, LENGTH = "default", "prompt length"
 OWNLESS = "without own prompts"
 """The default predictor's recipe on the sources that are not this project's."""
 Cells = Sequence[Mapping[str, Any]]

@@ -22,13 +22,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 DRAWS = 4
 
 
-def generate() -> list[dict[str, str]]:
-    """All prompts, mixed: ``prompt_id``, ``prompt``, ``kind``, ``template``, ``dataset``."""
+def generate(draws: int = DRAWS) -> list[dict[str, str]]:
+    """All prompts, mixed: ``prompt_id``, ``prompt``, ``kind``, ``template``, ``dataset``.
+
+    Args:
+        draws: most of each template.
+    """
     made: dict[str, dict[str, str]] = {}
     for path in sorted(TEMPLATES.glob("*.toml")):
         content = tomllib.loads(path.read_text("utf-8"))
         for name, template in content["templates"].items():
-            for draw in range(DRAWS):
+            for draw in range(draws):
                 key = f"{path.stem}/{name}/{draw}"
                 prompt = fill(template.strip(), content.get("fields", {}), key)
                 row = {
