@@ -19,8 +19,6 @@ from pars_model.splice import join
 from pars_model.universal.instructions.prompts import DATASET, generate
 from pars_model.universal.sources import FAMILIES, family_of
 
-_DRAWS = 16
-"""Prompts of each template of the instructions."""
 _CHARACTERS = 300
 """Of the longest prompt that splices and substitutions are made of: short ones cost little."""
 _SHARES = (0.2, 0.4, 0.7, 1.0)
@@ -37,12 +35,14 @@ _ORDINARY = ("chat", "own prompts")
 class Sizes:
     """How many prompts are made; those that come twice are left out."""
 
+    draws: int = 16
+    """Of each template of the instructions."""
     swapped: int = 75_000
     """With words substituted."""
     spliced: int = 65_000
     """Of two prompts."""
     of_all: float = 0.3
-    """Share of both made of prompts of any family, in place of ordinary ones."""
+    """Share of the latter two made of prompts of any family, in place of ordinary ones."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ def make_corpus(
     draw = random.Random(seed)
     made: dict[str, int] = {}  # text -> bits of families
     instruction = FAMILIES.index(family_of(DATASET))
-    drawn = [row["prompt"] for row in generate(_DRAWS)]
+    drawn = [row["prompt"] for row in generate(sizes.draws)]
     made |= dict.fromkeys(drawn, 1 << instruction)
     known = [(text, int(each)) for text, each in zip(prompts, family, strict=True)]
     known += [(text, instruction) for text in drawn]

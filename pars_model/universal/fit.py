@@ -121,7 +121,7 @@ class Material:
     @cached_property
     def known(self) -> Floats:
         """What it says of them, (n, components)."""
-        return self.reader(self.table.prompts)
+        return self.reader.known
 
     @cached_property
     def corpus(self) -> Corpus:

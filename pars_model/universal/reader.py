@@ -29,22 +29,30 @@ class Reader:
     Args:
         prompts: whose features tell what the components are; lengths do not enter.
         folder: where features are kept between runs; nowhere by default.
+
+    Attributes:
+        known: components (n, up to `WIDTH`) of the prompts, the largest first.
     """
 
     def __init__(self, prompts: Sequence[str], folder: Path | None = None) -> None:
         digest = text_digest("\n".join(prompts))[:16]
         self._kept = None if folder is None else folder / f"read-{digest}.npz"
         self._encoder = FrozenEncoder()
-        whole = None if folder is None else folder / f"features-{digest}.npz"
-        features = in_steps(self._features, prompts, "prompts", whole)
+        features = in_steps(
+            self._features,
+            prompts,
+            "prompts",
+            None if folder is None else folder / f"features-{digest}.npz",
+        )
         self._mean = features.mean(axis=0)
         self._scale = 1 / np.maximum(features.std(axis=0), 1e-6)
-        known = self._standardised(features)
-        _, components = np.linalg.eigh(known.T.astype(np.float64) @ known)  # ascending
+        whole = self._standardised(features)
+        _, components = np.linalg.eigh(whole.T.astype(np.float64) @ whole)  # ascending
         self._components = components[:, ::-1][:, :WIDTH].astype(np.float32)
+        self.known: Rows = whole @ self._components
 
     def __call__(self, texts: Sequence[str]) -> Rows:
-        """Components (n, up to `WIDTH`) of texts, the largest first."""
+        """Components (n, up to `WIDTH`) of other texts."""
         return in_steps(self._read, texts, "more prompts", self._kept)
 
     def words(self) -> list[str]:

@@ -17,17 +17,20 @@ from pars_export import InputError, Predictor, PredictorError
 from pars_export.artifact import read_manifest, write_predictor
 from pars_export.calibration import Calibration
 from pars_model.calibration import fit_calibration
+from pars_model.course import Course
 from pars_model.experiments import default_predictor
 from pars_model.experiments.workbench import Workbench
 from pars_model.lengths import read_lengths
+from pars_model.student import StudentShape
 from pars_model.universal import sources
 from pars_model.universal.build import calibrate
-from pars_model.universal.card import LENGTH, OURS, OWNLESS, RIDGE, Findings, render
+from pars_model.universal.card import LENGTH, OURS, OWNLESS, Findings, render
+from pars_model.universal.corpus import Sizes, make_corpus, whole_words
 from pars_model.universal.fit import Material, Recipe
 from pars_model.universal.judge import compare, judge, mean_tau
 from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import FAMILIES, LISTED, write_listed
-from pars_model.universal.variants import SHIPPED, VARIANTS, mean_rank
+from pars_model.universal.variants import RIDGE, SHIPPED, VARIANTS
 
 LLMS = {"oasst_eval": "pythia-12b", "mmlu_pro": "Mistral-7B", "zeroeval_crux": "Yi-1.5-9B-Chat"}
 PERCENT = ("50%", "80%", "90%")
@@ -92,28 +95,65 @@ def test_every_source_is_listed() -> None:
     assert set(listed) == {source.dataset for source in LISTED}
 
 
+def small() -> Recipe:
+    """The recipe with fewer made-up prompts and a smaller student."""
+    student = replace(
+        Recipe().student,
+        shape=StudentShape(300, 256, 32, 32, 32),
+        course=Course(epochs=3, lr=1e-2, batch_size=128),
+    )
+    shape = replace(Recipe().shape, topics=2)
+    made = Sizes(draws=0, swapped=150, spliced=150)
+    return replace(Recipe(), shape=shape, made=made, student=student)
+
+
 def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> None:
     write_listed(data_root, tmp_path / "listed.parquet", check=False)
     table = read_lengths(tmp_path / "listed.parquet")
-    material = Material(table, Recipe())
-    train = material.left_out("chat")
-    chat = [table.datasets[i] for i in np.unique(table.dataset[~train[table.prompt]])]
-    assert chat == ["oasst_eval"]
-    numbers, _, weight = material.lesson(train)
-    assert train[numbers].all()
+    material = Material(table, small(), tmp_path)
+    numbers, _, weight = material.lesson(["chat"])
+    chat = material.family == FAMILIES.index("chat")
+    assert chat.sum() == 80
+    assert not chat[numbers].any()
     by_family = np.bincount(material.family[numbers], weight, len(FAMILIES))
     assert by_family[FAMILIES.index("own prompts")] < 0.5 * weight.sum(), "most of the prompts"
-    fitted = material.fit(train)
+    fitted = material.fit(["chat"])
     scores = fitted.scores
-    assert np.abs(fitted.scorer().score(table.prompts) - scores).max() < 0.02
+    assert np.abs(fitted.scorer().score(table.prompts) - scores).max() < 0.1 * scores.std()
     cell: Any = judge(table, "oasst_eval", {"default": scores, "same": scores}, resamples=20)
     value, low, high = cell["tau"]["default"]
-    assert value > 0.5
+    assert value > 0.3
     assert low < value < high
     assert cell["gain"] == {"same": [0.0, 0.0, 0.0]}
     assert list(cell["by_llm"]) == ["pythia-12b"]
     curve = Calibration.from_json(calibrate(material, scores))
     assert (np.diff(curve.tokens) > 0).all()
+    # Whatever the lengths and the texts of the family: nothing of it is read.
+    longer = np.where(chat[table.prompt], table.length[::-1], table.length)
+    again = Material(replace(table, length=longer), material.recipe, tmp_path).fit(["chat"])
+    assert np.array_equal(again.scores, scores)
+
+
+def test_made_up_prompts_are_new_and_know_their_families() -> None:
+    prompts = ["name the capital of peru please", "solve for x: 2x = 4", "say yes"]
+    family = np.array([FAMILIES.index(name) for name in ("chat", "exam", "own prompts")])
+    words = ["alpha", "beta", "gamma"]
+    corpus = make_corpus(prompts, family, words, Sizes(0, swapped=400, spliced=400, of_all=0.5))
+    assert len(set(corpus.texts)) == len(corpus.texts) > 100
+    assert not set(prompts) & set(corpus.texts)
+    assert corpus.families.any(axis=1).all()
+    assert any("capital" in text and "alpha" in text for text in corpus.texts)
+    drawn = make_corpus(prompts, family, words, Sizes(2, swapped=0, spliced=0))
+    assert len(drawn.texts) > 900
+    assert not drawn.without(["own instructions"]).any()
+    for name, marks in (("chat", {"capital", "peru"}), ("exam", {"solve", "2x"})):
+        kept = [t for t, k in zip(corpus.texts, corpus.without([name]), strict=True) if k]
+        assert kept
+        assert not any(marks & set(text.split()) for text in kept)
+    same = make_corpus(prompts, family, words, Sizes(0, swapped=400, spliced=400, of_all=0.5))
+    assert same.texts == corpus.texts
+    vocabulary = {"the": 5, "##ing": 6, "a": 7, "of": 8, "and": 2, "caf\u00e9": 9, "x1z": 10}
+    assert whole_words(vocabulary) == ["and", "the"]
 
 
 def test_the_experiment_writes_the_folder_that_ships(
@@ -122,8 +162,9 @@ def test_the_experiment_writes_the_folder_that_ships(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    few = dict(list(VARIANTS.items())[:2])
+    few = {name: VARIANTS[name] for name in (SHIPPED, "its teacher", RIDGE)}
     monkeypatch.setattr(default_predictor, "VARIANTS", few)
+    monkeypatch.setattr(default_predictor, "Recipe", small)
     listing = tmp_path / "sources.json"
     listing.write_text(json.dumps(write_listed(data_root, tmp_path / "x.parquet", check=False)))
     monkeypatch.setattr(sources, "LISTING", listing)
@@ -159,7 +200,7 @@ def test_the_experiment_writes_the_folder_that_ships(
         found,
     )
     # As if another had shipped: its weights are asked, whatever its card says.
-    student_of_length(shipped)
+    turned_round(shipped)
     bench = Workbench("default-predictor", data_root, tmp_path / "out")
     with pytest.raises(PredictorError, match=r"NOT within 0.01\). The folder is written"):
         default_predictor.run(bench)
@@ -167,13 +208,12 @@ def test_the_experiment_writes_the_folder_that_ships(
     assert "| arena_hard_v2 | 2 | 80 |" in capsys.readouterr().out
 
 
-def student_of_length(folder: Path) -> None:
-    """Let a predictor rank by prompt length backwards, and leave its card as it is."""
+def turned_round(folder: Path) -> None:
+    """Let a predictor rank backwards, and leave its card as it is."""
     manifest = read_manifest(folder)
     with np.load(folder / "student.npz") as stored:
-        arrays = {name: np.zeros_like(stored[name]) for name in stored.files}
-        arrays["ngram_feature_scale"] = stored["ngram_feature_scale"]
-    arrays["ngram_surface"][0] = -1
+        arrays = {name: stored[name] for name in stored.files}
+    arrays |= {name: -arrays[name] for name in ("out", "out_bias")}
     kept = {name: (folder / name).read_bytes() for name in manifest.files}
     buffer = io.BytesIO()
     np.savez(buffer, **arrays)
@@ -265,15 +305,3 @@ def test_variants_are_compared_on_the_same_prompts(data_root: Path, tmp_path: Pa
     each = [mean_tau(table, name, good) for name in found["datasets"]]
     assert found["taus"]["good"] == pytest.approx(each, abs=1e-4)
     assert found["tau"]["good"][0] == pytest.approx(np.mean(found["taus"]["good"]), abs=1e-4)
-
-
-def test_every_variant_is_another_recipe() -> None:
-    assert VARIANTS[SHIPPED] == Recipe()
-    assert len({repr(recipe) for recipe in VARIANTS.values()}) == len(VARIANTS)
-
-
-def test_the_mean_rank_is_taken_inside_each_family() -> None:
-    first = np.array([1, 2, 3, 100, 50], dtype=np.float32)
-    second = np.array([2, 1, 3, 7, 8], dtype=np.float32)
-    found = mean_rank(first, second, np.array([0, 0, 0, 1, 1]))
-    assert found.tolist() == [3, 3, 6, 3, 3]
