@@ -45,23 +45,15 @@ CODE = tuple(
 )
 """Modules that a fine-tuning's scores depend on."""
 WHOLE_ALPACA = Cell("alpaca_52k", "text-davinci-003", "Alpaca, text-davinci-003")
-FITS = {CELLS[0]: (0, 8_000, 4_000), WHOLE_ALPACA: (0, 16_000, 8_000), CELLS[2]: (0,)}
+FITS = {CELLS[0]: (0, 8_000, 4_000), WHOLE_ALPACA: (0, 16_000, 8_000)}
 """Numbers of training prompts by cell, 0 for all; 8,000 are those of a table of 10,000."""
 OVER = 0.03
 """Least that was wanted over the ridge, in every cell."""
 MINUTES = {CELLS[0]: 10.0, WHOLE_ALPACA: 30.0}
 """In which `TARGET` was wanted."""
-CHANGED, FEW = CELLS[0], 4_000
-"""Where the parts of the recipe are changed one by one: a cell, and prompts to learn from."""
-CHANGES: Mapping[str, tuple[str, ...]] = {
-    "random partners": ("--data.pairing", "random", "--data.partners", "1"),
-    "float32 throughout": ("--trainer.precision", "32-true"),
-    "batches not sorted by length": ("--data.pool", "1"),
-    "one learning rate for all layers": ("--model.layer_decay", "1.0"),
-    "64 tokens": ("--model.max_length", "64"),
-    "256 tokens": ("--model.max_length", "256"),
-}
-"""Further arguments of `pars fit`, by what they change."""
+PAIRED, FEW = CELLS[0], 4_000
+"""Where the ways to form pairs are compared: a cell, and prompts to learn from."""
+RANDOM = ("--data.pairing", "random", "--data.partners", "1")
 HEAD = (
     "cell",
     "prompts learned from",
@@ -76,14 +68,13 @@ INTRODUCTION = """\
 `pars fit --config configs/default.yaml` on tables of real lengths, one seed. A tenth of the
 prompts, by a hash of the text, chooses the epoch (the ridge learns from it too) and another tenth
 is judged on. *Training* is the time of `pars fit`, validation included; *export* that of
-`pars export` to ONNX, parity on 500 prompts included. The reasoning models' cells stand above, with
-frozen features alone: they leave a hundred prompts to judge on."""
-PARTS = f"""\
-What each part of the recipe is worth, on {FEW:,} prompts of the first cell, one seed: all else is
-alike, and the difference has the interval of the same draws of prompts. By the recipe each prompt
-is encoded once an epoch and all pairs of a batch teach; with *random partners*, as in the paper but
-one a prompt in place of its ten, each pair is encoded by itself, twice the texts, and batches are
-not sorted by length; the loss of the same pairs is the same (tested)."""
+`pars export` to ONNX, parity on 500 prompts included. Other cells stand elsewhere on this page: one
+fine-tuned, most with frozen features alone."""
+PAIRS = f"""\
+What pairs cost, on {FEW:,} prompts of the first cell: *of a batch*, each prompt is encoded once an
+epoch and all pairs of a batch teach; with *random partners*, as in the paper but one a prompt in
+place of its ten, each pair is encoded by itself, and batches are not sorted by length. All else is
+alike; the loss of the same pairs is the same (tested)."""
 TOKENS = """\
 Scores as tokens, on the same judged prompts, which the calibration has not seen: expected over
 true tokens; the mean distance of the two over ten bins, as a share of the mean; and the share of
@@ -116,17 +107,17 @@ def run(bench: Workbench) -> Section:
         if len(fits) > 1:
             ceilings.append(_curve(bench, cell, fits))
         folder, whole = next(iter(fits.items()))
-        in_full = _in_full(bench, cell, folder)
-        goals.append(_goal(cell, whole, Estimate(*in_full["gain"])))
-        tokens.append([cell.title, *_tokens(in_full["reliability"])])
+        judged = in_full(bench, cell, folder)
+        goals.append(goal(cell, whole, Estimate(*judged["gain"])))
+        tokens.append([cell.title, *_tokens(judged["reliability"])])
     parts = [
         INTRODUCTION,
         table(HEAD, rows),
         f"Wanted: {OVER} over the ridge, and tau {TARGET:.2f} in few minutes:",
         "\n".join(goals),
         *ceilings,
-        PARTS,
-        _changes(bench),
+        PAIRS,
+        _pairings(bench),
         TOKENS,
         table(TOKENS_HEAD, tokens),
     ]
@@ -239,43 +230,18 @@ def train(root: Path, path: Path, more: Sequence[str] = ()) -> float:
     return minutes
 
 
-def _changes(bench: Workbench) -> str:
-    """The recipe on the same prompts as it is, and with one part after the other changed."""
-    path = part_of(bench, CHANGED, FEW)
-    unchanged = predictor_folder(bench, path)
+def _pairings(bench: Workbench) -> str:
+    """One recipe and the same prompts, with the pairs of each batch and with random partners."""
+    path = part_of(bench, PAIRED, FEW)
     rows = []
-    for name, more in {"the recipe": (), **CHANGES}.items():
-        found = fit(bench, CHANGED, FEW, path, more)
-        difference = ""
-        if more:
-            folder = predictor_folder(bench, path, more)
-            value, low, high = _gain_over(bench, path, folder, unchanged)
-            difference = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
-        rows.append([name, f"{found['minutes']:.1f}", shown(Estimate(*found["tau"])), difference])
-    return table(("changed", "training, minutes", "tau [95 %]", "difference [95 %]"), rows)
+    for name, more, encoded in (("of a batch", (), 1), ("random partners", RANDOM, 2)):
+        found = fit(bench, PAIRED, FEW, path, more)
+        texts = f"{encoded * found['train']:,}"
+        rows.append([name, texts, f"{found['minutes']:.1f}", shown(Estimate(*found["tau"]))])
+    return table(("pairs", "texts encoded an epoch", "training, minutes", "tau [95 %]"), rows)
 
 
-def _gain_over(bench: Workbench, path: Path, folder: Path, other: Path) -> Ends:
-    """Tau of one predictor less that of another on a table's test split, with its interval."""
-    from pars_export import Predictor
-    from pars_export.artifact import folder_sha256
-
-    def compute() -> Result:
-        lengths = read_lengths(path)
-        test = np.flatnonzero((split_prompts(lengths) == "test")[lengths.prompt])
-        texts = [lengths.prompts[number] for number in lengths.prompt[test]]
-        ours, theirs = (
-            Predictor.load(each, threads=bench.threads).score(texts) for each in (folder, other)
-        )
-        return {"gain": _gain(ours, theirs, lengths, test)}
-
-    settings = {"predictors": [folder_sha256(folder), folder_sha256(other)]}
-    label = f"judge {folder.parent.name} beside the recipe"
-    found = bench.kept(label, settings, compute, ("pars_model.metrics",), sha256_file(path))
-    return cast("Ends", found["gain"])
-
-
-def _gain(ours: ArrayLike, theirs: ArrayLike, lengths: LengthTable, items: Ints) -> Ends:
+def gain_of(ours: ArrayLike, theirs: ArrayLike, lengths: LengthTable, items: Ints) -> Ends:
     """Tau of scores (n,) of items (n,) less that of others (n,), and the ends of its interval."""
     length, censored = lengths.length[items], lengths.censored[items]
     scores = (np.asarray(ours), np.asarray(theirs))
@@ -327,7 +293,7 @@ def tau_of(scores: ArrayLike, lengths: LengthTable, items: Ints) -> Ends:
     return [found.value, found.low, found.high]
 
 
-def _in_full(bench: Workbench, cell: Cell, folder: Path) -> Result:
+def in_full(bench: Workbench, cell: Cell, folder: Path) -> Result:
     """More of a fit on all prompts of a cell.
 
     Args:
@@ -348,7 +314,7 @@ def _in_full(bench: Workbench, cell: Cell, folder: Path) -> Result:
     def compute() -> Result:
         predictor, lengths = Predictor.load(folder, threads=bench.threads), read_lengths(path)
         test, texts, ridge = _test_and_ridge(lengths)
-        gain = _gain(predictor.score(texts), ridge.score(texts), lengths, test)
+        gain = gain_of(predictor.score(texts), ridge.score(texts), lengths, test)
         (mixed,) = cast("list[Result]", evaluate(predictor, path, "test", RESAMPLES)["mixed"])
         return {"gain": gain, "reliability": mixed["reliability"]}
 
@@ -357,7 +323,7 @@ def _in_full(bench: Workbench, cell: Cell, folder: Path) -> Result:
     return bench.kept(f"judge {cell.title}", settings, compute, code, sha256_file(path))
 
 
-def _goal(cell: Cell, found: Result, gain: Estimate) -> str:
+def goal(cell: Cell, found: Result, gain: Estimate) -> str:
     """What was wanted in a cell, and what came of it."""
     told = [f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the ridge"]
     told[0] += f" ({word(gain.value >= OVER)})"

@@ -32,6 +32,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.recipe",
         "the default recipe fine-tuned in full, and the ceilings beside it",
     ),
+    "parts": (
+        "pars_model.experiments.parts",
+        "the default recipe with one part after the other changed, and on exam questions",
+    ),
     "default-predictor": (
         "pars_model.experiments.default_predictor",
         "the predictor inside the package: built again, and judged on what it has not seen",

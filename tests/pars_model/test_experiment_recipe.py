@@ -11,7 +11,7 @@ import yaml
 
 from pars_export.errors import InputError
 from pars_model.callbacks import LAST
-from pars_model.experiments import recipe
+from pars_model.experiments import parts, recipe
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.workbench import Workbench
 
@@ -21,25 +21,55 @@ if TYPE_CHECKING:
 DEFAULT = Path(__file__).parents[2] / "configs" / "default.yaml"
 
 
-def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
-    tmp_path: Path,
-    encoder: Path,
-    make_rows: MakeRows,
-    make_data_root: MakeDataRoot,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+CELL = Cell("kinds", "tiny", "Kinds, tiny")
+
+
+@pytest.fixture
+def tiny_recipe(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The default recipe with a tiny encoder and two epochs."""
     config = yaml.safe_load(DEFAULT.read_text())
     config["model"] |= {"encoder": str(encoder), "max_length": 32, "lr": 3e-3}
     config["trainer"] |= {"accelerator": "cpu", "max_epochs": 2}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
-    cell = Cell("kinds", "tiny", "Kinds, tiny")
     monkeypatch.setattr(recipe, "CONFIG", path)
+
+
+@pytest.mark.usefixtures("tiny_recipe")
+def test_each_change_is_compared_with_the_recipe(
+    tmp_path: Path,
+    make_rows: MakeRows,
+    make_data_root: MakeDataRoot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changes = {"rate": ("--model.lr", "1e-5"), "same": ("--model.margin", "1.0")}
+    monkeypatch.setattr(parts, "CHANGES", changes)
+    monkeypatch.setattr(parts, "CELL", CELL)
+    monkeypatch.setattr(parts, "FEW", 60)
+    monkeypatch.setattr(parts, "OTHER", CELL)
+    bench = Workbench("parts", make_data_root(tmp_path / "data", make_rows(150)), tmp_path / "out")
+    text = parts.run(bench).markdown(bench.minutes)
+    lines = [[each.strip() for each in line.split("|")[1:-1]] for line in text.splitlines()]
+    rows = {line[0]: line for line in lines if len(line) > 3}
+    assert rows["same"][3].startswith("+0.000 [+0.000, +0.000]")
+    tau, slow = (float(rows[name][2].split()[0]) for name in ("the recipe", "rate"))
+    assert float(rows["rate"][3].split()[0]) == pytest.approx(slow - tau, abs=0.0011)
+    assert slow < tau - 0.1
+    assert int(rows["Kinds, tiny"][1]) > 100
+    assert re.search(r"- Kinds, tiny: [+-]\S+ \[.*\] over the ridge \((reached|missed)\)\.", text)
+
+
+@pytest.mark.usefixtures("tiny_recipe")
+def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
+    tmp_path: Path,
+    make_rows: MakeRows,
+    make_data_root: MakeDataRoot,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cell = CELL
     monkeypatch.setattr(recipe, "FITS", {cell: (0, 60)})
     monkeypatch.setattr(recipe, "MINUTES", {cell: 5.0})
-    monkeypatch.setattr(recipe, "CHANGED", cell)
-    changes = {name: recipe.CHANGES[name] for name in ("random partners", "256 tokens")}
-    monkeypatch.setattr(recipe, "CHANGES", changes)
+    monkeypatch.setattr(recipe, "PAIRED", cell)
     monkeypatch.setattr(recipe, "FEW", 60)
     rows = make_rows(150)
     bench = Workbench("recipe", make_data_root(tmp_path / "data", rows + rows), tmp_path / "out")
@@ -49,18 +79,14 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     assert int(whole.split("|")[2]) > 100
     assert float(whole.split("|")[5].split()[0]) > 0.4
     assert "one run of the LLM orders the prompts of another at 1.000" in text
-    as_it_is, random, longer = (
-        [column.strip() for column in line.split("|")[2:-1]]
+    in_batch, random = (
+        line.split("|")[2:]
         for line in text.splitlines()
-        if line.startswith(("| the recipe", "| random partners", "| 256 tokens"))
+        if line.startswith(("| of a batch", "| random partners"))
     )
-    assert as_it_is[1] == part.split("|")[5].strip()
-    assert as_it_is[2] == ""
-    for changed in (random, longer):
-        taus = [float(each[1].split()[0]) for each in (changed, as_it_is)]
-        assert float(changed[2].split()[0]) == pytest.approx(taus[0] - taus[1], abs=0.0011)
-    assert float(longer[2].split()[0]) == 0  # no prompt is longer than what the recipe reads
-    assert float(random[2].split()[0]) != 0
+    assert [in_batch[0].strip(), random[0].strip()] == ["60", "120"]
+    assert in_batch[2] == part.split("|")[5]
+    assert in_batch[2] != random[2]
     assert re.search(r"- Kinds, tiny: [+-].* over the ridge \((reached|missed)\), tau", text)
     assert "minutes of at most 5 (reached)" in text
     (tokens,) = [line for line in text.splitlines() if line.startswith("| Kinds, tiny | ")][2:]

@@ -1,0 +1,93 @@
+"""The default recipe with one part after the other changed, and on prompts of another kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from pars_export.files import sha256_file
+from pars_model.experiments.matrix import RIDGE, shown
+from pars_model.experiments.objectives import CELLS
+from pars_model.experiments.page import Section, table
+from pars_model.experiments.recipe import (
+    FEW,
+    PAIRED,
+    fit,
+    gain_of,
+    goal,
+    in_full,
+    part_of,
+    predictor_folder,
+)
+from pars_model.experiments.workbench import Result, Workbench
+from pars_model.lengths import read_lengths, split_prompts
+from pars_model.metrics import Estimate
+
+CELL, OTHER = PAIRED, CELLS[2]
+CHANGES: Mapping[str, tuple[str, ...]] = {
+    "one learning rate for all layers": ("--model.layer_decay", "1.0"),
+    "batches not sorted by length": ("--data.pool", "1"),
+    "64 tokens": ("--model.max_length", "64"),
+    "256 tokens": ("--model.max_length", "256"),
+    "float32 throughout": ("--trainer.precision", "32-true"),
+}
+"""Further arguments of `pars fit`, by what they change."""
+CHANGED = f"""\
+`pars fit --config configs/default.yaml` on {FEW:,} prompts of {CELL.title}, one seed, judged on a
+tenth of all; a change is one argument, all else alike, and its difference has the interval of the
+same draws of prompts. What pairs of a batch are worth beside random partners stands under *The
+default recipe*."""
+ELSEWHERE = "The recipe as it is, on exam questions:"
+HEAD = ("cell", "prompts learned from", "training, minutes", "tau [95 %]", RIDGE, "prompt length")
+
+
+def run(bench: Workbench) -> Section:
+    """Fit with and without each change, and in the other cell."""
+    path = part_of(bench, CELL, FEW)
+    unchanged = predictor_folder(bench, path)
+    rows = []
+    for name, more in {"the recipe": (), **CHANGES}.items():
+        found = fit(bench, CELL, FEW, path, more)
+        row = [name, f"{found['minutes']:.1f}", shown(Estimate(*found["tau"]))]
+        if more:
+            change = _over(bench, path, predictor_folder(bench, path, more), unchanged)
+            row.append(shown(change, signed=True))
+        rows.append([*row, ""][:4])
+    other = part_of(bench, OTHER, 0)
+    found = fit(bench, OTHER, 0, other)
+    gain = Estimate(*in_full(bench, OTHER, predictor_folder(bench, other))["gain"])
+    taus = [shown(Estimate(*found[name])) for name in ("tau", "ridge", "length")]
+    elsewhere = [OTHER.title, f"{found['train']:,}", f"{found['minutes']:.1f}", *taus]
+    return Section(
+        "Parts of the recipe",
+        [
+            CHANGED,
+            table(("changed", "training, minutes", "tau [95 %]", "difference [95 %]"), rows),
+            ELSEWHERE,
+            table(HEAD, [elsewhere]),
+            goal(OTHER, found, gain),
+        ],
+        short=f"Fine-tuned on {OTHER.title}: {gain.value:+.3f} over the {RIDGE}.",
+    )
+
+
+def _over(bench: Workbench, path: Path, folder: Path, unchanged: Path) -> Estimate:
+    """Tau of a predictor less that of the recipe's on a table's test split, with its interval."""
+    from pars_export import Predictor
+    from pars_export.artifact import folder_sha256
+
+    folders = (folder, unchanged)
+
+    def compute() -> Result:
+        lengths = read_lengths(path)
+        test = np.flatnonzero((split_prompts(lengths) == "test")[lengths.prompt])
+        texts = [lengths.prompts[number] for number in lengths.prompt[test]]
+        ours, theirs = (Predictor.load(f, threads=bench.threads).score(texts) for f in folders)
+        return {"gain": gain_of(ours, theirs, lengths, test)}
+
+    settings = {"predictors": [folder_sha256(each) for each in folders]}
+    label = f"judge {folder.parent.name} beside the recipe"
+    found = bench.kept(label, settings, compute, ("pars_model.metrics",), sha256_file(path))
+    return Estimate(*found["gain"])
