@@ -272,8 +272,8 @@ def _parts(found: Findings, variants: Mapping[str, Any]) -> list[str]:
     parts = ["Kinds of prompts left out of the training:", "\n".join(result_table(found.left_out))]
     if found.unseen:
         parts += [
-            "Other data sets, by the predictor as it ships. No choice hung on them; prompts that "
-            "it was trained on are left out.",
+            "Other data sets, by the predictor as it ships. It learned nothing from them, but was "
+            "chosen by them, too; prompts that it was trained on are left out.",
             "\n".join(result_table(found.unseen)),
             own_worth(found.unseen),
         ]

@@ -20,17 +20,20 @@ Coverage = Mapping[str, Mapping[str, Any]]
 _HEAD = """\
 # The default predictor
 
-A linear model on subwords, pairs of subwords, first and last words and surface features, in numpy.
-It predicts how long answers are *relative to each other*, for an LLM that it has never seen; its
-tokens are those of a typical LLM, and serving corrects their scale by the answers it sees. One
-that is trained on the lengths of the LLM it serves ranks better.
+A convolution over subwords and hashed pairs of them, in numpy, distilled from a pretrained encoder
+and a linear model that learned from the lengths below. It predicts how long answers are *relative
+to each other*, for an LLM that it has never seen; its tokens are those of a typical LLM, and serving
+corrects their scale by the answers it sees. One that is trained on the lengths of the LLM it serves
+ranks better.
 
 `pars experiment default-predictor` builds it again and writes this card.
 
 ## What it learned from
 
 Lengths that may be redistributed, and no others. The target of a prompt is the mean over LLMs of
-the rank of its length among the lengths of that LLM.
+the rank of its length among the lengths of that LLM. Its teachers score prompts without lengths,
+too, all made of prompts of these sources. The encoder is MiniLM (all-MiniLM-L6-v2, Apache-2.0),
+which learned from public texts of many sources, as its authors say.
 """
 _NOTES = """\
 Some of the OpenAssistant answers were cut near 400 tokens without a mark, which makes long answers
@@ -81,15 +84,15 @@ def render(found: Findings) -> str:
         "and weights; prompt length is in characters; *lead* is a difference on the same prompts.",
         "",
         "**Kinds of prompts that it had not seen**, of the sources above: all data sets of one",
-        "family were left out, and it was trained on the others. By this table it was chosen.",
+        "family were left out, lengths and texts, and it was trained on the others.",
         "",
         *result_table(found.left_out),
         "",
     ]
     if found.unseen:
         lines += [
-            "**Other data sets**, by the predictor as it ships. No choice hung on them; prompts",
-            "that it was trained on are left out.",
+            "**Other data sets**, by the predictor as it ships. It learned nothing from them, but",
+            "was chosen by them, too; prompts that it was trained on are left out.",
             "",
             *result_table(found.unseen),
             "",
