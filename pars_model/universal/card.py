@@ -22,9 +22,9 @@ _HEAD = """\
 
 A convolution over subwords and hashed pairs of them, in numpy, distilled from a pretrained encoder
 and a linear model that learned from the lengths below. It predicts how long answers are *relative
-to each other*, for an LLM that it has never seen; its tokens are those of a typical LLM, and serving
-corrects their scale by the answers it sees. One that is trained on the lengths of the LLM it serves
-ranks better.
+to each other*, for an LLM that it has never seen; its tokens are those of a typical LLM, and
+serving corrects their scale by the answers it sees. One that is trained on the lengths of the LLM
+it serves ranks better.
 
 `pars experiment default-predictor` builds it again and writes this card.
 
