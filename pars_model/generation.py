@@ -229,7 +229,15 @@ def server_generator(
 def _reasoning_tokens(usage: Mapping[str, object]) -> int | None:
     details = usage.get("completion_tokens_details")
     found = details.get("reasoning_tokens") if isinstance(details, Mapping) else None
-    return None if found is None else int(cast(int, found))
+    if found is None:
+        return None
+    reasoning, total = int(found), int(cast(int, usage["completion_tokens"]))
+    if not 0 <= reasoning <= total:
+        raise InputError(
+            f"The server counts {reasoning} reasoning tokens in an answer of {total}; lengths are "
+            "of whole answers, reasoning included: measure with a server that adds them up."
+        )
+    return reasoning
 
 
 def _checked(base_url: str) -> str:

@@ -96,6 +96,12 @@ class StudentModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         with torch.no_grad():
             self.token.weight[2:, : found.shape[1]] = torch.from_numpy(found.astype(np.float32))
 
+    def rescale(self, mean: float, deviation: float) -> None:
+        """Let scores with this mean and standard deviation have 0 and 1, and all others alike."""
+        with torch.no_grad():
+            self.out.bias.sub_(mean).div_(deviation)
+            self.out.weight.div_(deviation)
+
     def forward(self, ids: Tensor, attention_mask: Tensor, features: Tensor) -> Tensor:
         """Scores (n,) of ids (n, t), their mask (n, t) and features (n, f)."""
         return self.score(self.neurons(ids, attention_mask, features))

@@ -18,7 +18,7 @@ from pars_export.runtimes import FactScorer, Scorer
 from pars_export.runtimes.encoded import Core
 
 PROMPTS = 500
-"""Real prompts that an export is compared on where it is given none."""
+"""Real prompts that an export is compared on, at least."""
 CALIBRATION = 128
 """Real prompts that engines are made by; where there are enough, none of those compared on."""
 _RESOLUTION = 1e-5

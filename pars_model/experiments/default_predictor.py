@@ -21,6 +21,7 @@ from pars_export.artifact import DEFAULT_PREDICTOR, folder_sha256
 from pars_export.calibration import Calibration
 from pars_export.errors import PredictorError
 from pars_export.files import sha256_file
+from pars_export.inputs import text_digest
 from pars_model.experiments.cells import FILES
 from pars_model.experiments.page import Section, table
 from pars_model.lengths import read_lengths
@@ -29,6 +30,7 @@ from pars_model.universal.card import (
     LENGTH,
     OURS,
     OWNLESS,
+    RIDGE,
     Findings,
     coverage_table,
     mean_of,
@@ -37,6 +39,7 @@ from pars_model.universal.card import (
     result_table,
 )
 from pars_model.universal.fit import Fitted, Material, Recipe
+from pars_model.universal.instructions.prompts import generate
 from pars_model.universal.judge import compare, judge, mean_tau, some_prompts
 from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import (
@@ -48,7 +51,7 @@ from pars_model.universal.sources import (
     write_dataset,
     write_listed,
 )
-from pars_model.universal.variants import RIDGE, SHIPPED, VARIANTS
+from pars_model.universal.variants import SHIPPED, VARIANTS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -64,18 +67,22 @@ if TYPE_CHECKING:
 
 FIT_CODE = (
     "pars_export.runtimes.ngrams",
+    "pars_export.runtimes.student",
     "pars_export.words",
     "pars_model.course",
-    "pars_model.experiments.frozen",
+    "pars_model.frozen_encoder",
     "pars_model.linear",
     "pars_model.ngrams",
     "pars_model.splice",
     "pars_model.student",
     "pars_model.student_fit",
+    "pars_model.templates",
     "pars_model.universal.corpus",
     "pars_model.universal.fit",
+    "pars_model.universal.instructions.prompts",
     "pars_model.universal.reader",
     "pars_model.universal.sources",
+    "pars_model.universal.variants",
 )
 CODE = (*FIT_CODE, "pars_model.universal.judge")
 COVERAGE_CODE = (
@@ -103,8 +110,9 @@ def run(bench: Workbench) -> Section:
     listed = bench.out / "tables" / "listed.parquet"
     sources = write_listed(bench.data_root, listed)
     lengths = read_lengths(listed)
-    digest = sha256_file(LISTING)
     material = Material(lengths, Recipe(), bench.out / "features")
+    drawn = sorted(row["prompt"] for row in generate(material.recipe.made.draws))
+    digest = f"{sha256_file(LISTING)} {text_digest(json.dumps(drawn))}"
     asked = {"recipe": repr(material.recipe)}
     scores = {name: _unseen_kinds(bench, material, name, digest) for name in VARIANTS}
     built = Built(material, scores[SHIPPED], scores[RIDGE])
@@ -112,7 +120,7 @@ def run(bench: Workbench) -> Section:
         "variants",
         {"names": list(VARIANTS), **asked},
         partial(compare, lengths, lengths.datasets, scores),
-        (*CODE, "pars_model.universal.variants"),
+        CODE,
         digest,
     )
     left_out: Cells = []

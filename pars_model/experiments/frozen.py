@@ -7,28 +7,22 @@ recipe's table has that.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from pars_export.files import sha256_file
-from pars_model.batches import pad
 from pars_model.encoder import find_encoder
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.workbench import Result, Workbench
+from pars_model.frozen_encoder import ENCODER, LAYERS, MAX_LENGTH, FrozenEncoder
 from pars_model.kept import Rows, in_steps
 from pars_model.lengths import LengthTable, censored_median, read_lengths, text_fraction
-from pars_model.module import ResponseLengthRanker
 
-LAYERS = (2, 4, 6)
-"""Layers of MiniLM whose states, each the mean over tokens, make the features."""
-ENCODER, MAX_LENGTH = "embedded:minilm", 128
 TUNE, JUDGE = 0.1, 0.2
 """Shares of prompts that choose learning rates and epochs, and that are judged on."""
 
@@ -112,32 +106,3 @@ def with_prompt_tokens(table: LengthTable) -> LengthTable:
     tokenizer.no_padding()
     counts = np.array([len(tokenizer.encode(text).ids) for text in table.prompts], dtype=np.float64)
     return replace(table, facts={**table.facts, "prompt_tokens": counts[table.prompt]})
-
-
-class FrozenEncoder:
-    """Texts to features; the encoder is loaded when it is first asked."""
-
-    def __init__(self) -> None:
-        self._ranker: ResponseLengthRanker | None = None
-
-    def __call__(self, texts: Sequence[str]) -> Rows:
-        """Features (n, width) of texts."""
-        if self._ranker is None:
-            self._ranker = ResponseLengthRanker(encoder=ENCODER, max_length=MAX_LENGTH)
-            self._ranker.eval()
-        tokenizer = self._ranker.text_tokenizer()
-        tokens = tokenizer.encode(texts)
-        order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
-        found: list[Rows] = [np.empty(0, dtype=np.float32)] * len(tokens)
-        for start in range(0, len(order), 64):
-            part = order[start : start + 64]
-            ids, mask = pad([tokens[place] for place in part], tokenizer.pad_id)
-            with torch.inference_mode():
-                states = self._ranker.encoder(
-                    input_ids=ids, attention_mask=mask, output_hidden_states=True
-                ).hidden_states
-            shares = (mask / mask.sum(dim=1, keepdim=True)).unsqueeze(-1)
-            rows = torch.cat([(states[layer] * shares).sum(dim=1) for layer in LAYERS], dim=1)
-            for place, row in zip(part, rows.numpy(), strict=True):
-                found[place] = row
-        return np.stack(found)

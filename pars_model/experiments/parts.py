@@ -54,7 +54,9 @@ def run(bench: Workbench) -> Section:
         if more:
             change = _over(bench, path, predictor_folder(bench, path, more), unchanged)
             row.append(shown(change, signed=True))
-        rows.append([*row, ""][:4])
+        else:
+            row.append("")
+        rows.append(row)
     other = part_of(bench, OTHER, 0)
     found = fit(bench, OTHER, 0, other)
     gain = Estimate(*in_full(bench, OTHER, predictor_folder(bench, other))["gain"])

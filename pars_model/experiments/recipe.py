@@ -68,7 +68,7 @@ INTRODUCTION = """\
 `pars fit --config configs/default.yaml` on tables of real lengths, one seed. A tenth of the
 prompts, by a hash of the text, chooses the epoch (the ridge learns from it too) and another tenth
 is judged on. *Training* is the time of `pars fit`, validation included; *export* that of
-`pars export` to ONNX, parity on 500 prompts included. Other cells stand elsewhere on this page: one
+`pars export` to ONNX, parity included. Other cells stand elsewhere on this page: one
 fine-tuned, most with frozen features alone."""
 PAIRS = f"""\
 What pairs cost, on {FEW:,} prompts of the first cell: *of a batch*, each prompt is encoded once an

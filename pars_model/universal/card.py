@@ -9,9 +9,8 @@ from typing import Any
 
 from pars_model.reliability import INTERVALS
 from pars_model.universal.sources import LISTED
-from pars_model.universal.variants import RIDGE
 
-OURS, LENGTH = "default", "prompt length"
+OURS, RIDGE, LENGTH = "default", "n-gram ridge", "prompt length"
 OWNLESS = "without own prompts"
 """The default predictor's recipe on the sources that are not this project's."""
 Cells = Sequence[Mapping[str, Any]]
@@ -84,7 +83,8 @@ def render(found: Findings) -> str:
         "and weights; prompt length is in characters; *lead* is a difference on the same prompts.",
         "",
         "**Kinds of prompts that it had not seen**, of the sources above: all data sets of one",
-        "family were left out, lengths and texts, and it was trained on the others.",
+        "family were left out, lengths and texts, and it was trained on the others (the principal",
+        "components of the encoder's features are those of all prompts, without lengths).",
         "",
         *result_table(found.left_out),
         "",
@@ -136,11 +136,13 @@ def result_table(cells: Cells) -> list[str]:
 def own_worth(cells: Cells) -> str:
     """What the project's own prompts gain on other data sets."""
     leads = [cell["gain"][OWNLESS] for cell in cells]
-    better, worse = (sum(sign * lead[end] > 0 for lead in leads) for sign, end in ((1, 1), (-1, 2)))
+    better, worse = (
+        sum(sign * (lead[end] or 0) > 0 for lead in leads) for sign, end in ((1, 1), (-1, 2))
+    )
     return (
-        "Without the prompts and instructions written for this project the same recipe reaches "
-        f"{mean_of(cells, OWNLESS):.3f} in the mean of these data sets; they help beyond the "
-        f"interval on {better} and harm beyond it on {worse}."
+        "Without the prompts and instructions written for this project, their lengths and what is "
+        f"made of them, the same recipe reaches {mean_of(cells, OWNLESS):.3f} in the mean of these "
+        f"data sets; they help beyond the interval on {better} and harm beyond it on {worse}."
     )
 
 

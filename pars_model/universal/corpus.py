@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import random
 import re
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,10 +24,11 @@ _CHARACTERS = 300
 """Of the longest prompt that splices and substitutions are made of: short ones cost little."""
 _SHARES = (0.2, 0.4, 0.7, 1.0)
 """Of the words of a prompt that are substituted."""
-_LEAST = 3
-"""Letters of a word that is substituted, and of one that stands for it."""
-_COMMON = 0.45
-"""The more common half of the vocabulary, by the logarithm of the rank, starts there."""
+_REPLACED, _LEAST = 4, 3
+"""Letters, at least, of a word that is substituted, and of one that stands for it."""
+_FIRST = 0.45
+"""Ranks are drawn evenly by their logarithm, from this power of the number of words on: the most
+common ones are in every text anyway."""
 _ORDINARY = ("chat", "own prompts")
 """Families that read like what people ask assistants, beside the instructions."""
 
@@ -76,12 +78,12 @@ def make_corpus(
         seed: of the choice.
     """
     draw = random.Random(seed)
-    made: dict[str, int] = {}  # text -> bits of families
+    made: dict[str, int] = defaultdict(int)  # text -> bits of families
     instruction = FAMILIES.index(family_of(DATASET))
     drawn = [row["prompt"] for row in generate(sizes.draws)]
     made |= dict.fromkeys(drawn, 1 << instruction)
     known = [(text, int(each)) for text, each in zip(prompts, family, strict=True)]
-    known += [(text, instruction) for text in drawn]
+    known += [(text, instruction) for text in drawn]  # those that were measured count twice
     short = [each for each in known if len(each[0]) <= _CHARACTERS]
     families = {instruction, *(FAMILIES.index(name) for name in _ORDINARY)}
     ordinary = [each for each in short if each[1] in families] or short
@@ -92,10 +94,10 @@ def make_corpus(
     if short:
         for _ in range(sizes.swapped):
             text, number = one()
-            made.setdefault(_substituted(text, words, draw), 1 << number)
+            made[_substituted(text, words, draw)] |= 1 << number
         for _ in range(sizes.spliced):
             (first, number), (second, other) = one(), one()
-            made.setdefault(join(draw, first, second), 1 << number | 1 << other)
+            made[join(draw, first, second)] |= 1 << number | 1 << other
     for text in (*prompts, ""):
         made.pop(text, None)
     bits = np.array(list(made.values()), dtype=np.int64)
@@ -108,8 +110,8 @@ def _substituted(text: str, words: Sequence[str], draw: random.Random) -> str:
     parts = re.split(r"(\W+)", text)
     for place in range(0, len(parts), 2):
         word = parts[place]
-        if len(word) > _LEAST and word.isalpha() and draw.random() < share:
-            rank = int(len(words) ** draw.uniform(_COMMON, 1)) - 1
+        if len(word) >= _REPLACED and word.isalpha() and draw.random() < share:
+            rank = int(len(words) ** draw.uniform(_FIRST, 1)) - 1
             parts[place] = words[rank].capitalize() if word[0].isupper() else words[rank]
     return "".join(parts)
 

@@ -138,12 +138,13 @@ class Material:
         """The student that serves.
 
         Args:
-            without: families of which nothing is learned, neither lengths nor texts.
+            without: families that are left out, lengths and texts, but for the principal
+            components of the encoder's features, which are those of all prompts.
         """
         made = self.corpus.without(without)
         more = [text for text, kept in zip(self.corpus.texts, made, strict=True) if kept]
         vectors = np.concatenate([self.known, self.corpus_known[made]])[:, :_TOLD]
-        prompts, (numbers, _, _) = self.table.prompts, self.lesson(without)
+        prompts, (numbers, _, weight) = self.table.prompts, self.lesson(without)
         part = np.full(len(prompts) + len(more), "train", dtype="<U5")
         part[: len(prompts)] = "test"
         part[numbers] = ["val" if text_fraction(prompts[n]) < _VAL else "train" for n in numbers]
@@ -157,6 +158,11 @@ class Material:
         )
         spec = self.recipe.student.spec
         read = WordTokenizer(student.tokenizer_json, spec).read_all(prompts)
+        # Fits without different families are calibrated together: all in one unit.
+        learned = predict(student.network, *read)[numbers]
+        mean = np.average(learned, weights=weight)
+        deviation = np.sqrt(np.average((learned - mean) ** 2, weights=weight))
+        student.network.rescale(float(mean), float(deviation))
         scores = predict(student.network, *read)
         return Fitted(scores, student.network.arrays(), student.tokenizer_json, spec)
 

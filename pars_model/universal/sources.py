@@ -153,7 +153,8 @@ def _own(source: Source) -> Iterable[dict[str, Any]]:
             "dataset": source.dataset,
             "prompt": row["prompt"],
             "model": row["model"],
-            "config": row["config"],
+            # Cut off at different lengths, they are not to be ranked together.
+            "config": f"{row['config']}, at most {row['max_tokens']}",
             "response_tokens": int(row["response_tokens"]),
             "finish_reason": row["finish_reason"],
         }

@@ -7,9 +7,10 @@ from collections.abc import Callable, Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from pars_model.universal.card import RIDGE
 from pars_model.universal.fit import Material
 
-SHIPPED, RIDGE = "as it ships", "n-gram ridge"
+SHIPPED = "as it ships"
 
 VARIANTS: Mapping[str, Callable[[Material, str], NDArray[np.float32]]] = {
     SHIPPED: lambda material, family: material.fit([family]).scores,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pars_export import InputError, Predictor, PredictorError
-from pars_export.artifact import read_manifest, write_predictor
+from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest, write_predictor
 from pars_export.calibration import Calibration
 from pars_model.calibration import fit_calibration
 from pars_model.course import Course
@@ -24,15 +24,18 @@ from pars_model.lengths import read_lengths
 from pars_model.student import StudentShape
 from pars_model.universal import sources
 from pars_model.universal.build import calibrate
-from pars_model.universal.card import LENGTH, OURS, OWNLESS, Findings, render
+from pars_model.universal.card import LENGTH, OURS, OWNLESS, RIDGE, Findings, render
 from pars_model.universal.corpus import Sizes, make_corpus, whole_words
 from pars_model.universal.fit import Material, Recipe
+from pars_model.universal.instructions import prompts
+from pars_model.universal.instructions.prompts import generate
 from pars_model.universal.judge import compare, judge, mean_tau
 from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import FAMILIES, LISTED, write_listed
-from pars_model.universal.variants import RIDGE, SHIPPED, VARIANTS
+from pars_model.universal.variants import SHIPPED, VARIANTS
 
 LLMS = {"oasst_eval": "pythia-12b", "mmlu_pro": "Mistral-7B", "zeroeval_crux": "Yi-1.5-9B-Chat"}
+LENGTHS = Path(prompts.__file__).parent / "lengths.parquet"
 PERCENT = ("50%", "80%", "90%")
 KINDS = {"word": 3, "list": 40, "story": 400}
 
@@ -90,9 +93,11 @@ def test_other_lengths_than_listed_are_refused(data_root: Path, tmp_path: Path) 
         write_listed(tmp_path, tmp_path / "listed.parquet")
 
 
-def test_every_source_is_listed() -> None:
+def test_every_source_is_listed_and_what_ships_learned_from_them() -> None:
     listed = json.loads(sources.LISTING.read_text(encoding="utf-8"))
     assert set(listed) == {source.dataset for source in LISTED}
+    card = json.loads((DEFAULT_PREDICTOR / "card.json").read_text(encoding="utf-8"))
+    assert card["sources"] == listed
 
 
 def small() -> Recipe:
@@ -128,7 +133,7 @@ def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> N
     assert list(cell["by_llm"]) == ["pythia-12b"]
     curve = Calibration.from_json(calibrate(material, scores))
     assert (np.diff(curve.tokens) > 0).all()
-    # Whatever the lengths and the texts of the family: nothing of it is read.
+    # Whatever the lengths of the family: none is read.
     longer = np.where(chat[table.prompt], table.length[::-1], table.length)
     again = Material(replace(table, length=longer), material.recipe, tmp_path).fit(["chat"])
     assert np.array_equal(again.scores, scores)
@@ -152,8 +157,16 @@ def test_made_up_prompts_are_new_and_know_their_families() -> None:
         assert not any(marks & set(text.split()) for text in kept)
     same = make_corpus(prompts, family, words, Sizes(0, swapped=400, spliced=400, of_all=0.5))
     assert same.texts == corpus.texts
-    vocabulary = {"the": 5, "##ing": 6, "a": 7, "of": 8, "and": 2, "caf\u00e9": 9, "x1z": 10}
-    assert whole_words(vocabulary) == ["and", "the"]
+    vocabulary = {"from": 5, "##ingly": 6, "the": 4, "with": 2, "a": 8, "caf\u00e9s": 9, "x1zz": 10}
+    assert whole_words(vocabulary) == ["with", "the", "from"]
+
+
+def test_the_instructions_are_those_that_were_measured() -> None:
+    rows = pq.read_table(LENGTHS).to_pylist()
+    assert {row["prompt"] for row in rows} == {row["prompt"] for row in generate()}
+    assert len(rows) == len({row["prompt"] for row in rows}) == 1997
+    assert len({row["template"] for row in rows}) == 814
+    assert len({row["kind"] for row in rows}) == 24
 
 
 def test_the_experiment_writes_the_folder_that_ships(
