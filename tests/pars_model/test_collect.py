@@ -201,6 +201,8 @@ class StandInServer(BaseHTTPRequestHandler):
     """Answers chat completions; every third request is first told to come back later."""
 
     seen = 0
+    beyond = 0
+    """Reasoning tokens beyond those that it counts in the answer, and one more."""
     reasons = False
     """Whether it tells the reasoning tokens of answers of an odd length."""
 
@@ -218,7 +220,7 @@ class StandInServer(BaseHTTPRequestHandler):
         tokens = len(body["messages"][-1]["content"])
         usage: dict[str, object] = {"completion_tokens": tokens, "prompt_tokens": 5}
         if self.reasons and tokens % 2:
-            usage["completion_tokens_details"] = {"reasoning_tokens": tokens - 1}
+            usage["completion_tokens_details"] = {"reasoning_tokens": tokens - 1 + self.beyond}
         self._send(200, {"choices": [{"finish_reason": "stop"}], "usage": usage})
 
     def _send(self, status: int, body: object) -> None:
@@ -254,7 +256,11 @@ def test_endpoint(prompts: Path, tmp_path: Path, endpoint: str) -> None:
 
 
 def test_reasoning_tokens_are_kept_where_the_server_tells_them(
-    prompts: Path, tmp_path: Path, endpoint: str, monkeypatch: pytest.MonkeyPatch
+    prompts: Path,
+    tmp_path: Path,
+    endpoint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     options = ["--samples", "1", "--max-tokens", "64", "--prompts", str(prompts)]
     options = ["collect", *options, "--base-url", endpoint, "--out"]
@@ -268,6 +274,10 @@ def test_reasoning_tokens_are_kept_where_the_server_tells_them(
         total = row["response_tokens"]
         assert row["reasoning_tokens"] == (total - 1 if total % 2 else None)
     assert len(read_lengths(tmp_path / "told.parquet")) > 0
+    monkeypatch.setattr(StandInServer, "beyond", 2)
+    assert main([*options, str(tmp_path / "apart.parquet")]) != 0
+    assert "reasoning tokens in an answer of" in capsys.readouterr().err
+    assert not (tmp_path / "apart.parquet").exists()
 
 
 def test_endpoint_that_refuses_is_quoted(
