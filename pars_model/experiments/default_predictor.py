@@ -256,7 +256,8 @@ def _of_those_there(lengths: LengthTable, score: Scorer) -> Scores:
     """Scores of a table's prompts, (n,); NaN for those that no item has."""
     numbers = np.unique(lengths.prompt)
     scores = np.full(len(lengths.prompts), np.nan, dtype=np.float32)
-    scores[numbers] = score([lengths.prompts[number] for number in numbers])
+    if len(numbers):
+        scores[numbers] = score([lengths.prompts[number] for number in numbers])
     return scores
 
 

@@ -42,14 +42,17 @@ KINDS = {"word": 3, "list": 40, "story": 400}
 
 @pytest.fixture(scope="module")
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three listed data sets, and one that is for judging; LLMs that are listed, and one not."""
+    """Three listed data sets, and two for judging, one of which has prompts of the first alone;
+    LLMs that are listed, and one not."""
     root = tmp_path_factory.mktemp("data")
     rng = random.Random(0)
-    prompts, lengths = [], []
-    for dataset, llm in {**LLMS, "arena_hard_v2": "gpt-4o"}.items():
+    prompts: list[dict[str, str]] = []
+    lengths: list[dict[str, object]] = []
+    for dataset, llm in {**LLMS, "arena_hard_v2": "gpt-4o", "repeats": "gpt-4o"}.items():
         for number in range(80):
             kind = rng.choice(list(KINDS))
             text = f"{dataset}: write a {kind} about the {rng.choice(['sea', 'moon'])} {number}"
+            text = prompts[number]["prompt"] if dataset == "repeats" else text
             prompts.append({"dataset": dataset, "prompt_id": str(number), "prompt": text})
             for model in (llm, "gpt-4"):
                 lengths.append(
