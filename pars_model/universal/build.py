@@ -41,8 +41,8 @@ def calibrate(
         families: those whose lengths are learned from.
     """
     typical = _in_tokens(material, families).typical()
-    # How much longer a cut-off answer would have been, the product-limit estimate learns from longer
-    # ones; here those are mathematics' alone. What is cut off teaches the scores, not the tokens.
+    # How much longer a cut-off answer would have been, the product-limit estimate learns from
+    # longer ones; here those are mathematics' alone. So it teaches the scores, not the tokens.
     typical = typical.take(np.flatnonzero(~typical.censored))
     drawn = typical.draw(_some_of_each(material, typical.prompt, families))
     return fit_calibration(scores[drawn.prompt], drawn.length, drawn.censored)
