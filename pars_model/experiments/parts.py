@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import read_lengths, split_prompts
 from pars_model.metrics import Estimate
 
-CELL, OTHER = PAIRED, CELLS[2]
+CELL, OTHER = PAIRED, replace(CELLS[2], prompts=0)
 CHANGES: Mapping[str, tuple[str, ...]] = {
     "one learning rate for all layers": ("--model.layer_decay", "1.0"),
     "batches not sorted by length": ("--data.pool", "1"),
