@@ -9,6 +9,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from tiny_predictor import tiny_config, tiny_tokenizer_json, write_tiny_predictor
 
@@ -37,6 +39,8 @@ from pars_export.int8 import store_int8
 from pars_export.runtimes import RUNTIMES
 from pars_export.table import write_table_predictor
 from pars_model.__main__ import main
+from pars_model.experiments.linear_folder import write_linear
+from pars_model.lengths import read_lengths
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 RATES = {"float32": 1e11, "int8": 2e11, "memory": 1e10}
@@ -386,7 +390,12 @@ def test_default_is_the_predictor_inside_the_package(
     (tmp_path / "default").mkdir()
     assert bench._folder(Path("default")) == Path("default")
     default = Contestant("default", "student", str(DEFAULT_PREDICTOR), baseline=False)
-    assert default.work() is None, "a linear student multiplies no matrices"
+    assert default.work() is not None, "a convolution, whose products have a floor"
+    table = {"prompt": [f"say {n}" for n in range(90)], "response_tokens": list(range(90))}
+    pq.write_table(pa.table(table), tmp_path / "lengths.parquet")
+    linear = write_linear(tmp_path / "linear", read_lengths(tmp_path / "lengths.parquet"))
+    contestant = Contestant("linear", "student", str(linear), baseline=False)
+    assert contestant.work() is None, "a linear student multiplies no matrices"
     assert cells._learned_from_the_test(DEFAULT_PREDICTOR), "its tau there must not pass for more"
 
 
