@@ -23,7 +23,7 @@ from pars_export.artifact import folder_sha256, read_manifest
 from pars_export.batches import padded
 from pars_export.engines import ENGINES
 from pars_export.export import export_checkpoint
-from pars_export.parity import Bound
+from pars_export.parity import PROMPTS, Bound
 from pars_model.__main__ import main
 
 ROOT = Path(__file__).parents[2]
@@ -116,7 +116,7 @@ def test_the_predictor_scores_as_the_ranker(
     assert manifest.input == ranker.input_spec
     assert manifest.metrics["tau"] == ranker.metrics["tau"]
     parity: Any = manifest.engines["onnx"]["parity"]
-    assert parity["prompts"] == 3
+    assert parity["prompts"] == PROMPTS
 
 
 def test_pars_export_says_what_to_pin(

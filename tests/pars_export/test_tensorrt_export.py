@@ -25,7 +25,7 @@ from pars_export.artifact import folder_sha256
 from pars_export.build import add_engines
 from pars_export.built_here import check_built_here
 from pars_export.engines import BY_PRECISION, ENGINES
-from pars_export.parity import Bound, builtin_texts
+from pars_export.parity import PROMPTS, Bound, builtin_texts
 from pars_export.runtimes.onnxruntime_engines import OnnxCore
 from pars_export.tensorrt import BuildOptions, Profile
 
@@ -87,9 +87,9 @@ def test_an_engine_is_compared_itself_where_a_gpu_can_run_it(
 ) -> None:
     manifest = add_engines(folder, [name], TEXTS, options=FP32)
     engine: Any = manifest.engines[name]
-    assert engine["graph_parity"]["prompts"] == engine["parity"]["prompts"] == len(TEXTS)
+    assert engine["graph_parity"]["prompts"] == engine["parity"]["prompts"] == PROMPTS
     assert engine["parity"]["max_abs_diff"] <= engine["parity"]["bound"]
-    assert gpu.batches > len(TEXTS) / 64
+    assert gpu.batches > PROMPTS / 64
     check_built_here(folder, manifest.files[ENGINES[name].file].sha256)
     assert len(list(built_here.iterdir())) == 1
     wanted = Predictor.load(folder, "torch").score(TEXTS)
