@@ -17,6 +17,7 @@ from pars_export import InputError, Predictor, PredictorError
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest, write_predictor
 from pars_export.calibration import Calibration
 from pars_model.calibration import fit_calibration
+from pars_model.collect import read_prompts
 from pars_model.course import Course
 from pars_model.experiments import default_predictor
 from pars_model.experiments.workbench import Workbench
@@ -162,6 +163,13 @@ def test_made_up_prompts_are_new_and_know_their_families() -> None:
     assert same.texts == corpus.texts
     vocabulary = {"from": 5, "##ingly": 6, "the": 4, "with": 2, "a": 8, "caf\u00e9s": 9, "x1zz": 10}
     assert whole_words(vocabulary) == ["with", "the", "from"]
+
+
+def test_the_instructions_are_written_as_collect_reads_them(tmp_path: Path) -> None:
+    assert prompts.main([str(tmp_path / "instructions.jsonl")]) == 0
+    found = read_prompts(tmp_path / "instructions.jsonl")
+    assert len(found) == 1997
+    assert {each.columns["dataset"] for each in found} == {"pars-instructions"}
 
 
 def test_the_instructions_are_those_that_were_measured() -> None:
