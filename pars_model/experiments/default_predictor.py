@@ -1,4 +1,4 @@
-"""The predictor inside the package: chosen with one kind of prompts left out, and judged on others.
+"""The predictor inside the package: judged on each kind of prompts left out, and on other data.
 
 Under ``OUT/default-predictor`` the predictor folder is written that ships as
 ``export/pars_export/default``; the section says how far its tau is from the shipped one's. Where
