@@ -58,7 +58,8 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             repeated samples; 0.4 is a guess, known ones are 0.2 to 0.7.
         partners: random partners per prompt, where ``pairing`` is random.
         eval_batch_size: prompts per batch of validation, test and prediction.
-        pool: batches drawn together and sorted by token count; 1 for purely random batches.
+        pool: batches drawn together and sorted by token count; 1 for purely random batches. Pairs
+            of sorted ones never join a short prompt and a long one.
         val_fraction: share of prompts for validation, where the table names none.
         test_fraction: share of prompts for the test, where the table has no split.
         num_workers: processes that make batches; 0 makes them in the training process.
@@ -79,7 +80,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         spread: float = 0.4,
         partners: int = 10,
         eval_batch_size: int = 64,
-        pool: int = 16,
+        pool: int = 1,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
         num_workers: int = 0,

@@ -49,6 +49,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         warmup: share of the steps in which the learning rate rises.
         schedule: linear (falls to 0 at the last step) or constant, after the warm-up.
         dropout: before the head.
+        encoded_together: most prompts of a batch that the encoder takes at once on a CPU, those of
+            similar token counts together, where padding is most of a mixed batch's cost; 0 for all.
         facts: what the head reads of a request beside its text, of prompt_tokens, max_tokens,
             structured, tools and reasoning: columns of the length table; none by default.
         fact_dropout: share of those facts taken for unknown in training, so that serving may lack
@@ -85,6 +87,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         warmup: float = 0.1,
         schedule: str = "linear",
         dropout: float = 0.1,
+        encoded_together: int = 16,
         facts: list[str] | None = None,
         fact_dropout: float = 0.1,
         encoder_config: dict[str, Any] | None = None,
@@ -100,6 +103,11 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             schedule=schedule,
             warmup=warmup,
         )
+        if encoded_together < 0:
+            raise ConfigError(
+                f"model.encoded_together is {encoded_together}; expected a number of prompts, or 0 "
+                "for all of a batch."
+            )
         if not 0 <= fact_dropout < 1:
             raise ConfigError(f"model.fact_dropout is {fact_dropout}, which is out of range.")
         self.fact_names = check_names(facts or (), "model.facts")
@@ -174,8 +182,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             row: the prompt of each item, (n,); by default each prompt is one item.
             facts: what is read beside the text of each item, (n, width).
         """
-        states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-        vector = self.dropout(self.network.pool(states, attention_mask))
+        vector = self.dropout(self._pooled(input_ids, attention_mask))
         # bfloat16 keeps 8 bits: in it, scores of different prompts would tie.
         with torch.autocast(vector.device.type, enabled=False):
             if self.fact_head is not None:
@@ -184,6 +191,19 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 return self.network.logits(chosen, self._some_unknown(facts))
             outputs = self.head(vector)  # once a prompt, for all of its items
             return outputs if row is None else outputs[row]
+
+    def _pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
+        """Vectors (p, width) of tokens (p, t), those of similar counts encoded together."""
+        tokens = attention_mask.sum(dim=1)
+        order = tokens.argsort()
+        vectors = []
+        together = self.hparams.encoded_together if order.device.type == "cpu" else 0
+        for part in order.split(together or len(order)):
+            width = int(tokens[part].max())
+            ids, mask = input_ids[part, :width], attention_mask[part, :width]
+            states = self.encoder(input_ids=ids, attention_mask=mask)
+            vectors.append(self.network.pool(states, mask))
+        return torch.cat(vectors)[order.argsort()]
 
     def _some_unknown(self, facts: Tensor) -> Tensor:
         """Facts (n, width) of which training takes a share for unknown."""

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -157,10 +157,8 @@ def run(bench: Workbench) -> Section:
 
 def _teacher(bench: Workbench, path: Path) -> tuple[Path, float]:
     """The predictor folder of the default recipe, which the experiment of that name makes too."""
-    shared = replace(bench, experiment="recipe")
-    found = fit(shared, CELL, 0, path)
-    bench.minutes += shared.minutes
-    return _there(predictor_folder(shared, path)), float(found["minutes"])
+    found = fit(bench, CELL, 0, path)
+    return _there(predictor_folder(bench, path)), float(found["minutes"])
 
 
 def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:

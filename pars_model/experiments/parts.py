@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from pars_export.files import sha256_file
+from pars_model.experiments.cells import Cell
 from pars_model.experiments.matrix import RIDGE, shown
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table
@@ -27,9 +28,12 @@ from pars_model.lengths import read_lengths, split_prompts
 from pars_model.metrics import Estimate
 
 CELL, OTHER = PAIRED, replace(CELLS[2], prompts=0)
+SORTED = ("--data.pool", "32")
 CHANGES: Mapping[str, tuple[str, ...]] = {
+    "batches sorted by length": SORTED,
+    "batches of 32 prompts": ("--data.batch_size", "32"),
+    "a batch encoded at once": ("--model.encoded_together", "0"),
     "one learning rate for all layers": ("--model.layer_decay", "1.0"),
-    "batches not sorted by length": ("--data.pool", "1"),
     "64 tokens": ("--model.max_length", "64"),
     "256 tokens": ("--model.max_length", "256"),
     "float32 throughout": ("--trainer.precision", "32-true"),
@@ -40,40 +44,48 @@ CHANGED = f"""\
 tenth of all; a change is one argument, all else alike, and its difference has the interval of the
 same draws of prompts. What pairs of a batch are worth beside random partners stands under *The
 default recipe*."""
-ELSEWHERE = "The recipe as it is, on exam questions:"
-HEAD = ("cell", "prompts learned from", "training, minutes", "tau [95 %]", RIDGE, "prompt length")
+ELSEWHERE = f"""\
+The recipe on exam questions ({OTHER.title}), and with batches sorted by length, whose pairs are
+all of prompts of one length:"""
+CHANGED_HEAD = ("changed", "training, minutes", "tau [95 %]", "difference [95 %]")
 
 
 def run(bench: Workbench) -> Section:
     """Fit with and without each change, and in the other cell."""
-    path = part_of(bench, CELL, FEW)
-    unchanged = predictor_folder(bench, path)
-    rows = []
-    for name, more in {"the recipe": (), **CHANGES}.items():
-        found = fit(bench, CELL, FEW, path, more)
-        row = [name, f"{found['minutes']:.1f}", shown(Estimate(*found["tau"]))]
-        if more:
-            change = _over(bench, path, predictor_folder(bench, path, more), unchanged)
-            row.append(shown(change, signed=True))
-        else:
-            row.append("")
-        rows.append(row)
     other = part_of(bench, OTHER, 0)
     found = fit(bench, OTHER, 0, other)
     gain = Estimate(*in_full(bench, OTHER, predictor_folder(bench, other))["gain"])
-    taus = [shown(Estimate(*found[name])) for name in ("tau", "ridge", "length")]
-    elsewhere = [OTHER.title, f"{found['train']:,}", f"{found['minutes']:.1f}", *taus]
+    ridge, length = (shown(Estimate(*found[name])) for name in ("ridge", "length"))
     return Section(
         "Parts of the recipe",
         [
             CHANGED,
-            table(("changed", "training, minutes", "tau [95 %]", "difference [95 %]"), rows),
+            table(CHANGED_HEAD, _rows(bench, CELL, FEW, CHANGES)),
             ELSEWHERE,
-            table(HEAD, [elsewhere]),
+            table(CHANGED_HEAD, _rows(bench, OTHER, 0, {"batches sorted by length": SORTED})),
+            f"All learn from {found['train']:,} prompts, on which the {RIDGE} reaches {ridge} and "
+            f"prompt length {length}.",
             goal(OTHER, found, gain),
         ],
         short=f"Fine-tuned on {OTHER.title}: {gain.value:+.3f} over the {RIDGE}.",
     )
+
+
+def _rows(
+    bench: Workbench, cell: Cell, prompts: int, changes: Mapping[str, tuple[str, ...]]
+) -> list[list[str]]:
+    """Lines of the recipe and of each change, learning from so many prompts (0: all) of a cell."""
+    path = part_of(bench, cell, prompts)
+    unchanged = predictor_folder(bench, path)
+    rows = []
+    for name, more in {"the recipe": (), **changes}.items():
+        found = fit(bench, cell, prompts, path, more)
+        row = [name, f"{found['minutes']:.1f}", shown(Estimate(*found["tau"])), ""]
+        if more:
+            change = _over(bench, path, predictor_folder(bench, path, more), unchanged)
+            row[-1] = shown(change, signed=True)
+        rows.append(row)
+    return rows
 
 
 def _over(bench: Workbench, path: Path, folder: Path, unchanged: Path) -> Estimate:

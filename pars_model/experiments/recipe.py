@@ -73,8 +73,8 @@ fine-tuned, most with frozen features alone."""
 PAIRS = f"""\
 What pairs cost, on {FEW:,} prompts of the first cell: *of a batch*, each prompt is encoded once an
 epoch and all pairs of a batch teach; with *random partners*, as in the paper but one a prompt in
-place of its ten, each pair is encoded by itself, and batches are not sorted by length. All else is
-alike; the loss of the same pairs is the same (tested)."""
+place of its ten, each pair is encoded by itself. All else is alike; the loss of the same pairs is
+the same (tested)."""
 TOKENS = """\
 Scores as tokens, on the same judged prompts, which the calibration has not seen: expected over
 true tokens; the mean distance of the two over ten bins, as a share of the mean; and the share of
@@ -198,7 +198,7 @@ def fit(bench: Workbench, cell: Cell, prompts: int, path: Path, more: Sequence[s
     if more:
         settings["more"] = list(more)
     label = f"fine-tune on {cell.title}, {' '.join((str(prompts or 'all'), 'prompts', *more))}"
-    return bench.kept(label, settings, compute, CODE, sha256_file(path))
+    return bench.kept(label, settings, compute, CODE, sha256_file(path), shelf="recipe")
 
 
 def train(root: Path, path: Path, more: Sequence[str] = ()) -> float:

@@ -60,6 +60,25 @@ def test_scores_stay_float32_under_bfloat16(ranker: ResponseLengthRanker) -> Non
     assert not torch.equal(outputs, outputs.bfloat16().float())
 
 
+@pytest.mark.parametrize("together", [1, 3, 16, 0])
+def test_a_batch_is_encoded_in_parts_of_similar_length(encoder: Path, together: int) -> None:
+    torch.manual_seed(1)
+    ranker = ResponseLengthRanker(str(encoder), encoded_together=together).eval()
+    widths: list[tuple[int, ...]] = []
+    ranker.encoder.register_forward_pre_hook(
+        lambda _, __, given: widths.append(tuple(given["input_ids"].shape)), with_kwargs=True
+    )
+    sizes = torch.tensor([9, 2, 30, 4, 30, 3, 9])
+    mask = (torch.arange(30) < sizes[:, None]).long()
+    ids = mask * torch.randint(4, 20, mask.shape)
+    row = torch.tensor([6, 0, 0, 2, 1, 5])
+    found = ranker.outputs(ids, mask, row)
+    parts = {1: [(1, int(n)) for n in sorted(sizes)], 3: [(3, 4), (3, 30), (1, 30)]}
+    assert widths == parts.get(together, [(7, 30)])
+    alone = [ranker(ids[[i], : sizes[i]], mask[[i], : sizes[i]]) for i in row]
+    assert_close(found[:, 0], torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
 def save(ranker: ResponseLengthRanker, path: Path, **changes: object) -> Path:
     checkpoint = {
         "state_dict": ranker.state_dict(),
@@ -171,6 +190,7 @@ def test_learning_rates_rise_then_fall() -> None:
         ({"warmup": 1.0}, "model.warmup"),
         ({"max_length": 1000}, "the encoder takes 128 tokens"),
         ({"truncation": "tail"}, "truncation"),
+        ({"encoded_together": -1}, "model.encoded_together is -1"),
     ],
 )
 def test_settings_out_of_range_are_refused(
