@@ -59,7 +59,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         partners: random partners per prompt, where ``pairing`` is random.
         eval_batch_size: prompts per batch of validation, test and prediction.
         pool: batches drawn together and sorted by token count; 1 for purely random batches. Pairs
-            of sorted ones never join a short prompt and a long one.
+            of sorted ones seldom join a short prompt and a long one.
         val_fraction: share of prompts for validation, where the table names none.
         test_fraction: share of prompts for the test, where the table has no split.
         num_workers: processes that make batches; 0 makes them in the training process.

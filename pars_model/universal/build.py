@@ -41,8 +41,8 @@ def calibrate(
         families: those whose lengths are learned from.
     """
     typical = _in_tokens(material, families).typical()
-    # How much longer a cut-off answer would have been, the product-limit estimate learns from
-    # longer ones; here those are mathematics' alone. So it teaches the scores, not the tokens.
+    # The product-limit estimate would prolong a cut-off answer as longer answers of other kinds of
+    # prompts went on, and of those nothing follows for it.
     typical = typical.take(np.flatnonzero(~typical.censored))
     drawn = typical.draw(_some_of_each(material, typical.prompt, families))
     return fit_calibration(scores[drawn.prompt], drawn.length, drawn.censored)
@@ -61,7 +61,7 @@ def held_out_coverage(
     for family in FAMILIES:
         mine = _in_tokens(material, [family])
         others = [each for each in FAMILIES if each != family]
-        if len(mine.prompt) and len(_in_tokens(material, others).prompt):
+        if len(mine.prompt) and not _in_tokens(material, others).censored.all():
             calibration = Calibration.from_json(calibrate(material, scores, others))
             prompts = _some_of_each(material, mine.prompt, [family])
             found[family] = coverage(calibration, scores, mine, prompts)

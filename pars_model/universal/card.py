@@ -42,8 +42,9 @@ more varied kinds, both answered by one LLM of 135 million parameters.
 _COVERAGE = """\
 One answer's length against the central intervals of its calibration, once the tokens of each LLM
 are multiplied by the one factor that serving finds from its answers. The calibration is fitted to
-single answers, each LLM's on the scale of a typical one. For a family of the sources both fits,
-of scores and of lengths, were without it.
+single answers, each LLM's on the scale of a typical one; answers that were cut off are left out of
+it, and counted here by the product-limit estimate. For a family of the sources both fits, of scores
+and of lengths, were without it.
 """
 
 
@@ -202,8 +203,16 @@ def _failures(found: Findings) -> list[str]:
                     f"- On the mean of the prompts {name}, {rival} is better: "
                     f"{mean_of(table, rival):.3f} against {mean_of(table, OURS):.3f}."
                 )
+    low = [
+        name
+        for coverage in (found.left_out_coverage, found.coverage)
+        for name, cell in coverage.items()
+        if (cell[_percent(INTERVALS[-1])][2] or 0) < INTERVALS[-1]
+    ]
     return [
         *lines,
+        f"- Its {INTERVALS[-1]:.0%} intervals cover less than that, beyond their own interval: "
+        f"{', '.join(low) or 'nowhere here'}.",
         "- Other languages than English: hardly any of the training prompts are.",
         "- It does not see `max_tokens`, tools, a schema, or whether an LLM thinks first.",
         "- Its tokens are those of no LLM in particular; only their order means much.",
