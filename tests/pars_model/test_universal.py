@@ -137,9 +137,10 @@ def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> N
     assert list(cell["by_llm"]) == ["pythia-12b"]
     curve = Calibration.from_json(calibrate(material, scores))
     assert (np.diff(curve.tokens) > 0).all()
-    own = material.family[table.prompt] == FAMILIES.index("own prompts")
+    ours = [source.family for source in sources.OWN]
+    own = np.isin(material.family, [FAMILIES.index(each) for each in ours])[table.prompt]
     cut = replace(table, sample_censored=np.repeat(own, np.diff(table.sample_start)))
-    others = calibrate(material, scores, [each for each in FAMILIES if each != "own prompts"])
+    others = calibrate(material, scores, [each for each in FAMILIES if each not in ours])
     assert calibrate(Material(cut, material.recipe), scores) == others != curve.to_json()
     # Whatever the lengths of the family: none is read.
     longer = np.where(chat[table.prompt], table.length[::-1], table.length)
