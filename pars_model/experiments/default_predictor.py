@@ -70,6 +70,7 @@ FIT_CODE = (
     "pars_export.runtimes.student",
     "pars_export.words",
     "pars_model.course",
+    "pars_model.device",
     "pars_model.frozen_encoder",
     "pars_model.linear",
     "pars_model.ngrams",

@@ -23,7 +23,10 @@ from pars_model.losses import Labels, build_objective
 
 CODE = tuple(
     f"pars_model.{name}"
-    for name in ("experiments.heads", "experiments.frozen", "course", "evidence", "losses", "pairs")
+    for name in (
+        *("experiments.heads", "experiments.frozen", "frozen_encoder"),
+        *("course", "evidence", "losses", "pairs"),
+    )
 )
 """Modules that a head's scores depend on."""
 _NEURONS, _DROPOUT, _BATCH = 128, 0.2, 128

@@ -14,7 +14,7 @@ from pars_export.files import atomic_file
 from pars_export.inputs import text_digest
 from pars_model.device import bfloat16_pays
 from pars_model.encoder import find_encoder
-from pars_model.frozen_encoder import ENCODER, LAYERS, FrozenEncoder
+from pars_model.frozen_encoder import ENCODER, LAYERS, MAX_LENGTH, FrozenEncoder
 from pars_model.kept import Rows, in_steps
 from pars_model.universal.corpus import whole_words
 
@@ -36,8 +36,9 @@ class Reader:
     def __init__(self, prompts: Sequence[str], folder: Path | None = None) -> None:
         self._folder = folder
         self._encoder = FrozenEncoder()
-        asked = f"{ENCODER} {LAYERS} {WIDTH}\n" + "\n".join(prompts)
-        name = text_digest(asked)[:16]
+        precision = "bfloat16" if bfloat16_pays() else "float32"
+        asked = f"{ENCODER} {MAX_LENGTH} {LAYERS} {WIDTH} {precision}"
+        name = text_digest("\n".join((asked, *prompts)))[:16]
         features = in_steps(self._features, prompts, "prompts", self._file(f"features-{name}"))
         self._mean = features.mean(axis=0)
         self._scale = 1 / np.maximum(features.std(axis=0), 1e-6)
