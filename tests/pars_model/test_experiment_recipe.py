@@ -2,11 +2,14 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING
 
 import pytest
+import torch
 import yaml
 
 from pars_export.errors import InputError
@@ -60,6 +63,50 @@ def test_each_change_is_compared_with_the_recipe(
     assert text.count("| the recipe |") == 2
     assert rows["batches sorted by length"][4]
     assert re.search(r"- Kinds, tiny: [+-]\S+ \[.*\] over the ridge \((reached|missed)\)\.", text)
+
+
+def test_the_changes_are_settings_of_a_fit(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pars_model", "fit", "--config", str(DEFAULT)]
+    several = [argument for more in parts.CHANGES.values() for argument in more]
+    found = subprocess.run(
+        [*command, "--data.path", str(tmp_path), *several, "--print_config"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    printed = yaml.safe_load(found.stdout)
+    for name, value in zip(several[::2], several[1::2], strict=True):
+        section, key = name.removeprefix("--").split(".")
+        if several.count(name) == 1:
+            assert str(printed[section][key]) == value
+            assert str(yaml.safe_load(DEFAULT.read_text())[section].get(key)) != value
+
+
+@pytest.mark.parametrize("prompts", [0, 60])
+def test_the_timed_fit_has_threads_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: int
+) -> None:
+    monkeypatch.setattr(recipe, "TIMED", CELL)
+    monkeypatch.setattr(recipe, "CORES", 3)
+    bench, before = Workbench("recipe", tmp_path, tmp_path), torch.get_num_threads()
+    (tmp_path / "table.parquet").touch()
+    alone = recipe.predictor_folder(bench, tmp_path / "table.parquet")
+    with recipe._threads(bench, CELL, prompts):
+        folder = recipe.predictor_folder(bench, tmp_path / "table.parquet")
+        assert bench.threads == torch.get_num_threads() == (1 if prompts else 3)
+    assert (folder == alone) == bool(prompts)
+    assert bench.threads == torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+
+
+def test_other_training_code_has_another_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "table.parquet").touch()
+    before = recipe.fit_folder(tmp_path, tmp_path / "table.parquet")
+    assert recipe.fit_folder(tmp_path, tmp_path / "table.parquet") == before
+    monkeypatch.setattr(recipe, "source_digest", lambda code: "other")
+    assert recipe.fit_folder(tmp_path, tmp_path / "table.parquet") != before
 
 
 @pytest.mark.usefixtures("tiny_recipe")

@@ -31,6 +31,7 @@ from pars_model.universal.fit import Material, Recipe
 from pars_model.universal.instructions import prompts
 from pars_model.universal.instructions.prompts import generate
 from pars_model.universal.judge import compare, judge, mean_tau
+from pars_model.universal.reader import _kept_components
 from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import FAMILIES, LISTED, write_listed
 from pars_model.universal.variants import SHIPPED, VARIANTS
@@ -130,6 +131,9 @@ def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> N
     scores = fitted.scores
     assert np.abs(fitted.scorer().score(table.prompts) - scores).max() < 0.1 * scores.std()
     cell: Any = judge(table, "oasst_eval", {"default": scores, "same": scores}, resamples=20)
+    mean = np.average(scores[numbers], weights=weight)
+    assert mean == pytest.approx(0, abs=1e-4), "the unit of all fits"
+    assert np.average((scores[numbers] - mean) ** 2, weights=weight) == pytest.approx(1, abs=1e-3)
     value, low, high = cell["tau"]["default"]
     assert value > 0.3
     assert low < value < high
@@ -146,6 +150,29 @@ def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> N
     longer = np.where(chat[table.prompt], table.length[::-1], table.length)
     again = Material(replace(table, length=longer), material.recipe, tmp_path).fit(["chat"])
     assert np.array_equal(again.scores, scores)
+
+
+def test_own_answers_of_different_caps_are_not_ranked_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [dict.fromkeys(("prompt", "model", "config"), "same") for _ in range(3)]
+    ends = ((5, 8, "stop"), (8, 8, "length"), (9, 16, "stop"))
+    for row, (tokens, cap, end) in zip(rows, ends, strict=True):
+        row |= {"response_tokens": tokens, "max_tokens": cap, "finish_reason": end}
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "lengths.parquet")
+    monkeypatch.undo()  # of the fixture that takes few of them
+    monkeypatch.setattr(sources, "files", Path)
+    found = list(sources._own(replace(sources.OWN[0], table=f"{tmp_path}:lengths.parquet")))
+    assert [row["config"] for row in found] == ["same, at most 8"] * 2 + ["same, at most 16"]
+
+
+def test_components_that_are_kept_are_those_that_are_used(tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
+    kept = tmp_path / "components.npz"
+    first = _kept_components(rows, kept)
+    np.savez(kept, components=-first)  # as another linear algebra library may have them
+    assert np.array_equal(_kept_components(rows, kept), -first)
+    assert np.array_equal(_kept_components(rows, None), first)
 
 
 def test_made_up_prompts_are_new_and_know_their_families() -> None:
