@@ -193,12 +193,15 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             return outputs if row is None else outputs[row]
 
     def _pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Vectors (p, width) of tokens (p, t), those of similar counts encoded together."""
+        """Vectors (p, width) of tokens (p, t); a CPU encodes those of similar counts together."""
+        together = self.hparams.encoded_together
+        if not 0 < together < len(input_ids) or input_ids.device.type != "cpu":
+            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
+            return self.network.pool(states, attention_mask)
         tokens = attention_mask.sum(dim=1)
         order = tokens.argsort()
         vectors = []
-        together = self.hparams.encoded_together if order.device.type == "cpu" else 0
-        for part in order.split(together or len(order)):
+        for part in order.split(together):
             width = int(tokens[part].max())
             ids, mask = input_ids[part, :width], attention_mask[part, :width]
             states = self.encoder(input_ids=ids, attention_mask=mask)
