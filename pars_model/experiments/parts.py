@@ -29,10 +29,7 @@ from pars_model.metrics import Estimate
 CELL, OTHER = PAIRED, replace(CELLS[2], prompts=0)
 CHANGES: Mapping[str, tuple[str, ...]] = {
     "batches sorted by length": ("--data.pool", "32"),
-    "batches of 32 prompts": ("--data.batch_size", "32"),
-    "a batch encoded at once": ("--model.encoded_together", "0"),
     "one learning rate for all layers": ("--model.layer_decay", "1.0"),
-    "64 tokens": ("--model.max_length", "64"),
     "256 tokens": ("--model.max_length", "256"),
     "float32 throughout": ("--trainer.precision", "32-true"),
 }

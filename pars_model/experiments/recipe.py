@@ -46,15 +46,13 @@ CODE = tuple(
 )
 """Modules that a fine-tuning's scores depend on."""
 WHOLE_ALPACA = Cell("alpaca_52k", "text-davinci-003", "Alpaca, text-davinci-003")
-TIMED, CORES = CELLS[0], 2
-"""A cell whose fit on all prompts has so many threads, however many the rest has: its minutes are
-wanted of a machine with as many cores."""
 FITS = {CELLS[0]: (0, 8_000, 4_000), WHOLE_ALPACA: (0, 8_000)}
 """Numbers of training prompts by cell, 0 for all; 8,000 are those of a table of 10,000."""
 OVER = 0.03
 """Least that was wanted over the ridge, in every cell."""
-MINUTES = {CELLS[0]: 10.0, WHOLE_ALPACA: 30.0}
-"""In which `TARGET` was wanted."""
+MINUTES, CORES = {CELLS[0]: 10.0, WHOLE_ALPACA: 30.0}, 2
+"""In which `TARGET` was wanted with so many cores: fits on all prompts of these cells have as many
+threads, however many the rest has."""
 PAIRED, FEW = CELLS[0], 4_000
 """Where the ways to form pairs are compared: a cell, and prompts to learn from."""
 RANDOM = ("--data.pairing", "random", "--data.partners", "1")
@@ -143,7 +141,7 @@ def _threads(bench: Workbench, cell: Cell, prompts: int) -> Iterator[None]:
     import torch
 
     before = bench.threads
-    bench.threads = CORES if cell == TIMED and not prompts else before
+    bench.threads = CORES if cell in MINUTES and not prompts else before
     torch.set_num_threads(bench.threads)
     try:
         yield

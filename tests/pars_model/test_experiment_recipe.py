@@ -84,7 +84,7 @@ def test_the_changes_are_settings_of_a_fit(tmp_path: Path) -> None:
 def test_the_timed_fit_has_threads_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: int
 ) -> None:
-    monkeypatch.setattr(recipe, "TIMED", CELL)
+    monkeypatch.setattr(recipe, "MINUTES", {CELL: 1.0})
     monkeypatch.setattr(recipe, "CORES", 3)
     bench, before = Workbench("recipe", tmp_path, tmp_path), torch.get_num_threads()
     (tmp_path / "table.parquet").touch()
