@@ -417,12 +417,15 @@ def picture(places: Sequence[Place]) -> Callable[[Path], None]:
                 color=palette[colour],
                 label="alone" if kind == "alone" else f"{BURST} at once",
             )
-        for place, after in zip(places, [*places[1:], None], strict=True):
-            # Under the mark where the next name would stand on this one.
-            close = after is not None and 0 <= after.tau.value - place.tau.value < 0.04
+        ends = [(max(place.alone, place.burst), place.tau.value) for place in places]
+        for number, (place, (right, tau)) in enumerate(zip(places, ends, strict=True)):
+            # Under the mark where a later name would stand on this one.
+            close = any(
+                0 <= other - tau < 0.04 and end < 4 * right for end, other in ends[number + 1 :]
+            )
             axes.annotate(
                 place.name,
-                (max(place.alone, place.burst), place.tau.value),
+                (right, tau),
                 xytext=(4, -9 if close else 4),
                 textcoords="offset points",
                 fontsize=6.5,

@@ -155,7 +155,9 @@ def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> N
 def test_own_answers_of_different_caps_are_not_ranked_together(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    rows = [dict.fromkeys(("prompt", "model", "config"), "same") for _ in range(3)]
+    rows: list[dict[str, object]] = [
+        dict.fromkeys(("prompt", "model", "config"), "same") for _ in range(3)
+    ]
     ends = ((5, 8, "stop"), (8, 8, "length"), (9, 16, "stop"))
     for row, (tokens, cap, end) in zip(rows, ends, strict=True):
         row |= {"response_tokens": tokens, "max_tokens": cap, "finish_reason": end}
