@@ -86,15 +86,16 @@ def test_the_timed_fit_has_threads_of_its_own(
 ) -> None:
     monkeypatch.setattr(recipe, "MINUTES", {CELL: 1.0})
     monkeypatch.setattr(recipe, "CORES", 3)
-    bench, before = Workbench("recipe", tmp_path, tmp_path), torch.get_num_threads()
+    asked: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", asked.append)
+    bench = Workbench("recipe", tmp_path, tmp_path)
     (tmp_path / "table.parquet").touch()
     alone = recipe.predictor_folder(bench, tmp_path / "table.parquet")
     with recipe._threads(bench, CELL, prompts):
         folder = recipe.predictor_folder(bench, tmp_path / "table.parquet")
-        assert bench.threads == torch.get_num_threads() == (1 if prompts else 3)
+        assert asked == [bench.threads] == [1 if prompts else 3]
     assert (folder == alone) == bool(prompts)
-    assert bench.threads == torch.get_num_threads() == 1
-    torch.set_num_threads(before)
+    assert asked[1:] == [bench.threads] == [1]
 
 
 def test_other_training_code_has_another_folder(
@@ -125,7 +126,7 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     whole, part = [line for line in text.splitlines() if line.startswith("| Kinds, tiny")][:2]
     assert part.split("|")[2].strip() == "60"
     assert int(whole.split("|")[2]) > 100
-    assert float(whole.split("|")[5].split()[0]) > 0.4
+    assert float(whole.split("|")[6].split()[0]) > 0.4
     assert "one run of the LLM orders the prompts of another at 1.000" in text
     in_batch, random = (
         line.split("|")[2:]
@@ -133,7 +134,7 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
         if line.startswith(("| of a batch", "| random partners"))
     )
     assert [in_batch[0].strip(), random[0].strip()] == ["60", "120"]
-    assert in_batch[2] == part.split("|")[5]
+    assert in_batch[2] == part.split("|")[6]
     assert in_batch[2] != random[2]
     assert re.search(r"- Kinds, tiny: [+-].* over the ridge \((reached|missed)\), tau", text)
     assert "minutes of at most 5 (reached)" in text
@@ -144,7 +145,7 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     assert curve
     slope, low, high = (float(each) for each in curve.groups()[:3])
     assert low <= slope <= high
-    gain = float(whole.split("|")[5].split()[0]) - float(part.split("|")[5].split()[0])
+    gain = float(whole.split("|")[6].split()[0]) - float(part.split("|")[6].split()[0])
     assert slope * math.log2(int(curve[4]) / 60) == pytest.approx(gain, abs=0.003)
     first = bench.minutes
     again = Workbench("recipe", bench.data_root, bench.out)
