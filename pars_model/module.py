@@ -50,7 +50,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         schedule: linear (falls to 0 at the last step) or constant, after the warm-up.
         dropout: before the head.
         encoded_together: most prompts of a batch that the encoder takes at once on a CPU, those of
-            similar token counts together, where padding is most of a mixed batch's cost; 0 for all.
+            similar token counts together, so that it pads little; 0 for all.
         facts: what the head reads of a request beside its text, of prompt_tokens, max_tokens,
             structured, tools and reasoning: columns of the length table; none by default.
         fact_dropout: share of those facts taken for unknown in training, so that serving may lack

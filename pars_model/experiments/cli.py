@@ -43,7 +43,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="PATTERN",
         help="compute no part whose label, shown as it begins, matches; the frontier names them",
     )
-    parser.add_argument("--threads", type=int, default=1, help="cores to use (default 1)")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        default=1,
+        help="cores to use (default 1); recipe takes two for what is timed",
+    )
 
 
 def _pattern(text: str) -> str:

@@ -91,9 +91,10 @@ ones (what the hash keeps for choosing and judging is left out of both). The n-g
 ridge on subwords in the form that the default predictor has, its penalty chosen on the tenth that
 chooses. The default predictor knows neither this LLM nor these prompts. Everything has one seed.
 Microseconds are CPU time on one core of this machine, tokenising included: the median of {ROUNDS}
-rounds in which all take turns, on judged prompts, one by one and {BURST} in a call. *Minutes* are
-those of training, of six layers with {CORES} threads and of the rest with one, for a student
-without the teacher's reading where what it said was kept."""
+rounds in which all take turns, on judged prompts, one by one and {BURST} in a call."""
+TIMES = """\
+*Minutes* are those of training, of six layers with {cores} threads and of the rest with {threads},
+for a student without the teacher's reading where what it said was kept."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,7 @@ def run(bench: Workbench) -> Section:
         "The frontier",
         [
             INTRODUCTION,
+            TIMES.format(cores=CORES, threads=bench.threads),
             table(HEAD, [each.row() for each in places]),
             _goals(places, leads, least),
             f"Not run: {'; '.join(left_out)}.",
@@ -229,7 +231,8 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
         distil(load_ranker(teacher.parent / BEST), path, folder, recipe, texts, kept, SPLICED)
         return {"minutes": (time.monotonic() - start) / 60}
 
-    settings = {"recipe": repr(recipe), "teacher": folder_sha256(teacher), "spliced": SPLICED}
+    asked = {"recipe": repr(recipe), "spliced": SPLICED, "threads": bench.threads}
+    settings = {**asked, "teacher": folder_sha256(teacher)}
     label = f"distil a student of {channels} channels"
     data = sha256_file(path) + sha256_file(more)
     found = bench.kept(label, settings, compute, STUDENT_CODE, data)

@@ -67,11 +67,12 @@ HEAD = (
     "gain",
     "prompt length",
 )
-INTRODUCTION = """\
+INTRODUCTION = f"""\
 `pars fit --config configs/default.yaml` on tables of real lengths, one seed. A tenth of the
 prompts, by a hash of the text, chooses the epoch (the ridge learns from it too) and another tenth
 is judged on. *Training* is the time of `pars fit`, validation included; *export* that of
-`pars export` to ONNX, parity included. Other cells stand elsewhere on this page: one
+`pars export` to ONNX, parity included. Fits on all prompts have {CORES} threads, whatever the rest
+has, for their minutes are wanted of so many cores. Other cells stand elsewhere on this page: one
 fine-tuned, most with frozen features alone."""
 PAIRS = f"""\
 What pairs cost, on {FEW:,} prompts of the first cell: *of a batch*, each prompt is encoded once an
@@ -185,9 +186,13 @@ def fit_folder(folder: Path, path: Path, more: Sequence[str] = ()) -> Path:
     Another recipe, table or training code has another folder, and never goes on from this one's
     checkpoint.
     """
-    recipe = CONFIG.read_bytes() + " ".join((*more, source_digest(CODE))).encode()
-    digest = hashlib.sha256(recipe + path.read_bytes()).hexdigest()
+    asked = json.dumps([_config(), *more, source_digest(CODE)], sort_keys=True).encode()
+    digest = hashlib.sha256(asked + path.read_bytes()).hexdigest()
     return folder / f"{path.stem}-{digest[:12]}"
+
+
+def _config() -> object:
+    return yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
 
 
 def predictor_folder(bench: Workbench, path: Path, more: Sequence[str] = ()) -> Path:
@@ -221,8 +226,7 @@ def fit(bench: Workbench, cell: Cell, prompts: int, path: Path, more: Sequence[s
         exported = {"minutes": minutes, "export_minutes": (time.monotonic() - start) / 60}
         return {**exported, **_judged(folder.parent, path)}
 
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    settings = {"config": config, "prompts": prompts, "threads": bench.threads}
+    settings = {"config": _config(), "prompts": prompts, "threads": bench.threads}
     if more:
         settings["more"] = list(more)
     label = f"fine-tune on {cell.title}, {' '.join((str(prompts or 'all'), 'prompts', *more))}"

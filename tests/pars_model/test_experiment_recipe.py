@@ -63,21 +63,23 @@ def test_each_change_is_compared_with_the_recipe(
     assert re.search(r"- Kinds, tiny: [+-]\S+ \[.*\] over the ridge \((reached|missed)\)\.", text)
 
 
-def test_the_changes_are_settings_of_a_fit(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pars_model", "fit", "--config", str(DEFAULT)]
-    several = [argument for more in parts.CHANGES.values() for argument in more]
-    found = subprocess.run(
-        [*command, "--data.path", str(tmp_path), *several, "--print_config"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    printed = yaml.safe_load(found.stdout)
-    for name, value in zip(several[::2], several[1::2], strict=True):
-        section, key = name.removeprefix("--").split(".")
-        if several.count(name) == 1:
-            assert str(printed[section][key]) == value
-            assert str(yaml.safe_load(DEFAULT.read_text())[section].get(key)) != value
+@pytest.mark.parametrize("change", parts.CHANGES.values(), ids=list(parts.CHANGES))
+def test_a_change_is_another_setting_of_a_fit(tmp_path: Path, change: tuple[str, ...]) -> None:
+    def settings(*more: str) -> dict[str, dict[str, object]]:
+        command = ["fit", "--config", str(DEFAULT), "--data.path", str(tmp_path), *more]
+        found = subprocess.run(
+            [sys.executable, "-m", "pars_model", *command, "--print_config"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        printed: dict[str, dict[str, object]] = yaml.safe_load(found.stdout)
+        return printed
+
+    name, value = change
+    section, key = name.removeprefix("--").split(".")
+    changed, unchanged = (each[section][key] for each in (settings(*change), settings()))
+    assert str(changed) == value != str(unchanged)
 
 
 @pytest.mark.parametrize("prompts", [0, 60])
