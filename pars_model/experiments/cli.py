@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--threads",
         type=int,
         default=1,
-        help="cores to use (default 1); recipe takes two for what is timed",
+        help="cores to use (default 1); recipe and frontier: two for fits on all prompts",
     )
 
 

@@ -15,7 +15,6 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from pars_export.errors import InputError
 from pars_export.files import atomic_folder, sha256_file
 from pars_model.experiments.hollow import hollow_out
 from pars_model.experiments.judging import RESAMPLES
@@ -30,6 +29,7 @@ from pars_model.experiments.recipe import (
     WHOLE_ALPACA,
     fit_folder,
     tau_of,
+    there,
     train,
     whole_fit,
     word,
@@ -161,7 +161,7 @@ def run(bench: Workbench) -> Section:
 def _teacher(bench: Workbench) -> tuple[Path, float]:
     """The predictor folder of the default recipe, which the experiment of that name makes too."""
     folder, found = whole_fit(bench, CELL)
-    return _there(folder), float(found["minutes"])
+    return folder, float(found["minutes"])
 
 
 def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
@@ -183,7 +183,7 @@ def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     settings = {"config": config, "layers": layers, "threads": bench.threads}
     found = bench.kept(f"fine-tune {layers} layers", settings, compute, FIT_CODE, sha256_file(path))
-    return _there(folder), float(found["minutes"])
+    return there(folder), float(found["minutes"])
 
 
 def shallow(folder: Path, layers: int) -> None:
@@ -220,7 +220,7 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
     from pars_model.student import StudentShape
     from pars_model.student_fit import Recipe
 
-    folder = bench.out / "frontier" / f"student{channels}"
+    folder = bench.out / "frontier" / f"student{channels}-threads{bench.threads}"
     more = bench.table(MORE)
     recipe = Recipe(shape=StudentShape(channels=channels))
 
@@ -236,16 +236,7 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
     label = f"distil a student of {channels} channels"
     data = sha256_file(path) + sha256_file(more)
     found = bench.kept(label, settings, compute, STUDENT_CODE, data)
-    return _there(folder), float(found["minutes"])
-
-
-def _there(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise InputError(
-            f"{folder} is gone, though its results are kept: remove the results folder beside it, "
-            "and all is trained again."
-        )
-    return folder
+    return there(folder), float(found["minutes"])
 
 
 def _places(

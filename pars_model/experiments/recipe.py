@@ -226,11 +226,28 @@ def fit(bench: Workbench, cell: Cell, prompts: int, path: Path, more: Sequence[s
         exported = {"minutes": minutes, "export_minutes": (time.monotonic() - start) / 60}
         return {**exported, **_judged(folder.parent, path)}
 
-    settings = {"config": _config(), "prompts": prompts, "threads": bench.threads}
+    settings = {"config": _config(), "prompts": prompts, "folder": folder.parent.name}
+    settings["threads"] = bench.threads
     if more:
         settings["more"] = list(more)
     label = f"fine-tune on {cell.title}, {' '.join((str(prompts or 'all'), 'prompts', *more))}"
-    return bench.kept(label, settings, compute, CODE, sha256_file(path), shelf="recipe")
+    found = bench.kept(label, settings, compute, CODE, sha256_file(path), shelf="recipe")
+    there(folder)
+    return found
+
+
+def there(folder: Path) -> Path:
+    """The folder, which kept results speak of.
+
+    Raises:
+        InputError: it is gone.
+    """
+    if not folder.is_dir():
+        raise InputError(
+            f"{folder} is gone, though its results are kept: remove the results folder beside it, "
+            "and all is trained again."
+        )
+    return folder
 
 
 def train(root: Path, path: Path, more: Sequence[str] = ()) -> float:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -100,14 +101,22 @@ def test_the_timed_fit_has_threads_of_its_own(
     assert asked[1:] == [bench.threads] == [1]
 
 
-def test_other_training_code_has_another_folder(
+def test_another_recipe_or_training_code_has_another_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "table.parquet").touch()
-    before = recipe.fit_folder(tmp_path, tmp_path / "table.parquet")
-    assert recipe.fit_folder(tmp_path, tmp_path / "table.parquet") == before
+    table, config = tmp_path / "table.parquet", tmp_path / "config.yaml"
+    monkeypatch.setattr(recipe, "CONFIG", config)
+    config.write_text("seed_everything: 0\n")
+    before = recipe.fit_folder(tmp_path, table)
+    config.write_text("# a comment\nseed_everything: 0\n")
+    assert recipe.fit_folder(tmp_path, table) == before
+    assert recipe.fit_folder(tmp_path, table, ("--model.lr", "1")) != before
+    config.write_text("seed_everything: 1\n")
+    assert recipe.fit_folder(tmp_path, table) != before
+    config.write_text("seed_everything: 0\n")
     monkeypatch.setattr(recipe, "source_digest", lambda code: "other")
-    assert recipe.fit_folder(tmp_path, tmp_path / "table.parquet") != before
+    assert recipe.fit_folder(tmp_path, table) != before
 
 
 @pytest.mark.usefixtures("tiny_recipe")
@@ -153,6 +162,9 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     again = Workbench("recipe", bench.data_root, bench.out)
     assert recipe.run(again).markdown(again.minutes) == text
     assert again.minutes == first
+    shutil.rmtree(recipe.whole_fit(again, cell)[0])
+    with pytest.raises(InputError, match="is gone, though its results are kept"):
+        recipe.run(again)
 
 
 def test_a_config_that_is_not_there_is_named(
