@@ -16,12 +16,14 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import cast
 
 from pars_export.errors import ConfigError, InputError
+from pars_export.signals import signals_at_checks
 from pars_model.device import engine_dtype
 
 Message = dict[str, object]
@@ -121,8 +123,11 @@ def engine_generator(
         waiting = iter(jobs)
         in_flight: dict[str, Job] = {}
         number = 0
-        try:
+        with ExitStack() as stack:
+            stack.callback(engine.engine_core.shutdown)
+            check = stack.enter_context(signals_at_checks())
             while True:
+                check()
                 # Twice the slots: a finished response is replaced in the same step.
                 for job in islice(waiting, 2 * concurrency - len(in_flight)):
                     params = SamplingParams(
@@ -143,8 +148,6 @@ def engine_generator(
                             str(answer.finish_reason),
                             len(output.prompt_token_ids),
                         )
-        finally:
-            engine.engine_core.shutdown()
 
     return generate
 

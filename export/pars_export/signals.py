@@ -1,11 +1,13 @@
-"""An orderly end on SIGTERM, as on Ctrl-C."""
+"""An orderly end on SIGTERM and on Ctrl-C."""
 
 from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
 
 TERMINATED = 143
 """Exit status of a command that SIGTERM ended, as shells count it."""
@@ -22,3 +24,36 @@ def exit_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def signals_at_checks() -> Iterator[Callable[[], None]]:
+    """Ctrl-C and SIGTERM take effect where the given function is called; a second one at once.
+
+    For a block that runs compiled code: an exception that a signal raises in the middle of it may
+    come out as another one, or not at all. A signal that is ignored, or left to the system, stays
+    so; beside the main thread, where Python hears no signals, nothing changes.
+    """
+    heard: list[int] = []
+    previous: dict[int, Callable[[int, FrameType | None], object]] = {}
+
+    def hear(number: int, frame: FrameType | None) -> None:
+        heard.append(number)
+        if len(heard) > 1:
+            previous[number](number, frame)
+
+    def check() -> None:
+        if heard:
+            previous[heard[0]](heard[0], None)
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handler = signal.getsignal(number)
+            if callable(handler):
+                previous[number] = handler
+                signal.signal(number, hear)
+    try:
+        yield check
+    finally:
+        for changed, handler in previous.items():
+            signal.signal(changed, handler)

@@ -67,7 +67,7 @@ def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.Monke
             out=tmp_path / "out",
             orders=(Order("fcfs"), Order("prompt_length")),
             slots=2,
-            max_tokens=40,
+            max_tokens=160,
             max_model_len=512,
         )
     )

@@ -54,7 +54,7 @@ def test_interrupted_by_ctrl_c_and_resumed(tmp_path: Path) -> None:
         _, errors = first.communicate(timeout=60)
     finally:
         first.kill()
-    assert first.returncode == 130
+    assert first.returncode == 130, errors.decode()
     assert b"run the same command again" in errors
     assert not (tmp_path / "lengths.jsonl").exists()
     with pytest.raises(ProcessLookupError):  # nobody of its session is left

@@ -1,0 +1,69 @@
+"""Signals that wait for a good moment."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from pars_export.signals import TERMINATED, exit_on_sigterm, signals_at_checks
+
+
+@pytest.fixture(autouse=True)
+def _ctrl_c_as_in_a_shell() -> Iterator[None]:
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_ctrl_c_raises_at_the_next_check_only() -> None:
+    reached = []
+    with pytest.raises(KeyboardInterrupt), signals_at_checks() as check:
+        check()
+        signal.raise_signal(signal.SIGINT)
+        reached.append("after the signal")
+        check()
+        reached.append("after the check")
+    assert reached == ["after the signal"]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_does_not_wait() -> None:
+    with pytest.raises(KeyboardInterrupt), signals_at_checks():
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        pytest.fail("the second one was held back")
+
+
+def test_sigterm_ends_as_its_own_handler_says() -> None:
+    reached = []
+    with pytest.raises(SystemExit) as ended, exit_on_sigterm(), signals_at_checks() as check:
+        signal.raise_signal(signal.SIGTERM)
+        reached.append("after the signal")
+        check()
+    assert ended.value.code == TERMINATED
+    assert reached
+
+
+def test_ignored_signals_stay_ignored() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    with signals_at_checks() as check:
+        signal.raise_signal(signal.SIGINT)
+        check()
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_other_threads_change_nothing() -> None:
+    handlers = []
+
+    def work() -> None:
+        with signals_at_checks() as check:
+            check()
+            handlers.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert handlers == [signal.default_int_handler]
