@@ -14,6 +14,8 @@ from pars_export.errors import InputError
 from pars_export.facts import NAMES, Facts
 
 SUFFIXES = (".parquet", ".jsonl", ".csv")
+CUT_OFF = ("length", "max_tokens")
+"""What servers call the end of a response that reached its cap, in lower case."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,8 @@ class Row:
     Attributes:
         text: what the ranker reads of the prompt or messages.
         length: tokens of the response.
-        censored: the response was cut off at its cap.
+        censored: the response was cut off at its cap: `finish_reason` says so, or there is none and
+            it has `max_tokens` tokens or more.
         model: the LLM; ``""`` where the table does not say.
         dataset: where the prompt comes from.
         config: generation settings.
@@ -158,7 +161,7 @@ def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
     return Row(
         text=_text(where, fields),
         length=length,
-        censored=fields.get("finish_reason") == "length",
+        censored=_cut_off(fields.get("finish_reason"), length, facts.max_tokens),
         model=_name(fields.get("model")),
         dataset=_name(fields.get("dataset")),
         config=_name(fields.get("config")),
@@ -169,6 +172,13 @@ def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
             name for name in NAMES if getattr(facts, name) is None and not _empty(values.get(name))
         ),
     )
+
+
+def _cut_off(finish_reason: object, length: int, cap: int | None) -> bool:
+    """Whether a response ended at its cap: as the table says, else where it is that long."""
+    if _empty(finish_reason):
+        return cap is not None and length >= cap
+    return str(finish_reason).lower() in CUT_OFF
 
 
 def _check_reasoning(where: str, value: object, length: int) -> None:

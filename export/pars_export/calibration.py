@@ -141,13 +141,18 @@ class Calibration:
             done: (n,) or one number for all, 0 or more.
 
         Raises:
-            InputError: a number of tokens below 0.
+            InputError: a number of tokens below 0 or NaN, or not one for each score.
             PredictorError: there is no spread.
         """
         k = np.asarray(done, dtype=np.float64)
-        if (k < 0).any():
+        if not (k >= 0).all():  # NaN must fail too
             raise InputError(f"done is {k.min():g}; tokens that exist already are 0 or more.")
         levels, quantiles, excess = self._distribution(scores)
+        if k.shape not in ((), excess.shape):
+            raise InputError(
+                f"done has shape {k.shape} beside {len(excess)} prompts; give one number of tokens "
+                "for each, or one for all."
+            )
         k = np.broadcast_to(k, excess.shape)
         low, high = quantiles[:, :-1], quantiles[:, 1:]
         share = np.diff(levels) * (1 - _below(low, high, k[:, None]))  # of answers still running

@@ -14,7 +14,7 @@ from pars_model.metrics import Estimate, estimates, kendall_tau
 LEAST = 40
 """Prompts below which a cell of a data set and an LLM is left out."""
 _LLMS = 12
-"""LLMs per data set that are judged, chosen by a hash of the name."""
+"""LLMs and ways of decoding, per data set, that are judged, chosen by a hash of the name."""
 _PROMPTS = 3000
 """Prompts per data set that are judged."""
 
@@ -40,8 +40,9 @@ def judge(
 
     Returns:
         Plain values: ``dataset``, ``prompts``, ``llms``; under ``tau``, by predictor, the mean
-        over LLMs; under ``gain`` the first predictor's lead over each other, on the same draws;
-        under ``by_llm`` the first one's tau on each LLM. None where no LLM has enough prompts.
+        over LLMs and their ways of decoding; under ``gain`` the first predictor's lead over each
+        other, on the same draws; under ``by_llm`` the first one's tau on each of them. None where
+        none has enough prompts.
     """
     part, groups = _part(table, dataset, seed)
     if not groups:
@@ -58,7 +59,7 @@ def judge(
     return {
         "dataset": dataset,
         "prompts": len(np.unique(part.prompt)),
-        "llms": len(groups),
+        "llms": len({part.groups[each].model for each in groups}),
         "tau": {name: next(found) for name in names},
         "gain": {name: next(found) for name in names[1:]},
         "by_llm": {str(part.groups[each]): next(found) for each in groups},

@@ -71,6 +71,9 @@ OWN = (
     ),
 )
 LISTED = (*SOURCES, *OWN)
+_PARTS = ("alpaca_52k", "instructionwild_llama", "mmlu_pro")
+"""Data sets whose `gen_config` names a part of them (a subject, a file) and not how was decoded: an
+LLM's lengths are ranked over all of them together."""
 FAMILIES = tuple(dict.fromkeys(source.family for source in LISTED))
 
 
@@ -136,10 +139,15 @@ def _public(source: Source, root: Path) -> Iterable[dict[str, Any]]:
                 "dataset": source.dataset,
                 "prompt": text[row["prompt_id"]],
                 "model": row["model"],
-                "config": row["gen_config"] or "",
+                "config": _decoding(row),
                 "response_tokens": int(row["length"]),
                 "finish_reason": "length" if cut_off(row) else None,
             }
+
+
+def _decoding(row: Mapping[str, Any]) -> str:
+    """How an answer was decoded, as far as `gen_config` says it."""
+    return "" if row["dataset"] in _PARTS else (row["gen_config"] or "").partition(";blob=")[0]
 
 
 def _own(source: Source) -> Iterable[dict[str, Any]]:

@@ -63,6 +63,19 @@ def test_the_three_formats_read_alike(tmp_path: Path, suffix: str) -> None:
     assert not table.has_split
 
 
+def test_a_response_is_cut_off_where_the_table_says_so_or_where_it_reached_its_cap(
+    make_table: MakeTable,
+) -> None:
+    rows = [
+        {"prompt": f"p{number}", "response_tokens": tokens, "max_tokens": 64, "finish_reason": said}
+        for number, (tokens, said) in enumerate(
+            [(64, None), (63, None), (64, "stop"), (20, "MAX_TOKENS"), (65, ""), (64, "length")]
+        )
+    ]
+    table = read_lengths(make_table(rows))
+    assert table.censored.tolist() == [True, False, False, True, True, True]
+
+
 def test_samples_of_another_config_are_another_item_of_another_group(
     make_table: MakeTable,
 ) -> None:

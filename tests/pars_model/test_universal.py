@@ -168,6 +168,17 @@ def test_own_answers_of_different_caps_are_not_ranked_together(
     assert [row["config"] for row in found] == ["same, at most 8"] * 2 + ["same, at most 16"]
 
 
+def test_lengths_are_ranked_over_all_parts_of_a_data_set_but_by_decoding() -> None:
+    asked = {
+        ("mmlu_pro", "physics"): "",
+        ("oasst_eval", "nucleus9"): "nucleus9",
+        ("skythought_aime24", "greedy T=0;blob=c066c48d"): "greedy T=0",
+        ("zeroeval_gsm", None): "",
+    }
+    for (dataset, config), wanted in asked.items():
+        assert sources._decoding({"dataset": dataset, "gen_config": config}) == wanted
+
+
 def test_components_that_are_kept_are_those_that_are_used(tmp_path: Path) -> None:
     rows = np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32)
     kept = tmp_path / "components.npz"
