@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import cast
@@ -37,6 +37,8 @@ from pars_model.reliability import INTERVALS
 Ints = NDArray[np.int64]
 Ends = list[float | None]
 """A value and the low and high end of its interval."""
+Fits = dict[int, tuple[Path, Result]]
+"""Predictor folder and result of each fit of a cell, by its number of prompts, 0 for all."""
 
 CONFIG = Path("configs/default.yaml")
 TARGET = 0.70
@@ -97,12 +99,12 @@ def run(bench: Workbench) -> Section:
         raise InputError(f"{CONFIG} does not exist: run this from the root of the repository.")
     rows, ceilings, goals, tokens = [], [], [], []
     for cell, sizes in FITS.items():
-        fits = {}
+        fits: Fits = {}
         for prompts in sizes:
             with _threads(bench, cell, prompts):
                 path = part_of(bench, cell, prompts)
                 found = fit(bench, cell, prompts, path)
-                fits[predictor_folder(bench, path)] = found
+                fits[prompts] = predictor_folder(bench, path), found
                 row = [cell.title, f"{found['train']:,}", str(bench.threads)]
             tau, ridge, length = (Estimate(*found[name]) for name in ("tau", "ridge", "length"))
             row += [f"{found[time]:.1f}" for time in ("minutes", "export_minutes")]
@@ -110,8 +112,8 @@ def run(bench: Workbench) -> Section:
             rows.append([*row, shown(tau), shown(ridge), gain, shown(length)])
         ceilings.append(_ceiling(cell, read_lengths(bench.table(cell))))
         if len(fits) > 1:
-            ceilings.append(_curve(bench, cell, fits))
-        folder, whole = next(iter(fits.items()))
+            ceilings.append(curve(bench, cell, fits))
+        folder, whole = fits[0]
         judged = in_full(bench, cell, folder)
         goals.append(goal(cell, whole, Estimate(*judged["gain"])))
         tokens.append([cell.title, *_tokens(judged["reliability"])])
@@ -320,6 +322,11 @@ def _judged(root: Path, path: Path) -> Result:
     }
 
 
+def _ridge_scores(path: Path, texts: Sequence[str]) -> NDArray[np.float32]:
+    """Scores of texts (n,) by the ridge on a table's prompts, those of its test split left out."""
+    return _test_and_ridge(read_lengths(path))[2].score(texts)
+
+
 def _test_and_ridge(lengths: LengthTable) -> tuple[Ints, list[str], NgramRidge]:
     """Items of the test split, their texts, and the ridge fitted on all other prompts."""
     split = split_prompts(lengths)
@@ -406,32 +413,41 @@ def _ceiling(cell: Cell, lengths: LengthTable) -> str:
     )
 
 
-def _curve(bench: Workbench, cell: Cell, fits: Mapping[Path, Result]) -> str:
+def curve(bench: Workbench, cell: Cell, fits: Fits, over_ridge: bool = False) -> str:
     """What twice the prompts are worth, by the least-squares line through tau and log prompts.
 
     Args:
         bench: where results are kept.
         cell: of the lengths.
-        fits: predictor folder of each fit to its result.
+        fits: two or more.
+        over_ridge: ask for the lead over the ridge that learned from the same prompts, and for
+            what reaches `OVER`, instead of tau and `TARGET`.
     """
     from pars_export import Predictor
     from pars_export.artifact import folder_sha256
 
     path = bench.table(cell)
-    sizes = [found["train"] for found in fits.values()]
+    folders, results = zip(*fits.values(), strict=True)
+    sizes = [found["train"] for found in results]
+    wanted_of, target = (f"lead over the {RIDGE}", OVER) if over_ridge else ("tau", TARGET)
 
     def compute() -> Result:
         lengths = read_lengths(path)
         test = np.flatnonzero((split_prompts(lengths) == "test")[lengths.prompt])
         texts = [lengths.prompts[number] for number in lengths.prompt[test]]
-        scores = [Predictor.load(folder, threads=bench.threads).score(texts) for folder in fits]
+        ours = [Predictor.load(each, threads=bench.threads).score(texts) for each in folders]
+        theirs = [_ridge_scores(part_of(bench, cell, each), texts) for each in fits if over_ridge]
         length, censored = lengths.length[test], lengths.censored[test]
 
+        def taus(scores: Sequence[NDArray[np.float32]], drawn: Ints) -> NDArray[np.float64]:
+            found = [kendall_tau(each[drawn], length[drawn], censored[drawn]) for each in scores]
+            return np.array(found)
+
         def line(drawn: Ints) -> NDArray[np.float64]:
-            """Tau by twice the prompts, and log2 of the prompts that `TARGET` would take."""
-            taus = [kendall_tau(each[drawn], length[drawn], censored[drawn]) for each in scores]
-            slope, at = np.polyfit(np.log2(sizes), taus, 1)
-            return np.array([slope, (TARGET - at) / slope if slope > 0 else np.inf])
+            """What twice the prompts add, and log2 of the prompts that the target would take."""
+            reached = taus(ours, drawn) - (taus(theirs, drawn) if over_ridge else 0.0)
+            slope, at = np.polyfit(np.log2(sizes), reached, 1)
+            return np.array([slope, (target - at) / slope if slope > 0 else np.inf])
 
         found = estimates(line, lengths.prompt[test], RESAMPLES)
         return {
@@ -439,17 +455,17 @@ def _curve(bench: Workbench, cell: Cell, fits: Mapping[Path, Result]) -> str:
             for name, each in zip(("slope", "wanted"), found, strict=True)
         }
 
-    settings = {"predictors": [folder_sha256(folder) for folder in fits], "target": TARGET}
-    code = ("pars_model.metrics",)
+    settings = {"predictors": [folder_sha256(folder) for folder in folders], "target": target}
+    code = ("pars_model.metrics", *(["pars_model.ngrams"] if over_ridge else []))
     found = bench.kept(f"curve of {cell.title}", settings, compute, code, sha256_file(path))
     slope, slope_low, slope_high = found["slope"]
     wanted, low, high = (_power_of_two(each) for each in found["wanted"])
-    largest = max(fits.values(), key=lambda fit: float(fit["train"]))
+    largest = max(results, key=lambda fit: float(fit["train"]))
     minutes = wanted * largest["minutes"] / largest["train"]
     return (
         f"{cell.title}: twice as many prompts to learn from are worth {slope:+.3f} "
-        f"[{slope_low:+.3f}, {slope_high:+.3f}] of tau between {min(sizes):,} and "
-        f"{max(sizes):,}; on that line {TARGET:.2f} takes {wanted:,.0f} prompts "
+        f"[{slope_low:+.3f}, {slope_high:+.3f}] of {wanted_of} between {min(sizes):,} and "
+        f"{max(sizes):,}; on that line {target:.2f} takes {wanted:,.0f} prompts "
         f"[{low:,.0f}, {high:,.0f}] and, at the pace of the largest of these fits, "
         f"{minutes:,.0f} minutes."
     )

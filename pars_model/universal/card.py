@@ -79,8 +79,8 @@ def render(found: Findings) -> str:
     lines += [
         "## How well it ranks",
         "",
-        "Tau-b with 95 % intervals over prompts, the mean over LLMs and ways of decoding (at most 12",
-        "of a data set), each over all of the data set's prompts that it answered.",
+        "Tau-b with 95 % intervals over prompts, the mean over LLMs and ways of decoding (at most",
+        "12 of a data set), each over all of the data set's prompts that it answered.",
         "The ridge is the n-gram ridge with its penalty tuned, on the very same prompts, targets",
         "and weights; prompt length is in characters; *lead* is a difference on the same prompts.",
         "",

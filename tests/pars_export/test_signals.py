@@ -20,31 +20,50 @@ def _ctrl_c_as_in_a_shell() -> Iterator[None]:
 
 def test_ctrl_c_raises_at_the_next_check_only() -> None:
     reached = []
-    with pytest.raises(KeyboardInterrupt), signals_at_checks() as check:
-        check()
-        signal.raise_signal(signal.SIGINT)
-        reached.append("after the signal")
-        check()
-        reached.append("after the check")
+
+    def block() -> None:
+        with signals_at_checks() as check:
+            check()
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the signal")
+            check()
+            reached.append("after the check")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
     assert reached == ["after the signal"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_a_second_ctrl_c_does_not_wait() -> None:
-    with pytest.raises(KeyboardInterrupt), signals_at_checks():
-        signal.raise_signal(signal.SIGINT)
-        signal.raise_signal(signal.SIGINT)
-        pytest.fail("the second one was held back")
+    reached = []
+
+    def block() -> None:
+        with signals_at_checks():
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the first")
+            signal.raise_signal(signal.SIGINT)
+            reached.append("after the second")
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert reached == ["after the first"]
 
 
 def test_sigterm_ends_as_its_own_handler_says() -> None:
     reached = []
-    with pytest.raises(SystemExit) as ended, exit_on_sigterm(), signals_at_checks() as check:
-        signal.raise_signal(signal.SIGTERM)
-        reached.append("after the signal")
-        check()
+
+    def block() -> None:
+        with exit_on_sigterm(), signals_at_checks() as check:
+            signal.raise_signal(signal.SIGTERM)
+            reached.append("after the signal")
+            check()
+            reached.append("after the check")
+
+    with pytest.raises(SystemExit) as ended:
+        block()
     assert ended.value.code == TERMINATED
-    assert reached
+    assert reached == ["after the signal"]
 
 
 def test_ignored_signals_stay_ignored() -> None:

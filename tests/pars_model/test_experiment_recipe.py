@@ -51,6 +51,7 @@ def test_each_change_is_compared_with_the_recipe(
     monkeypatch.setattr(parts, "CELL", CELL)
     monkeypatch.setattr(parts, "FEW", 60)
     monkeypatch.setattr(parts, "OTHER", CELL)
+    monkeypatch.setattr(parts, "SIZES", (0, 60))
     bench = Workbench("parts", make_data_root(tmp_path / "data", make_rows(150)), tmp_path / "out")
     text = parts.run(bench).markdown(bench.minutes)
     lines = [[each.strip() for each in line.split("|")[1:-1]] for line in text.splitlines()]
@@ -60,8 +61,12 @@ def test_each_change_is_compared_with_the_recipe(
     tau, slow = (float(rows[name][3].split()[0]) for name in ("the recipe", "rate"))
     assert float(rows["rate"][4].split()[0]) == pytest.approx(slow - tau, abs=0.0011)
     assert slow < tau - 0.1
-    assert int(rows["Kinds, tiny"][1]) > 100
+    learned_from = [int(line[1]) for line in lines if line[:1] == ["Kinds, tiny"]]
+    assert learned_from[0] > 100
+    assert learned_from[1] == 60
     assert re.search(r"- Kinds, tiny: [+-]\S+ \[.*\] over the ridge \((reached|missed)\)\.", text)
+    told = r"of lead over the n-gram ridge between 60 and \d+; on that line 0\.03 takes"
+    assert re.search(told, text)
 
 
 @pytest.mark.parametrize("change", parts.CHANGES.values(), ids=list(parts.CHANGES))
