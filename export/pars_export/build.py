@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_model
 
-from pars_export.artifact import Manifest, predictor_folder, read_manifest, seal
+from pars_export.artifact import MANIFEST, Manifest, predictor_folder, read_manifest, seal
 from pars_export.batches import BatchPlan
 from pars_export.engines import ENGINES, EXACT, ONNX, Source, remember_built
 from pars_export.errors import PredictorError
@@ -115,6 +115,8 @@ def add_engines(
 ) -> Manifest:
     """Write engines into a predictor folder that is there; all of them or none.
 
+    Its `onnx` is compared anew first, on the prompts of this export, for engines are made from it.
+
     Args:
         path: the predictor folder; it is replaced by one with the engines when all stand.
         to: names of `ENGINES`; one that the folder has is written anew.
@@ -123,7 +125,8 @@ def add_engines(
         options: of TensorRT engines.
 
     Raises:
-        PredictorError: no encoder's predictor folder, or an engine beyond its bound.
+        PredictorError: no encoder's predictor folder, or an engine beyond its bound, the `onnx`
+            that is there among them.
     """
     _check_options(to, options)
     path = Path(path)
@@ -132,16 +135,31 @@ def add_engines(
         raise PredictorError(
             f"{path}: a predictor of kind {manifest.kind!r} has no engines; give an encoder's."
         )
+    _check_base(path, manifest)
     with _naming(path), predictor_folder(path) as folder:
         for name in manifest.files:
             shutil.copyfile(path / name, folder / name)
         tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
-        reference = load_network(folder, str(manifest.engines["torch"]["file"])).eval()
+        reference = load_network(folder, WEIGHTS).eval()
         writer = _Writer(folder, manifest, reference, tokenizer, texts, threads, options)
-        new = {name: writer.write(name) for name in to}
-        sealed = seal(folder, replace(manifest, engines={**manifest.engines, **new}))
+        parity = writer.compare("onnx", folder / ONNX, EXACT)
+        engines = {**manifest.engines, "onnx": {**manifest.engines["onnx"], "parity": parity}}
+        engines |= {name: writer.write(name) for name in to}
+        sealed = seal(folder, replace(manifest, engines=engines))
         remember_built(sealed, to)
     return sealed
+
+
+def _check_base(path: Path, manifest: Manifest) -> None:
+    """Refuse a folder without the two files that engines are compared with and made from."""
+    for name, file in (("torch", WEIGHTS), ("onnx", ONNX)):
+        found = manifest.engines.get(name, {}).get("file")
+        if found != file:
+            told = "names no such engine" if found is None else f"names {found!r}"
+            raise PredictorError(
+                f"{path / MANIFEST}: for {name!r} it {told} where the file {file!r} was expected, "
+                "which other engines need; export the checkpoint again."
+            )
 
 
 def _check_options(to: Sequence[str], options: BuildOptions | None) -> None:

@@ -2,8 +2,9 @@
 
 The folder holds the ranker as safetensors and as one ONNX file, its tokenizer, and predictor.json
 with the sha256 of each; `--to` names further engines. Every engine is compared with the
-checkpoint's own scores before anything is kept: one beyond its bound fails the export. An older
-predictor is replaced only when all of the new one stands.
+checkpoint's own scores before anything is kept: one beyond its bound fails the export. So is the
+ONNX file of a folder that gets engines. An older predictor is replaced only when all of the new one
+stands.
 
   onnx-int8   int8 matrix products on the CPU, a scale for each token
   onnx-bf16   weights in bfloat16: half the file, as fast as onnx

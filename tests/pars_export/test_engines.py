@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -17,14 +17,18 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from pars_export import ConfigError, Predictor, PredictorError
-from pars_export.artifact import folder_sha256, read_manifest
+from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.bf16 import to_bf16
 from pars_export.build import add_engines
 from pars_export.engines import ENGINES, Source, parse_names
 from pars_export.gptq import PAIR, column_scales, paired_scales, round_weight
+from pars_export.onnx import export_onnx
 from pars_export.parity import Bound, builtin_texts, real_texts, split
 from pars_export.table import write_length_predictor
 from pars_model.__main__ import main
+
+if TYPE_CHECKING:
+    from tests.pars_export.conftest import MakeNetwork
 
 CPU_ENGINES = ("onnx-bf16", "onnx-int8")
 
@@ -283,3 +287,78 @@ def test_an_int8_model_that_is_truncated_swapped_or_gone_is_refused(
     model.unlink()
     with pytest.raises(PredictorError, match=r"model-int8\.onnx: .* is missing"):
         Predictor.load(folder)
+
+
+def _external() -> bytes:
+    """A model one of whose weights lies in a file outside the folder."""
+    tensor = onnx.numpy_helper.from_array(np.ones(1, dtype=np.float32), "outside")
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "../../secret.bin"
+    graph = helper.make_graph([], "g", [], [], [tensor])
+    opset = [helper.make_opsetid("", 17)]
+    content: bytes = helper.make_model(graph, opset_imports=opset).SerializeToString()
+    return content
+
+
+@pytest.mark.parametrize(
+    ("missing", "model", "sentence"),
+    [
+        ("torch", None, r"predictor\.json: for 'torch' it names no such engine where the file"),
+        ("onnx", None, r"predictor\.json: for 'onnx' it names no such engine where the file"),
+        (None, b"not a model", r"model\.onnx: not an ONNX model"),
+        (None, _external(), r"model\.onnx: its weights lie in another file"),
+    ],
+    ids=["no torch", "no onnx", "junk", "external data"],
+)
+@pytest.mark.parametrize("to", [[], ["onnx-int8"]], ids=["onnx", "onnx-int8"])
+def test_a_folder_that_engines_cannot_be_made_from_is_refused_and_stays(
+    exported: Path,
+    tmp_path: Path,
+    missing: str | None,
+    model: bytes | None,
+    sentence: str,
+    to: list[str],
+) -> None:
+    manifest = read_manifest(exported)
+    engines = {name: engine for name, engine in manifest.engines.items() if name != missing}
+    files: dict[str, Path | str | bytes] = {name: exported / name for name in manifest.files}
+    if model is not None:
+        files["model.onnx"] = model
+    folder = tmp_path / "predictor"
+    write_predictor(folder, dataclasses.replace(manifest, engines=engines), files)
+    before = folder_sha256(folder)
+    with pytest.raises(PredictorError, match=sentence):
+        add_engines(folder, to, builtin_texts())
+    assert [path.name for path in tmp_path.iterdir()] == ["predictor"]
+    assert folder_sha256(folder) == before
+
+
+def test_an_engine_of_another_file_is_named(exported: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(exported)
+    engines = {**manifest.engines, "onnx": {"file": "config.json"}}
+    files: dict[str, Path | str | bytes] = {name: exported / name for name in manifest.files}
+    write_predictor(tmp_path / "p", dataclasses.replace(manifest, engines=engines), files)
+    with pytest.raises(PredictorError, match=r"for 'onnx' it names 'config\.json' where the file"):
+        add_engines(tmp_path / "p", [])
+
+
+def test_the_onnx_of_a_folder_is_compared_anew(
+    exported: Path, tmp_path: Path, make_network: MakeNetwork
+) -> None:
+    folder = tmp_path / "predictor"
+    shutil.copytree(exported, folder)
+    before = dict(read_manifest(folder).engines["onnx"])
+    after = dict(add_engines(folder, [], [f"say {n}" for n in range(700)]).engines["onnx"])
+    parity: Any = after.pop("parity")
+    assert parity["prompts"] == 572
+    assert before.pop("parity") != parity
+    assert after == before
+    export_onnx(make_network(seed=99), folder / "model.onnx")
+    manifest = read_manifest(exported)
+    files: dict[str, Path | str | bytes] = {name: exported / name for name in manifest.files}
+    files["model.onnx"] = (folder / "model.onnx").read_bytes()
+    write_predictor(folder, manifest, files)
+    with pytest.raises(PredictorError, match=r"The onnx engine's scores differ from the reference"):
+        add_engines(folder, ["onnx-bf16"], builtin_texts())
