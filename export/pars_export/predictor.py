@@ -216,9 +216,12 @@ class Predictor:
                 read_manifest(self.path, sha256=self._sha256)
             self._scorer = runtimes.load(self.runtime, self.path, self.manifest, self.threads)
         elif self._forked and not self._scorer.survives_fork:
+            # A GPU's runtime starts no threads, and with one there are none to give up.
+            fewer = self.threads > 1 and not runtimes.RUNTIMES[self.runtime].native
+            threads = f" with {self.threads} threads" if fewer else ""
             raise PredictorError(
-                f"{self.path}: the runtime {self.runtime!r} with {self.threads} threads cannot go "
-                "on after a fork; start processes with the method `spawn`, or use one thread."
+                f"{self.path}: the runtime {self.runtime!r}{threads} cannot go on after a fork; "
+                f"start processes with the method `spawn`{', or use one thread' if fewer else ''}."
             )
         return self._scorer
 

@@ -19,11 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
+from recording_gpu import RecordingDevice, RecordingEngine
 
-from pars_export import ConfigError, InputError, Predictor, PredictorError
-from pars_export.artifact import read_manifest, write_predictor
+from pars_export import ConfigError, InputError, Predictor, PredictorError, runtimes
+from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.engines import ENGINES
 from pars_export.parity import EXACT, builtin_texts
+from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
+from pars_export.runtimes.tensorrt import TensorRtCore
 
 TEXTS = builtin_texts()
 TOLERANCE: dict[str, Any] = {"rtol": 0, "atol": 2e-5}
@@ -236,7 +239,29 @@ def test_torch_with_threads_says_that_it_cannot_go_on_after_a_fork(exported: Pat
     status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())
     assert status != 0
     assert b"PredictorError" in output
-    assert b"after a fork" in output
+    assert b"with 2 threads cannot go on after a fork" in output
+    assert b"the method `spawn`, or use one thread." in output
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_gpu_runtime_is_not_told_to_use_one_thread_after_a_fork(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    device, shapes = RecordingDevice(), [(64, 64)]
+    core = TensorRtCore("e", RecordingEngine(device, shapes), shapes, device)
+    scorer = EncodedScorer(load_tokenizer(exported, read_manifest(exported)), core)
+    monkeypatch.setattr(runtimes, "choose", lambda *_: "tensorrt")
+    monkeypatch.setattr(runtimes, "load", lambda *_: scorer)
+    sha256 = folder_sha256(exported)
+    predictor = Predictor.load(exported, "tensorrt", threads=threads, sha256=sha256)
+    predictor.score(TEXTS[:4])
+    status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())
+    assert status != 0
+    assert b"the runtime 'tensorrt' cannot go on after a fork; start" in output
+    assert b"the method `spawn`." in output
+    predictor.score(TEXTS[:4])  # the parent goes on
 
 
 def test_importing_loads_no_model_code() -> None:
