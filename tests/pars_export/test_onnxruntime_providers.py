@@ -8,10 +8,8 @@ from typing import Any
 import onnxruntime
 import pytest
 
-from pars_export import PredictorError
-from pars_export.runtimes.onnxruntime_engines import CPU, CUDA, OnnxCore
-
-TENSORRT = "TensorrtExecutionProvider"
+from pars_export import Predictor, PredictorError
+from pars_export.runtimes.onnxruntime_engines import CPU, CUDA, TENSORRT, OnnxCore
 
 
 @pytest.mark.parametrize(
@@ -26,8 +24,22 @@ def test_float32_is_float32_on_a_gpu_too(
         asked.extend(providers)
         raise RuntimeError("there is no GPU")
 
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU, CUDA, TENSORRT])
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(PredictorError, match=r"cannot load it \(there is no GPU\)"):
         OnnxCore(exported / "model.onnx", 1, provider)
     assert asked == [(provider, options)]
+
+
+@pytest.mark.parametrize(("value", "told"), [(None, "not set"), ("", "''"), ("1", "'1'")])
+def test_tensorrt_is_refused_while_it_would_compute_in_tf32(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, value: str | None, told: str
+) -> None:
+    monkeypatch.delenv("NVIDIA_TF32_OVERRIDE", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", value)
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [TENSORRT, CPU])
+    sentence = f"model.onnx: .* TF32, .* NVIDIA_TF32_OVERRIDE is {told}; set it to 0"
+    with pytest.raises(PredictorError, match=sentence):
+        Predictor.load(exported, "onnx-tensorrt")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,14 @@ FACTS = {"facts": "tensor(float)"}
 OUTPUTS = {"scores": "tensor(float)"}
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"
+TENSORRT = "TensorrtExecutionProvider"
 CPU_PLAN = BatchPlan(tokens=512)
 """On a CPU more tokens together gain little: what is between two products no longer fits into the
 caches, and texts of 128 tokens took a tenth longer or more at 2,048."""
 _EXACT = {CUDA: {"use_tf32": "0"}}
 """Options of a provider. Products in TF32 keep ten bits only, and the model is held to float32."""
+_TF32 = "NVIDIA_TF32_OVERRIDE"
+"""Set to 0, NVIDIA's libraries use no TF32. The TensorRT provider has no option for it."""
 
 
 class OnnxCore:
@@ -39,6 +43,13 @@ class OnnxCore:
             raise PredictorError(
                 f"{path}: the installed onnxruntime {onnxruntime.__version__} has no {provider}; "
                 "install onnxruntime-gpu, or choose the runtime onnx."
+            )
+        override = os.environ.get(_TF32)
+        if provider == TENSORRT and override != "0":
+            raise PredictorError(
+                f"{path}: {provider} would compute in TF32, which keeps ten bits, for {_TF32} is "
+                f"{'not set' if override is None else repr(override)}; set it to 0 in the "
+                "environment."
             )
         check_self_contained(path)
         options = onnxruntime.SessionOptions()
@@ -140,7 +151,7 @@ def load_cuda(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
 
 def load_tensorrt(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
     """The float32 model on a GPU through onnxruntime's TensorRT provider."""
-    return _load("onnx", folder, manifest, threads, "TensorrtExecutionProvider")
+    return _load("onnx", folder, manifest, threads, TENSORRT)
 
 
 def _load(
