@@ -139,7 +139,7 @@ def build_engine(
             shapes.set_shape(FACTS, *((each, facts) for each in rows))
         config.add_optimization_profile(shapes)
     _apply(trt, config, options)
-    capabilities = _target(trt, library, config, options)
+    built_for = _target(trt, library, config, options)
     # In tensorrt_rtx a timing cache changes nothing, and to use one needs a GPU.
     timings = options.timing_cache if library == "tensorrt" else None
     cache: Any = None if timings is None else _timing_cache(config, timings)
@@ -155,7 +155,7 @@ def build_engine(
         "library": library,
         "version": str(trt.__version__),
         "precision": options.precision,
-        "capabilities": capabilities,
+        **built_for,
         "hardware": options.hardware,
         "version_compatible": options.version_compatible,
         "profiles": [profile.to_json() for profile in profiles],
@@ -211,12 +211,13 @@ def _apply(trt: Any, config: Any, options: BuildOptions) -> None:
         config.hardware_compatibility_level = level
 
 
-def _target(trt: Any, library: str, config: Any, options: BuildOptions) -> list[str]:
-    """Set the compute capabilities to build for; return them."""
+def _target(trt: Any, library: str, config: Any, options: BuildOptions) -> dict[str, object]:
+    """Set the compute capabilities to build for; return them, and the GPU where one takes part."""
     if library != "tensorrt_rtx":
         from pars_export.runtimes.cuda import Cuda
 
-        return [Cuda().capability()]
+        device = Cuda()
+        return {"capabilities": [device.capability()], "gpu": device.name()}
     wanted = options.capabilities or _RTX_CAPABILITIES
     known = trt.ComputeCapability.__members__
     config.num_compute_capabilities = len(wanted)
@@ -228,7 +229,7 @@ def _target(trt: Any, library: str, config: Any, options: BuildOptions) -> list[
                 f"{capability}; it knows {', '.join(sorted(known))}."
             )
         config.set_compute_capability(known[name], index)
-    return list(wanted)
+    return {"capabilities": list(wanted)}
 
 
 def _timing_cache(config: Any, path: Path) -> Any:

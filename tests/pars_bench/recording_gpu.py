@@ -37,6 +37,9 @@ class RecordingDevice:
     def capability(self) -> str:
         return "8.9"
 
+    def name(self) -> str:
+        return "NVIDIA L4"
+
     def stream(self) -> int:
         return 7
 

@@ -25,15 +25,19 @@ class NamedAsCuda:
         self.called: set[str] = set()
         self.memory = ctypes.create_string_buffer(64)
         self.status = runtime.cudaError_t.cudaSuccess
+        self.properties = runtime.cudaDeviceProp()
+        self.properties.name = b"NVIDIA L4".ljust(256, b"\0")
 
     def __getattr__(self, name: str) -> Any:
         real = getattr(runtime, name)
         if isinstance(real, type) or not callable(real):
             return real
 
-        def call(*arguments: object) -> tuple[Any, int]:
+        def call(*arguments: object) -> tuple[Any, Any]:
             inspect.signature(real).bind(*arguments)
             self.called.add(name)
+            if name == "cudaGetDeviceProperties":
+                return self.status, self.properties
             return self.status, ctypes.addressof(self.memory)
 
         return call
@@ -54,6 +58,7 @@ def cuda(names: NamedAsCuda, monkeypatch: pytest.MonkeyPatch) -> Cuda:
 def test_every_call_is_one_of_the_real_bindings(cuda: Cuda, names: NamedAsCuda) -> None:
     device: Device = cuda
     assert "." in device.capability()
+    assert device.name() == "NVIDIA L4"
     stream = device.stream()
     pinned, memory = device.pinned(16), device.memory(16)
     assert pinned.dtype == np.uint8
@@ -67,6 +72,7 @@ def test_every_call_is_one_of_the_real_bindings(cuda: Cuda, names: NamedAsCuda) 
     assert names.called == {
         "cudaGetDevice",
         "cudaDeviceGetAttribute",
+        "cudaGetDeviceProperties",
         "cudaStreamCreateWithFlags",
         "cudaMallocHost",
         "cudaMalloc",

@@ -173,10 +173,45 @@ def test_an_engine_for_another_gpu_or_version_is_refused(
 ) -> None:
     described = {**BUILT, **changes}
     if sentence is None:
-        check_fits("e", described, version, capability)
+        check_fits("e", described, version, capability, "NVIDIA L4")
         return
     with pytest.raises(PredictorError, match=sentence):
-        check_fits("e", described, version, capability)
+        check_fits("e", described, version, capability, "NVIDIA L4")
+
+
+OTHER = {"gpu": "NVIDIA GeForce RTX 4090"}
+"""An engine that was built on another GPU of the same compute capability."""
+
+
+@pytest.mark.parametrize(
+    ("changes", "fits"),
+    [
+        ({}, True),  # as earlier exports wrote it
+        ({"gpu": "NVIDIA L4"}, True),
+        ({**OTHER, "hardware": "same_compute_capability"}, True),
+        ({**OTHER, "hardware": "ampere_plus"}, True),
+        (OTHER, False),
+        ({"gpu": 4}, False),
+    ],
+)
+def test_an_engine_for_one_gpu_model_is_refused_on_another(
+    device: RecordingDevice,
+    runtime: RecordingRuntime,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    changes: dict[str, object],
+    fits: bool,
+) -> None:
+    described = {**BUILT, "version": "11.5.0.1", **changes}
+    (tmp_path / "e").write_bytes(b"engine")
+    monkeypatch.setattr("pars_export.runtimes.tensorrt.Cuda", lambda: device)
+    assert (device_for(described) is device) == fits
+    if fits:
+        load_core("tensorrt", tmp_path / "e", described)
+        return
+    sentence = rf"e: built for the GPU {changes['gpu']} alone, and this one is NVIDIA L4; export"
+    with pytest.raises(PredictorError, match=sentence):
+        load_core("tensorrt", tmp_path / "e", described)
 
 
 @pytest.mark.parametrize("profiles", [None, [], [{}], [{"max": [1]}], [{"max": ["a", 2]}], 3])

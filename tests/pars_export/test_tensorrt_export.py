@@ -89,6 +89,7 @@ def test_an_engine_is_compared_itself_where_a_gpu_can_run_it(
     engine: Any = manifest.engines[name]
     assert engine["graph_parity"]["prompts"] == engine["parity"]["prompts"] == PROMPTS
     assert engine["parity"]["max_abs_diff"] <= engine["parity"]["bound"]
+    assert engine.get("gpu") == ("NVIDIA L4" if name == "tensorrt" else None)
     assert gpu.batches > PROMPTS / 64
     check_built_here(folder, manifest.files[ENGINES[name].file].sha256)
     assert len(list(built_here.iterdir())) == 1

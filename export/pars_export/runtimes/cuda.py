@@ -21,6 +21,9 @@ class Device(Protocol):
     def capability(self) -> str:
         """Compute capability of the current GPU, such as "8.9"."""
 
+    def name(self) -> str:
+        """Name of the current GPU's model, such as "NVIDIA L4"."""
+
     def stream(self) -> int:
         """A new stream, which waits for no other."""
 
@@ -84,6 +87,11 @@ class Cuda:
             )
         )
         return f"{major}.{minor}"
+
+    def name(self) -> str:
+        """See `Device`."""
+        found: bytes = self._call("cudaGetDeviceProperties", self._call("cudaGetDevice")).name
+        return found.partition(b"\0")[0].decode(errors="replace")
 
     def stream(self) -> int:
         """See `Device`."""

@@ -1,7 +1,7 @@
 """TensorRT engines on the current GPU, without torch: named tensors on a stream of its own.
 
 What can be checked before anything is run is checked: the library's version, the GPU's compute
-capability, the engine's tensors and profile shapes, each against the manifest.
+capability and model, the engine's tensors and profile shapes, each against the manifest.
 """
 
 from __future__ import annotations
@@ -235,8 +235,17 @@ class TensorRtCore:
             raise PredictorError(f"{self._name}: TensorRT failed at {what}.")
 
 
-def check_fits(where: str, engine: Mapping[str, object], version: str, capability: str) -> None:
+def check_fits(
+    where: str, engine: Mapping[str, object], version: str, capability: str, gpu: str
+) -> None:
     """Whether an engine can run on this version of its library and on this GPU.
+
+    Args:
+        where: the engine's file, for the error.
+        engine: what the manifest says of it.
+        version: of the library that is installed.
+        capability: the GPU's compute capability.
+        gpu: name of the GPU's model.
 
     Raises:
         PredictorError: naming what the engine was built for and what is here.
@@ -250,12 +259,17 @@ def check_fits(where: str, engine: Mapping[str, object], version: str, capabilit
     built_for = engine.get("capabilities")
     capabilities = [str(each) for each in built_for] if isinstance(built_for, list) else []
     newer = float(capability) >= 8.0 and all(float(each) >= 8.0 for each in capabilities)
-    if capability in capabilities or (engine.get("hardware") == "ampere_plus" and newer):
-        return
-    raise PredictorError(
-        f"{where}: built for GPUs of compute capability {', '.join(capabilities)}, and this one "
-        f"has {capability}; export the engine on this machine."
-    )
+    if capability not in capabilities and not (engine.get("hardware") == "ampere_plus" and newer):
+        raise PredictorError(
+            f"{where}: built for GPUs of compute capability {', '.join(capabilities)}, and this "
+            f"one has {capability}; export the engine on this machine."
+        )
+    built_on = engine.get("gpu")  # engines of earlier exports and of tensorrt_rtx name none
+    if engine.get("hardware") == "none" and built_on not in (None, gpu):
+        raise PredictorError(
+            f"{where}: built for the GPU {built_on} alone, and this one is {gpu}; export the "
+            "engine on this machine, or on the other with --hardware same_compute_capability."
+        )
 
 
 def _carries_runtime(engine: Mapping[str, object]) -> bool:
@@ -339,7 +353,8 @@ def load_core(
     profiles = profiles_of(str(path), described)
     trt = import_library(library)
     device = device or Cuda()
-    check_fits(str(path), described, str(trt.__version__), device.capability())
+    version = str(trt.__version__)
+    check_fits(str(path), described, version, device.capability(), device.name())
     runtime: Runtime = trt.Runtime(trt.Logger(trt.Logger.ERROR))
     runtime.engine_host_code_allowed = _carries_runtime(described)
     plan = path.read_bytes()
@@ -357,7 +372,8 @@ def device_for(described: Mapping[str, object]) -> Device | None:
     """The current GPU, where there is one and an engine just built here was built for it."""
     try:
         device = Cuda()
-        check_fits("", described, str(described["version"]), device.capability())
+        version = str(described["version"])
+        check_fits("", described, version, device.capability(), device.name())
     except PredictorError:
         return None
     return device
