@@ -294,6 +294,19 @@ def test_scoring_with_onnx_needs_neither_torch_nor_transformers(exported: Path) 
     assert done.stdout.strip() == "onnx (2,)"
 
 
+def test_the_tensorrt_runtime_needs_neither_torch_nor_transformers() -> None:
+    check = (
+        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lightning', "
+        "'safetensors', 'onnx', 'scipy')));"
+        "import pars_export.predictor, pars_export.runtimes.tensorrt as runtime;"
+        "print(runtime.load.__name__, runtime.load_rtx.__name__)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=120
+    )
+    assert done.stdout.strip() == "load load_rtx"
+
+
 @pytest.mark.parametrize("runtime", ["onnx", "onnx-int8", "torch"])
 def test_loading_and_scoring_open_no_connection(engines: Path, runtime: str) -> None:
     code = (
