@@ -49,7 +49,7 @@ def write_encoder_predictor(
         encoder_config: the `config.json` that its encoder was built from.
         tokenizer_json: content of its encoder's `tokenizer.json`.
         manifest: input, calibration, training and metrics; engines and files are filled in here.
-        texts: real prompts for the comparison of engines, and for what engines are made by,
+        texts: prompts for the comparison of engines, and for what engines are made by,
             filled up by those of `pars_export.parity.real_texts`.
         to: names of `ENGINES` to write beside `torch` and `onnx`.
         threads: cores to use for the comparison.

@@ -33,7 +33,7 @@ class Source:
     onnx: Path
     """The same as `model.onnx`."""
     ids: Sequence[Sequence[int]]
-    """Token ids of real prompts."""
+    """Token ids of prompts."""
     max_length: int
     """Most token ids of a text."""
     options: BuildOptions = field(default_factory=BuildOptions)

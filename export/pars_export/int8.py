@@ -32,7 +32,7 @@ from onnx import TensorProto, helper, numpy_helper
 from pars_export.gptq import LARGEST, column_scales, paired_scales, round_weight
 
 PROMPTS = 128
-"""Real prompts whose activations the weights are rounded for."""
+"""Prompts whose activations the weights are rounded for."""
 _SMOOTHING = 0.5  # share of a channel's range that goes to the weights; the paper's
 FLOOR = 0.1701
 """Below every value of GELU, whose least is -0.16997 (of its tanh form -0.17004)."""

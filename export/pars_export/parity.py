@@ -1,4 +1,4 @@
-"""Does an engine score as the reference does? Measured at every export, on real texts."""
+"""Does an engine score as the reference does? Measured at every export, on prompts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from pars_export.runtimes import FactScorer, Scorer
 from pars_export.runtimes.encoded import Core
 
 PROMPTS = 500
-"""Real prompts that an export is compared on, at least."""
+"""Prompts that an export is compared on, at least."""
 CALIBRATION = 128
-"""Real prompts that engines are made by; where there are enough, none of those compared on."""
+"""Prompts that engines are made by; where there are enough, none of those compared on."""
 _RESOLUTION = 1e-5
 """What float32 arithmetic in another order may change, in units of the largest score."""
 
@@ -70,7 +70,7 @@ class Parity:
     batch_bound: float
     """Largest one that is allowed, in the same unit."""
     prompts: int
-    """Number of real texts; tau and the unit of the bounds are of them alone."""
+    """Number of texts as in use; tau and the unit of the bounds are of them alone."""
     odd: int
     """Number of further texts of odd forms, which count for differences."""
 
@@ -102,7 +102,8 @@ class Parity:
 def real_texts() -> tuple[list[str], list[str]]:
     """Prompts to make engines by, and prompts to compare them on, for when none are given.
 
-    They are those of the demonstration that ships with this package, evenly taken.
+    They are those of the demonstration that ships with this package, filled templates, evenly
+    taken.
     """
     source = files("pars_bench.demo").joinpath("prompts.jsonl")
     lines = source.read_text(encoding="utf-8").splitlines()
@@ -157,7 +158,7 @@ def measure(
         candidate: the new engine with its own micro-batches.
         core: the same engine without them.
         tokenizer: of both.
-        texts: real ones, at least two.
+        texts: prompts as in use, at least two.
         bound: what the engine promises.
         facts: for a ranker that reads them beside the texts and the odd ones, (n, width).
         odd: texts of odd forms, whose scores must not differ either; no order hangs on them.

@@ -1,8 +1,8 @@
 """The ONNX model with Q/DQ pairs around its matrix products: int8 as TensorRT reads it.
 
-Scales are constants, taken from real prompts, so a score does not depend on the batch. Channels
-of large activations are evened out first, and what follows an activation function stays float:
-one scale for all tokens fits it worst.
+Scales are constants, taken from prompts, so a score does not depend on the batch. Channels of large
+activations are evened out first, and what follows an activation function stays float: one scale for
+all tokens fits it worst.
 """
 
 from __future__ import annotations

@@ -286,7 +286,10 @@ def test_goals_are_judged_by_the_numbers() -> None:
     assert "12.5 times at worst" in said[1]
     assert "tau than a trained BERT-base: **not compared**" in said[2]
     assert "**reached**, 0.04 s of CPU time and 20 MiB (0.08 s on the clock)" in said[3]
+    assert "ranks 2,000 prompts of the demonstration in under 5 s, one thread: " in said[4]
     assert "under 5 s, one thread: **reached**, 0.4 s" in said[4]
+    fast["settings"]["command"] = "pars bench predictor x --json OUT --prompts mine.txt"
+    assert "ranks 2,000 prompts of `--prompts` in under 5 s" in sentences(fast)[4]
     assert losses(fast) == [
         "Nowhere is anything faster than what a folder is loaded with by default."
     ]
@@ -298,6 +301,8 @@ def test_goals_are_judged_by_the_numbers() -> None:
     assert losses(slow)[0].startswith("BERT is faster than x onnx in 1 of 1 shapes; it takes 0.50")
     page = render(slow, [("page-latency.svg", "A caption.")])
     assert "**missed**" in page
+    assert "after scoring 32 prompts of the demonstration in one call" in page
+    assert "The prompts of the demonstration, all ranked in one call" in page
     assert "| **x onnx** | 0.08 | 0.29 | 0.9912 | 500 |" in page
     assert f"- `x`: sha256 {'ab' * 32}" in page
 

@@ -20,7 +20,7 @@ from pars_export import ConfigError, Predictor, PredictorError
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.bf16 import to_bf16
 from pars_export.build import add_engines
-from pars_export.engines import ENGINES, Source, parse_names
+from pars_export.engines import BY_PRECISION, ENGINES, EXACT, Source, parse_names
 from pars_export.gptq import PAIR, column_scales, paired_scales, round_weight
 from pars_export.onnx import export_onnx
 from pars_export.parity import Bound, builtin_texts, real_texts, split
@@ -142,6 +142,24 @@ def test_dynamic_quantisation_of_the_tools_is_what_the_bound_refuses(
     monkeypatch.setitem(ENGINES, "onnx-int8", dynamic)
     with pytest.raises(PredictorError, match="depend on what else is in the batch"):
         add_engines(folder, ["onnx-int8"], builtin_texts())
+
+
+def test_the_page_tells_the_bound_of_every_engine() -> None:
+    page = Path(__file__).parents[2] / "docs" / "predictor-folder.md"
+    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines()]
+    bounds = [row for row in rows if row[0] in _NAMED and len(row) == 4]
+    told = {row[0]: tuple(map(float, row[1:])) for row in bounds}
+    assert told == {
+        name: (bound.difference, bound.tau, bound.batch) for name, bound in _NAMED.items()
+    }
+
+
+_NAMED = {
+    "`onnx`": EXACT,
+    **{f"`{name}`": ENGINES[name].bound for name in CPU_ENGINES},
+    **{f"`tensorrt`, `tensorrt-rtx`, {name}": bound for name, bound in BY_PRECISION.items()},
+}
+"""Bounds by the engine's name on the page."""
 
 
 def test_names_of_engines() -> None:

@@ -2,7 +2,7 @@
 
 All take turns in one run: time per prompt over batches, lengths and threads, with the machine's
 own rate of matrix products and of memory in the same rounds, from which the floor is worked out;
-then load time and memory in fresh processes, a burst of real prompts, and how well each ranks.
+then load time and memory in fresh processes, a burst of prompts, and how well each ranks.
 Interrupted, it goes on where it was: what is done is kept in OUT.cells until OUT is complete.
 """
 

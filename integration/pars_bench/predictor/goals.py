@@ -16,6 +16,7 @@ from pars_bench.predictor.report import (
     over_floor,
     over_floor_exchanged,
     over_floor_of_products,
+    prompts_named,
     quartiles,
     threads_named,
 )
@@ -175,9 +176,9 @@ def _bursts(report: PredictorReport) -> Iterator[str]:
             seconds = quartiles(burst["seconds"][name])[1]
             floor = burst_floor(report, burst, name)
             yield (
-                f"{name} ranks {burst['prompts']:,} real prompts in under {wanted:g} s, "
-                f"{threads_named(burst['threads'])}: {verdict(seconds < wanted)}, {seconds:.3g} s"
-                f"{_ceiling(entry, floor, wanted)}."
+                f"{name} ranks {burst['prompts']:,} {prompts_named(report)} in under "
+                f"{wanted:g} s, {threads_named(burst['threads'])}: {verdict(seconds < wanted)}, "
+                f"{seconds:.3g} s{_ceiling(entry, floor, wanted)}."
             )
 
 

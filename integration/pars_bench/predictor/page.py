@@ -24,6 +24,7 @@ from pars_bench.predictor.report import (
     over_floor,
     over_floor_exchanged,
     over_floor_of_products,
+    prompts_named,
     quartiles,
     rates_of,
     threads_named,
@@ -63,11 +64,11 @@ _LOADING = """\
 From nothing to able to score, one thread: interpreter, imports, check of every file's hash,
 weights. Files are in the system's cache, so a process waits for nothing but its turn: what the
 clock says beyond the CPU time went to whatever else ran. Resident is the memory in use then; the
-peak is after scoring {prompts} real prompts in one call and then all of them as one text."""
+peak is after scoring {count} {prompts} in one call and then all of them as one text."""
 
 _BURST = """\
-All ranked in one call, by what each folder is loaded with by default; loaded anew each time, so
-that nothing is remembered of a prompt. The same clock as above."""
+The {prompts}, all ranked in one call, by what each folder is loaded with by default; loaded anew
+each time, so that nothing is remembered of a prompt. The same clock as above."""
 
 _ORDERS = """\
 Kendall's tau-b between scores and lengths on the test prompts of the length table that ships with
@@ -127,9 +128,10 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
         _rates(report),
         *_floors(report),
     ]
+    loading = _LOADING.format(count=START_PROMPTS, prompts=prompts_named(report))
     for title, words, table in (
-        ("Load time and memory", _LOADING.format(prompts=START_PROMPTS), _starts(report)),
-        ("A burst of real prompts", _BURST, _bursts(report)),
+        ("Load time and memory", loading, _starts(report)),
+        ("A burst of prompts", _BURST.format(prompts=prompts_named(report)), _bursts(report)),
         ("How well they rank", _ORDERS, _orders(report)),
         ("Engines beside the network", _PARITY, _parities(report)),
         ("Where something else is faster", _LOSSES, bullets(losses(report))),

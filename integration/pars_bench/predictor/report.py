@@ -78,7 +78,7 @@ class Starts(TypedDict):
 
 
 class Burst(TypedDict):
-    """Real prompts ranked in one call."""
+    """Prompts ranked in one call."""
 
     threads: int
     prompts: int
@@ -269,6 +269,12 @@ def cells_of(
         if (threads is None or cell["threads"] == threads)
         and (batch is None or cell["batch"] == batch)
     ]
+
+
+def prompts_named(report: PredictorReport) -> str:
+    """What the prompts of the burst and of the processes are, as the page has it."""
+    given = "--prompts" in str(report["settings"]["command"]).split()
+    return "prompts of `--prompts`" if given else "prompts of the demonstration"
 
 
 def threads_named(count: int) -> str:

@@ -92,7 +92,7 @@ class Speeds:
         return take_turns(calls, rounds, self._threads)
 
     def burst(self, names: Sequence[str], count: int, turn: int) -> dict[str, float]:
-        """Seconds in which each ranks real prompts, cut as its folder says, in one call.
+        """Seconds in which each ranks prompts, cut as its folder says, in one call.
 
         Each is loaded anew, so that nothing it remembers of an earlier turn helps it; loading
         does not count.

@@ -1,4 +1,4 @@
-"""Texts of an exact number of tokens, out of the words of real prompts."""
+"""Texts of an exact number of tokens, out of the words of prompts."""
 
 from __future__ import annotations
 
