@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 from collections import Counter
@@ -20,7 +21,7 @@ from pars_bench.predictor.goals import sentences
 from pars_bench.predictor.grid import QUICK
 from pars_bench.predictor.page import losses, render
 from pars_bench.predictor.products import Products, products_name
-from pars_bench.predictor.rates import OPERATIONS, UNITS
+from pars_bench.predictor.rates import OPERATIONS, UNITS, rate_calls
 from pars_bench.predictor.report import (
     PredictorReport,
     SpeedCell,
@@ -285,6 +286,7 @@ def test_goals_are_judged_by_the_numbers() -> None:
     assert "10 times faster a prompt than BERT, one thread: **reached**" in said[1]
     assert "12.5 times at worst" in said[1]
     assert "tau than a trained BERT-base: **not compared**" in said[2]
+    assert "the interpreter, one thread: **reached**, 0.04 s" in said[3]
     assert "**reached**, 0.04 s of CPU time and 20 MiB (0.08 s on the clock)" in said[3]
     assert "ranks 2,000 prompts of the demonstration in under 5 s, one thread: " in said[4]
     assert "under 5 s, one thread: **reached**, 0.4 s" in said[4]
@@ -297,7 +299,10 @@ def test_goals_are_judged_by_the_numbers() -> None:
     slow = report_of("x onnx", {"what": "onnx"}, ms=20.0, bert_ms=10.0)
     slow["contestants"]["x onnx"]["work"]["weights"] = 1e7  # type: ignore[index]
     assert all("**missed**" in each for i, each in enumerate(sentences(slow)) if i != 2)
-    assert sentences(slow)[4].endswith("s, so no program with products in float32 could.")
+    assert sentences(slow)[4].endswith(
+        " s, so nothing could whose products are no faster than the fastest in float32 measured "
+        "here."
+    )
     assert losses(slow)[0].startswith("BERT is faster than x onnx in 1 of 1 shapes; it takes 0.50")
     page = render(slow, [("page-latency.svg", "A caption.")])
     assert "**missed**" in page
@@ -309,6 +314,40 @@ def test_goals_are_judged_by_the_numbers() -> None:
     student = report_of("x", {"what": "student"}, ms=0.7, bert_ms=10.0)
     assert "under 0.5 s, one thread: **missed**" in sentences(student)[-1]
     assert not any("times the floor of" in each for each in sentences(student))
+
+
+def test_goals_say_how_many_shapes_of_the_grid_they_are_about() -> None:
+    report = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
+    (cell,) = report["speed"]
+    own: SpeedCell = {**cell, "speeds": {n: s for n, s in cell["speeds"].items() if n != "BERT"}}
+    for batch in (4, 128):
+        report["speed"].append({**own, "batch": batch})
+    floors, bert, *_ = sentences(report)
+    assert "holds in 2 of 2 shapes (of 3 from 32 tokens on; larger calls have no floor); " in floors
+    assert "holds in 1 of 1 shapes (of 3; BERT takes no part in larger calls); 12.5 times" in bert
+
+
+def test_the_floor_is_that_of_the_fastest_library_there_was() -> None:
+    report = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
+    (cell,) = report["speed"]
+    assert "fastest of numpy, onnxruntime and torch on matrices" in render(report, [])
+    cell["speeds"]["float32, torch"]["seconds"] = [5e-3] * 3
+    assert rates_of(report, cell)["float32"] == pytest.approx(OPERATIONS / 5e-3)
+    del cell["speeds"]["float32, torch"]  # as results of before, or where it is not installed
+    assert rates_of(report, cell)["float32"] == pytest.approx(OPERATIONS / 20e-3)
+    assert "fastest of numpy and onnxruntime on matrices" in render(report, [])
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_rates_are_of_the_libraries_that_are_installed(
+    monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    if not installed:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    calls = rate_calls(1)
+    assert set(calls) == set(UNITS) - (set() if installed else {"float32, torch"})
+    for call in calls.values():
+        call()
 
 
 def test_what_bounds_an_int8_engine() -> None:

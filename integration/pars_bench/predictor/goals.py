@@ -50,20 +50,23 @@ def _floors(report: PredictorReport) -> Iterator[str]:
     for name, entry in ours(report):
         if is_student(entry) or entry["work"] is None or entry["what"] == "torch":
             continue
+        cells = [cell for cell in cells_of(report, threads=1) if cell["length"] >= FROM_TOKENS]
         ratios = {
             (cell["length"], cell["batch"]): ratio
-            for cell in cells_of(report, threads=1)
-            if cell["length"] >= FROM_TOKENS
-            and (ratio := over_floor(report, cell, name)) is not None
+            for cell in cells
+            if (ratio := over_floor(report, cell, name)) is not None
         }
         if not ratios:
             continue
         worst, best = max(ratios, key=ratios.__getitem__), min(ratios, key=ratios.__getitem__)
         within = sum(ratio <= OVER_FLOOR for ratio in ratios.values())
+        shapes = f"{len(ratios)} shapes"
+        if len(ratios) < len(cells):
+            shapes += f" (of {len(cells)} from {FROM_TOKENS} tokens on; larger calls have no floor)"
         yield (
             f"{name} within {OVER_FLOOR:g} times the floor of {entry['work']['precision']} from "
             f"{FROM_TOKENS} tokens on, one thread: {verdict(within == len(ratios))}, "
-            f"holds in {within} of {len(ratios)} shapes; {ratios[best]:.2f} at best "
+            f"holds in {within} of {shapes}; {ratios[best]:.2f} at best "
             f"({_shape(best)}), {median(ratios.values()):.2f} in the median, "
             f"{ratios[worst]:.2f} at worst ({_shape(worst)}){_least(report, name)}."
         )
@@ -107,9 +110,10 @@ def _against_bert(report: PredictorReport) -> Iterator[str]:
     for name, entry in ours(report):
         if not entry["auto"]:
             continue
+        cells = cells_of(report, threads=1)
         ratios = {
             (cell["length"], cell["batch"]): theirs / mine
-            for cell in cells_of(report, threads=1)
+            for cell in cells
             if (theirs := median_ms(cell, bert)) is not None
             and (mine := median_ms(cell, name)) is not None
         }
@@ -117,9 +121,12 @@ def _against_bert(report: PredictorReport) -> Iterator[str]:
             continue
         worst, best = min(ratios, key=ratios.__getitem__), max(ratios, key=ratios.__getitem__)
         within = sum(ratio >= FASTER for ratio in ratios.values())
+        shapes = f"{len(ratios)} shapes"
+        if len(ratios) < len(cells):
+            shapes += f" (of {len(cells)}; {bert} takes no part in larger calls)"
         yield (
             f"{name} {FASTER:g} times faster a prompt than {bert}, one thread: "
-            f"{verdict(within == len(ratios))}, holds in {within} of {len(ratios)} shapes; "
+            f"{verdict(within == len(ratios))}, holds in {within} of {shapes}; "
             f"{ratios[worst]:.1f} times at worst ({_shape(worst)}), "
             f"{median(ratios.values()):.1f} in the median, {ratios[best]:.1f} at best "
             f"({_shape(best)}){_floors_apart(report, name, bert, worst, ratios[worst])}."
@@ -160,7 +167,7 @@ def _loading(report: PredictorReport) -> Iterator[str]:
             reached = reached and median(memory) * 2**20 < LOAD_MIB * 1e6
         yield (
             f"{name} loaded in under {LOAD_S:g} s and {LOAD_MIB:g} MB resident, from the start of "
-            f"the interpreter: {verdict(reached)}, {said} "
+            f"the interpreter, one thread: {verdict(reached)}, {said} "
             f"({quartiles(starts['seconds'])[1]:.2f} s on the clock)."
         )
 
@@ -188,7 +195,10 @@ def _ceiling(entry: Entry, floor: float | None, wanted: float) -> str:
     assert entry["work"] is not None
     said = f"; its floor on this machine is {floor:.3g} s"
     if floor > wanted:
-        said += f", so no program with products in {entry['work']['precision']} could"
+        said += (
+            ", so nothing could whose products are no faster than the fastest in "
+            f"{entry['work']['precision']} measured here"
+        )
     return said
 
 

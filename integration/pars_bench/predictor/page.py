@@ -12,7 +12,7 @@ from pars_bench.markdown import bullets
 from pars_bench.predictor.goals import sentences
 from pars_bench.predictor.grid import START_PROMPTS, TOKENS, TOKENS_LARGE
 from pars_bench.predictor.pictures import write_pictures
-from pars_bench.predictor.rates import DOT_PRODUCTS, SIZE, UNITS
+from pars_bench.predictor.rates import DOT_PRODUCTS, SIZE
 from pars_bench.predictor.report import (
     PredictorReport,
     SpeedCell,
@@ -26,6 +26,7 @@ from pars_bench.predictor.report import (
     over_floor_of_products,
     prompts_named,
     quartiles,
+    rates_measured,
     rates_of,
     threads_named,
 )
@@ -104,7 +105,8 @@ def write_page(page: Path, report: PredictorReport) -> None:
 
 def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
     """The whole page."""
-    libraries = dict.fromkeys(n.partition(", ")[2] for n in UNITS if not n.startswith("memory"))
+    rates = [name for name in rates_measured(report["speed"][0]) if not name.startswith("memory")]
+    *libraries, last = dict.fromkeys(name.partition(", ")[2] for name in rates)
     parts = [
         "# What scoring a prompt costs",
         f"Made by `{report['settings']['command']}`; run it again to get your own numbers.",
@@ -123,7 +125,9 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
         *_speeds(report),
         "## Against the floor",
         _FLOOR.format(
-            libraries=" and ".join(libraries), size=SIZE, instructions=_instructions(report)
+            libraries=f"{', '.join(libraries)} and {last}",
+            size=SIZE,
+            instructions=_instructions(report),
         ),
         _rates(report),
         *_floors(report),

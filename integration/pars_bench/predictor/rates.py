@@ -6,6 +6,7 @@ reach is still a floor.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,12 @@ OPERATIONS = 2 * SIZE**3
 UNITS: Mapping[str, tuple[str, int]] = {
     "float32, numpy": ("float32", OPERATIONS),
     "float32, onnxruntime": ("float32", OPERATIONS),
+    "float32, torch": ("float32", OPERATIONS),
     "int8, onnxruntime": ("int8", OPERATIONS),
     "memory, copy": ("memory", 2 * _COPIED),
 }
-"""Name of a measurement to what it is a rate of, and how much of that one call does."""
+"""Name of a measurement to what it is a rate of, and how much of that one call does. A report lacks
+those of libraries that were not installed."""
 
 
 VECTORS = ("avx2", "avx512f", "avx512_bf16", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
@@ -45,7 +48,7 @@ def vector_instructions() -> list[str]:
 
 
 def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
-    """One call for each of `UNITS`."""
+    """One call for each of `UNITS` whose library is installed."""
     rng = np.random.default_rng(0)
     left, right = (rng.standard_normal((SIZE, SIZE), dtype=np.float32) for _ in range(2))
     product = np.empty_like(left)
@@ -54,12 +57,30 @@ def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
     source = np.ones(_COPIED, dtype=np.uint8)
     target = np.empty_like(source)
     floats, integers = product_session(right, threads), product_session(weight, threads)
-    return {
+    calls: dict[str, Callable[[], object]] = {
         "float32, numpy": lambda: np.matmul(left, right, out=product),
         "float32, onnxruntime": lambda: floats.run(None, {"a": left}),
         "int8, onnxruntime": lambda: integers.run(None, {"a": whole}),
         "memory, copy": lambda: np.copyto(target, source),
     }
+    if importlib.util.find_spec("torch") is not None:
+        calls["float32, torch"] = _torch_product(left, right, threads)
+    return calls
+
+
+def _torch_product(
+    left: NDArray[np.float32], right: NDArray[np.float32], threads: int
+) -> Callable[[], object]:
+    import torch
+
+    first, second = torch.from_numpy(left), torch.from_numpy(right)
+    product = torch.empty_like(first)
+
+    def call() -> None:
+        torch.set_num_threads(threads)  # it is the process's, and others may have changed it
+        torch.mm(first, second, out=product)
+
+    return call
 
 
 def product_session(weight: NDArray[np.generic], threads: int) -> Any:

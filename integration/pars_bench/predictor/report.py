@@ -137,10 +137,16 @@ def median_ms(cell: SpeedCell, name: str) -> float | None:
     return None if found is None else found[1]
 
 
+def rates_measured(cell: SpeedCell) -> list[str]:
+    """Those of `UNITS` whose library was there."""
+    return [name for name in UNITS if name in cell["speeds"]]
+
+
 def _rates_of_matrices(cell: SpeedCell) -> dict[str, float]:
     """Rates of large matrices, and of memory: the median of the fastest library."""
     found: dict[str, float] = {}
-    for name, (rate, amount) in UNITS.items():
+    for name in rates_measured(cell):
+        rate, amount = UNITS[name]
         value = amount / quartiles(cell["speeds"][name]["seconds"])[1]
         found[rate] = max(value, found.get(rate, 0.0))
     return found
