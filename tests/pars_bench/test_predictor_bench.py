@@ -6,6 +6,7 @@ import importlib.util
 import json
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +32,7 @@ from pars_bench.predictor.report import (
     rates_of,
 )
 from pars_bench.predictor.roundings import Roundings, roundings_name
-from pars_bench.predictor.texts import TextMaker, repeated
+from pars_bench.predictor.texts import TextMaker, evenly, repeated
 from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.errors import ConfigError
@@ -86,6 +87,8 @@ def test_texts_have_exactly_the_tokens_asked_for(folder: Path) -> None:
     with pytest.raises(ConfigError, match="none of their words is one token"):
         TextMaker(tokenizer, ["zzz 12 !"])
     assert repeated(["a", "b"], 5) == ["a", "b", "a", "b", "a"]
+    assert evenly(list("abcdefg"), 3) == ["a", "c", "e"]
+    assert evenly(["a", "b"], 5) == ["a", "b"]
 
 
 def test_everyone_has_turns_and_the_first_round_does_not_count(
@@ -166,13 +169,20 @@ def test_a_run_that_is_interrupted_goes_on(
     assert onnx["peak_mib"][0] is not None
     assert onnx["resident_mib"][0] is not None
     assert onnx["peak_mib"][0] >= onnx["resident_mib"][0] > 20
-    assert report["bursts"][0]["seconds"].keys() == {"tiny onnx", "other onnx"}
-    assert len(report["burst_lengths"]["tiny"]) == report["bursts"][0]["prompts"]
+    (burst,) = report["bursts"]
+    assert burst["seconds"].keys() == {"tiny onnx", "other onnx"}
+    few = burst["few"]
+    assert few["prompts"] == 32
+    for ways in (few["together"], few["alone"]):
+        assert ways.keys() == {"tiny onnx", "other onnx"}
+        assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in ways.values())
+    assert len(report["burst_lengths"]["tiny"]) == burst["prompts"]
     assert report["orders"]["tiny onnx"]["prompts"] == 400
     assert not report["orders"]["tiny onnx"]["seen"]
 
     text = page.read_text()
     assert "`pars bench predictor" in text
+    assert "| ms a prompt, 32 in one call | ms a prompt, one by one |" in text
     for name in ("latency", "floor"):
         picture = page.with_name(f"page-{name}.svg")
         assert f"]({picture.name})" in text
@@ -348,6 +358,41 @@ def test_rates_are_of_the_libraries_that_are_installed(
     assert set(calls) == set(UNITS) - (set() if installed else {"float32, torch"})
     for call in calls.values():
         call()
+
+
+def test_the_page_says_what_batching_is_worth_where_that_was_measured() -> None:
+    report = report_of("x onnx", {"what": "onnx"}, ms=4.0, bert_ms=5.0)
+    before = render(report, [])
+    assert "| | threads | prompts | seconds | floor, seconds |\n" in before
+    assert "one by one" not in before
+    report["bursts"][0]["few"] = {
+        "prompts": 256,
+        "together": {"x onnx": [0.512, 0.512]},
+        "alone": {"x onnx": [0.256, 0.768]},
+    }
+    page = render(report, [])
+    columns = "floor, seconds | ms a prompt, 256 in one call | ms a prompt, one by one |\n"
+    assert columns + "|---|---:|---:|---:|---:|---:|---:|\n" in page
+    assert "| 2 | 2 (1.5 to 2.5) |" in page
+    assert "as above.\nBesides, 256 of them, evenly taken, were ranked in one call" in page
+
+
+def test_some_prompts_of_a_burst_are_ranked_one_by_one_too(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = choose([folder], [])[0]
+    speeds = speed.Speeds([own], 1, 32, bench.PROMPTS)
+    calls: list[list[int]] = []
+
+    def ranked(name: str, given: Sequence[Sequence[str]]) -> float:
+        calls.append([len(each) for each in given])
+        return 1.0
+
+    monkeypatch.setattr(speeds, "_ranked", ranked)
+    assert speeds.burst([own.name], 600, 0) == {
+        own.name: {"all": 1.0, "together": 1.0, "alone": 1.0}
+    }
+    assert calls == [[600], [256], [1] * 256]
 
 
 def test_what_bounds_an_int8_engine() -> None:

@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from pars_bench.experiment import Facts
 from pars_bench.predictor.contestants import Contestant
-from pars_bench.predictor.grid import START_PROMPTS, Grid
+from pars_bench.predictor.grid import FEW, START_PROMPTS, Grid
 from pars_bench.predictor.processes import Child, measure_start, start_speeds
 from pars_bench.predictor.report import Order, Parity, PredictorReport
 from pars_bench.predictor.texts import repeated
@@ -130,8 +130,22 @@ class Cells:
                     {"threads": threads, "length": length, "batch": batch, "speeds": speeds}
                 )
             turns = [found[f"burst-{threads}-{turn}"] for turn in range(grid.burst_rounds)]
-            seconds = {name: [turn[name] for turn in turns] for name in self._bursting()}
-            report["bursts"].append({"threads": threads, "prompts": grid.burst, "seconds": seconds})
+            seconds = {
+                part: {name: [turn[name][part] for turn in turns] for name in self._bursting()}
+                for part in ("all", "together", "alone")
+            }
+            report["bursts"].append(
+                {
+                    "threads": threads,
+                    "prompts": grid.burst,
+                    "seconds": seconds["all"],
+                    "few": {
+                        "prompts": min(FEW, grid.burst),
+                        "together": seconds["together"],
+                        "alone": seconds["alone"],
+                    },
+                }
+            )
         return report
 
     def _starts(self, slug: str) -> int:

@@ -71,6 +71,10 @@ _BURST = """\
 The {prompts}, all ranked in one call, by what each folder is loaded with by default; loaded anew
 each time, so that nothing is remembered of a prompt. The same clock as above."""
 
+_FEW = """
+Besides, {few} of them, evenly taken, were ranked in one call and in a call each: what batching
+costs or gains a prompt where lengths are mixed."""
+
 _ORDERS = """\
 Kendall's tau-b between scores and lengths on the test prompts of the length table that ships with
 the demonstration, with its 95 % interval (bootstrap over prompts). A predictor that learned from
@@ -135,7 +139,7 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
     loading = _LOADING.format(count=START_PROMPTS, prompts=prompts_named(report))
     for title, words, table in (
         ("Load time and memory", loading, _starts(report)),
-        ("A burst of prompts", _BURST.format(prompts=prompts_named(report)), _bursts(report)),
+        ("A burst of prompts", _words_of_bursts(report), _bursts(report)),
         ("How well they rank", _ORDERS, _orders(report)),
         ("Engines beside the network", _PARITY, _parities(report)),
         ("Where something else is faster", _LOSSES, bullets(losses(report))),
@@ -291,8 +295,23 @@ def _starts(report: PredictorReport) -> str:
     return "\n".join(lines)
 
 
+def _words_of_bursts(report: PredictorReport) -> str:
+    few = _few(report)
+    words = _BURST.format(prompts=prompts_named(report))
+    return words + (_FEW.format(few=few) if few else "")
+
+
+def _few(report: PredictorReport) -> int:
+    """Prompts that were ranked in two ways; 0 in results of before."""
+    return max((burst["few"]["prompts"] for burst in report["bursts"] if "few" in burst), default=0)
+
+
 def _bursts(report: PredictorReport) -> str:
-    lines = ["| | threads | prompts | seconds | floor, seconds |", "|---|---:|---:|---:|---:|"]
+    columns = ["threads", "prompts", "seconds", "floor, seconds"]
+    few = _few(report)
+    if few:
+        columns += [f"ms a prompt, {few} in one call", "ms a prompt, one by one"]
+    lines = [f"| | {' | '.join(columns)} |", f"|---|{'---:|' * len(columns)}"]
     for burst in report["bursts"]:
         for name, seconds in burst["seconds"].items():
             floor = burst_floor(report, burst, name)
@@ -303,6 +322,12 @@ def _bursts(report: PredictorReport) -> str:
                 _spread(quartiles(seconds)),
                 "" if floor is None else _number(floor),
             ]
+            if "few" in burst:
+                each = 1e3 / burst["few"]["prompts"]
+                cells += [
+                    _spread(quartiles([each * value for value in found[name]]))
+                    for found in (burst["few"]["together"], burst["few"]["alone"])
+                ]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -77,6 +77,16 @@ class Starts(TypedDict):
     imported: list[str]
 
 
+class Few(TypedDict):
+    """Some prompts of the burst, of mixed lengths, ranked once more in two ways."""
+
+    prompts: int
+    together: dict[str, list[float]]
+    """Seconds of each contestant for all of them in one call, one a round; the burst's clock."""
+    alone: dict[str, list[float]]
+    """The same for a call each."""
+
+
 class Burst(TypedDict):
     """Prompts ranked in one call."""
 
@@ -84,6 +94,8 @@ class Burst(TypedDict):
     prompts: int
     seconds: dict[str, list[float]]
     """Of each contestant, one a round; CPU time with one thread, else on the clock."""
+    few: NotRequired[Few]
+    """What batching is worth; earlier results have none."""
 
 
 class Order(TypedDict):

@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pars_bench.predictor.contestants import Contestant
-from pars_bench.predictor.grid import TOKENS, TOKENS_LARGE
+from pars_bench.predictor.grid import FEW, TOKENS, TOKENS_LARGE
 from pars_bench.predictor.report import ENGINES, Speed
 
 BURST_S = 0.03
@@ -91,28 +91,43 @@ class Speeds:
                 calls[name] = partial(scorer.score, given)
         return take_turns(calls, rounds, self._threads)
 
-    def burst(self, names: Sequence[str], count: int, turn: int) -> dict[str, float]:
-        """Seconds in which each ranks prompts, cut as its folder says, in one call.
+    def burst(self, names: Sequence[str], count: int, turn: int) -> dict[str, dict[str, float]]:
+        """Seconds in which each ranks prompts, cut as its folder says.
 
-        Each is loaded anew, so that nothing it remembers of an earlier turn helps it; loading
-        does not count.
+        All in one call (`all`), and some of them in one call (`together`) and each in a call of its
+        own (`alone`).
         """
-        from pars_bench.predictor.texts import repeated
-        from pars_export.predictor import Predictor
+        from pars_bench.predictor.texts import evenly, repeated
 
         texts = repeated(self._prompts, count)
-        found: dict[str, float] = {}
+        few = evenly(texts, FEW)
+        found: dict[str, dict[str, float]] = {}
         place = turn % len(names)
         for name in [*names[place:], *names[:place]]:
-            contestant = self._contestants[name]
-            predictor = Predictor.load(contestant.folder, contestant.what, self._threads)
-            predictor.score(["What is warm runs at full speed."])
-            gc.collect()
-            clock = clock_of(self._threads)
-            start = clock()
-            predictor.score(texts)
-            found[name] = clock() - start
+            found[name] = {
+                "all": self._ranked(name, [texts]),
+                "together": self._ranked(name, [few]),
+                "alone": self._ranked(name, [[text] for text in few]),
+            }
         return found
+
+    def _ranked(self, name: str, calls: Sequence[Sequence[str]]) -> float:
+        """Seconds of these calls.
+
+        The predictor is loaded anew, so that nothing it remembers of earlier ones helps it; loading
+        does not count.
+        """
+        from pars_export.predictor import Predictor
+
+        contestant = self._contestants[name]
+        predictor = Predictor.load(contestant.folder, contestant.what, self._threads)
+        predictor.score(["What is warm runs at full speed."])
+        gc.collect()
+        clock = clock_of(self._threads)
+        start = clock()
+        for texts in calls:
+            predictor.score(texts)
+        return clock() - start
 
     def order(self, name: str) -> dict[str, object]:
         """How well it ranks the demonstration's test prompts: tau, its interval, and of what."""
