@@ -139,15 +139,10 @@ def _public(source: Source, root: Path) -> Iterable[dict[str, Any]]:
                 "dataset": source.dataset,
                 "prompt": text[row["prompt_id"]],
                 "model": row["model"],
-                "config": _decoding(row),
+                "config": "" if source.dataset in _PARTS else row["gen_config"] or "",
                 "response_tokens": int(row["length"]),
                 "finish_reason": "length" if cut_off(row) else None,
             }
-
-
-def _decoding(row: Mapping[str, Any]) -> str:
-    """How an answer was decoded, as far as `gen_config` says it."""
-    return "" if row["dataset"] in _PARTS else (row["gen_config"] or "").partition(";blob=")[0]
 
 
 def _own(source: Source) -> Iterable[dict[str, Any]]:

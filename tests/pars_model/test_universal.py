@@ -168,15 +168,16 @@ def test_own_answers_of_different_caps_are_not_ranked_together(
     assert [row["config"] for row in found] == ["same, at most 8"] * 2 + ["same, at most 16"]
 
 
-def test_lengths_are_ranked_over_all_parts_of_a_data_set_but_by_decoding() -> None:
-    asked = {
-        ("mmlu_pro", "physics"): "",
-        ("oasst_eval", "nucleus9"): "nucleus9",
-        ("skythought_aime24", "greedy T=0;blob=c066c48d"): "greedy T=0",
-        ("zeroeval_gsm", None): "",
-    }
-    for (dataset, config), wanted in asked.items():
-        assert sources._decoding({"dataset": dataset, "gen_config": config}) == wanted
+def test_a_part_of_a_data_set_is_no_way_of_decoding(tmp_path: Path) -> None:
+    for dataset, wanted in (("mmlu_pro", ""), ("arena_hard_v2", "physics")):
+        asked = {"dataset": dataset, "prompt_id": "1"}
+        length: dict[str, object] = {"model": "m", "sample": 0, "length": 9, "max_new_tokens": -1}
+        told = {"finish": None, "gen_config": "physics"}
+        for name, row in (("prompts", {"prompt": "Why?"}), ("lengths", length | told)):
+            pq.write_table(pa.Table.from_pylist([asked | row]), tmp_path / f"{name}.parquet")
+        sources.write_dataset(tmp_path, dataset, tmp_path / "table.parquet")
+        (found,) = pq.read_table(tmp_path / "table.parquet").to_pylist()
+        assert found["config"] == wanted
 
 
 def test_components_that_are_kept_are_those_that_are_used(tmp_path: Path) -> None:
