@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import cast
@@ -21,6 +21,10 @@ PROMPTS = 500
 """Prompts that an export is compared on, at least."""
 CALIBRATION = 128
 """Prompts that engines are made by; where there are enough, none of those compared on."""
+_SOME = 24
+"""Texts that are scored in further batches, or by themselves where not all of them are."""
+_Batch = tuple[list[int], NDArray[np.float32]]
+"""Rows of texts that were scored together, and their scores."""
 _RESOLUTION = 1e-5
 """What float32 arithmetic in another order may change, in units of the largest score."""
 
@@ -51,6 +55,8 @@ class Bound:
 
 EXACT = Bound(difference=1e-3, tau=0.99, batch=1e-3)
 """Of engines that compute in float32: float tolerance, and an order that only ties can change."""
+STUDENT = Bound(difference=0.1, tau=0.99, batch=1e-3)
+"""Of students, whose embeddings are int8 rows in numpy and float32 in training."""
 
 
 @dataclass(frozen=True)
@@ -108,16 +114,26 @@ def real_texts() -> tuple[list[str], list[str]]:
     source = files("pars_bench.demo").joinpath("prompts.jsonl")
     lines = source.read_text(encoding="utf-8").splitlines()
     real = [prompt.text for prompt in read_prompts(lines, source.name, "jsonl")]
-    rows = np.linspace(0, len(real) - 1, PROMPTS + CALIBRATION).astype(int)
-    return split([real[row] for row in rows])
+    return split([real[row] for row in evenly(len(real), PROMPTS + CALIBRATION)])
 
 
-def enough(texts: Sequence[str]) -> list[str]:
-    """Texts, and as many others of `real_texts` as are missing for an export to be judged by."""
+def enough(texts: Sequence[str], count: int = PROMPTS + CALIBRATION) -> list[str]:
+    """Texts, and as many others of `real_texts` as are missing for an export to be judged by.
+
+    Args:
+        texts: those given; one that is there twice counts once.
+        count: how many are enough, `PROMPTS` and `CALIBRATION` together at most.
+    """
     calibration, compared = real_texts()
     given = dict.fromkeys(texts)
     others = [text for text in (*compared, *calibration) if text not in given]
-    return [*given, *others[: max(PROMPTS + CALIBRATION - len(given), 0)]]
+    return [*given, *others[: max(count - len(given), 0)]]
+
+
+def evenly(total: int, most: int) -> list[int]:
+    """Numbers from 0 to ``total`` - 1, evenly taken where there are more than ``most``."""
+    rows: list[int] = np.linspace(0, total - 1, min(total, most)).astype(int).tolist()
+    return rows
 
 
 def builtin_texts() -> list[str]:
@@ -130,7 +146,7 @@ def split(texts: Sequence[str]) -> tuple[list[str], list[str]]:
     """Texts to make engines by, and texts to compare them on: disjoint where there are enough."""
     if len(texts) < 2 * CALIBRATION:
         return list(texts), list(texts)
-    chosen = set(np.linspace(0, len(texts) - 1, CALIBRATION).astype(int).tolist())
+    chosen = set(evenly(len(texts), CALIBRATION))
     return (
         [text for row, text in enumerate(texts) if row in chosen],
         [text for row, text in enumerate(texts) if row not in chosen],
@@ -168,21 +184,65 @@ def measure(
     """
     prompts, texts = len(texts), [*texts, *odd]
     wanted = _scores(reference, texts, facts)
+    ids = tokenizer.encode(texts)
+
+    def again() -> Iterator[_Batch]:
+        some = evenly(len(texts), _SOME)  # as given, which is not by length
+        for size, chosen in ((1, list(range(len(texts)))), (3, some), (8, some)):
+            for start in range(0, len(chosen), size):
+                rows = chosen[start : start + size]
+                part = padded([ids[row] for row in rows], tokenizer.pad_id)
+                yield rows, core(*part) if facts is None else core(*part, facts[rows])
+
+    return _judged(wanted, _scores(candidate, texts, facts), again(), prompts, bound)
+
+
+def compare_scores(
+    wanted: NDArray[np.float32],
+    candidate: Scorer,
+    texts: Sequence[str],
+    bound: Bound,
+    odd: Sequence[str] = (),
+) -> Parity:
+    """Compare a candidate with scores that are known: all texts in one call, some by themselves.
+
+    Args:
+        wanted: scores of the texts, and of the odd ones after them, by what was trained.
+        candidate: what serves.
+        texts: as in `measure`.
+        bound: what the candidate promises.
+        odd: as in `measure`.
+
+    Raises:
+        PredictorError: a score that is wanted is no number.
+    """
+    everything = [*texts, *odd]
+    alone = (([row], candidate.score([everything[row]])) for row in evenly(len(everything), _SOME))
+    return _judged(wanted, candidate.score(everything), alone, len(texts), bound)
+
+
+def _judged(
+    wanted: NDArray[np.float32],
+    found: NDArray[np.float32],
+    again: Iterable[_Batch],
+    prompts: int,
+    bound: Bound,
+) -> Parity:
+    """What scores that are wanted, those found and those found again in other batches come to.
+
+    Args:
+        wanted: by the reference, of prompts and then of odd texts.
+        found: by the candidate.
+        again: rows of further batches and their scores by the candidate.
+        prompts: how many of the texts are prompts.
+        bound: what the candidate promises.
+    """
     if not np.isfinite(wanted).all():
         raise PredictorError("The ranker itself scores NaN or infinity; train it again.")
-    found = _scores(candidate, texts, facts)
     worst, moved = _worst(wanted, found), 0.0
-    ids = tokenizer.encode(texts)
-    everything = list(range(len(texts)))
-    # Evenly over the texts as given, which are not sorted by length.
-    some = np.linspace(0, len(texts) - 1, min(len(texts), 24)).astype(int).tolist()
-    for size, chosen in ((1, everything), (3, some), (8, some)):
-        for start in range(0, len(chosen), size):
-            rows = chosen[start : start + size]
-            part = padded([ids[row] for row in rows], tokenizer.pad_id)
-            again = core(*part) if facts is None else core(*part, facts[rows])
-            worst = max(worst, _worst(wanted[rows], again))
-            moved = max(moved, _worst(found[rows], again))
+    for rows, scores in again:
+        worst = max(worst, _worst(wanted[rows], scores))
+        moved = max(moved, _worst(found[rows], scores))
     deviation = float(wanted[:prompts].std())
     least = _RESOLUTION * float(np.abs(wanted).max())
     # Where the reference itself tells no two texts apart there is no order to keep.
@@ -195,7 +255,7 @@ def measure(
         batch_diff=moved,
         batch_bound=max(bound.batch * deviation, least),
         prompts=prompts,
-        odd=len(odd),
+        odd=len(wanted) - prompts,
     )
 
 

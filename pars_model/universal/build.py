@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from pars_export.artifact import Manifest, write_predictor
 from pars_export.calibration import Calibration
 from pars_export.errors import PredictorError
-from pars_export.parity import builtin_texts, tau_b
+from pars_export.parity import STUDENT, builtin_texts, compare_scores
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS
 from pars_model.calibration import fit_calibration
 from pars_model.universal.fit import Fitted, Material
@@ -22,8 +22,6 @@ from pars_model.universal.sources import FAMILIES
 CARD, NUMBERS = "CARD.md", "card.json"
 LARGEST = 3_000_000
 """Bytes of the folder, at most: it goes with every installation."""
-_BOUND = 0.1
-"""What int8 rows may change, in standard deviations of the scores."""
 _PER_FAMILY = 600
 """Prompts of each family that the calibration sees: traffic is no multiple choice exam."""
 _WORDS = ("r1distill_gsm8k", "r1distill_math500")
@@ -109,23 +107,11 @@ def write_default(
     Raises:
         PredictorError: the runtime scores otherwise than what was trained, or it is too large.
     """
-    scorer, scores = fitted.scorer(), fitted.scores
-    texts = list(material.table.prompts)
-    found = scorer.score(texts)
-    worst, bound = float(np.abs(found - scores).max()), _BOUND * float(scores.std())
-    if not worst <= bound:  # NaN must fail too
-        raise PredictorError(
-            f"The student in numpy with int8 rows scores up to {worst:.3g} off what it was trained "
-            f"to, more than the {bound:.3g} allowed; nothing was written."
-        )
+    scorer = fitted.scorer()
+    parity = compare_scores(fitted.scores, scorer, material.table.prompts, STUDENT)
+    parity.check("student")
     if not np.isfinite(scorer.score(builtin_texts())).all():
         raise PredictorError("The student has no score for some prompts; nothing was written.")
-    parity = {
-        "max_abs_diff": worst,
-        "bound": bound,
-        "tau": tau_b(found[:2000], scores[:2000]),
-        "prompts": len(texts),
-    }
     buffer = io.BytesIO()
     np.savez_compressed(buffer, **fitted.arrays)  # type: ignore[arg-type]  # the stub wants no names
     files: dict[str, Path | str | bytes] = {
@@ -143,7 +129,7 @@ def write_default(
     manifest = Manifest(
         kind="student",
         input=fitted.spec,
-        engines={"student": {"file": WEIGHTS, "parity": parity}},
+        engines={"student": {"file": WEIGHTS, "parity": parity.to_json()}},
         calibration=Calibration.from_json(calibration),
         training=training,
     )

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from numpy.typing import NDArray
 from pars_export import InputError, Predictor, PredictorError
 from pars_export.artifact import read_manifest
 from pars_export.inputs import InputSpec
+from pars_export.parity import PROMPTS, builtin_texts
 from pars_export.table import write_table_predictor
+from pars_model import student_folder
 from pars_model.__main__ import main
 from pars_model.course import Course
 from pars_model.distil import distil
@@ -22,7 +25,7 @@ from pars_model.experiments.hollow import hollow_out
 from pars_model.lengths import read_lengths, split_prompts, text_fraction
 from pars_model.splice import splice
 from pars_model.student import StudentShape, int8_rows
-from pars_model.student_fit import Recipe, _Told
+from pars_model.student_fit import Recipe, _Told, predict
 
 KINDS = {"word": 1.0, "list": 2.0, "story": 3.0}
 SMALL = Recipe(
@@ -175,6 +178,33 @@ def test_splices_are_new_each_once_and_the_same_by_seed() -> None:
     assert made == splice(texts, 200)
     assert made != splice(texts, 200, seed=1)
     assert splice(texts, 0) == []
+
+
+def test_a_student_is_compared_as_engines_are(
+    lengths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compared() -> dict[str, Any]:
+        manifest = distil(Teacher(), lengths, tmp_path / "student", SMALL)
+        parity: Any = manifest.engines["student"]["parity"]
+        assert parity["odd"] == len(builtin_texts())
+        assert parity["max_abs_diff"] <= parity["bound"]
+        assert parity["tau"] >= parity["tau_bound"] == 0.99
+        assert parity["batch_diff"] <= parity["batch_bound"]
+        return dict(parity)
+
+    assert compared()["prompts"] == PROMPTS, "few are filled up"
+    monkeypatch.setattr(student_folder, "PROMPTS", 5)
+    monkeypatch.setattr(student_folder, "_MOST", 20)
+    assert compared()["prompts"] == 20, "of many some are taken"
+
+
+def test_a_student_that_scores_otherwise_than_trained_is_not_written(
+    lengths: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(student_folder, "predict", lambda *given: -predict(*given))
+    with pytest.raises(PredictorError, match=r"The student engine's scores differ .* allowed"):
+        distil(Teacher(), lengths, tmp_path / "student", SMALL)
+    assert not (tmp_path / "student").exists()
 
 
 def test_the_command_and_what_it_keeps(

@@ -24,7 +24,7 @@ from pars_model.experiments.workbench import Workbench
 from pars_model.lengths import read_lengths
 from pars_model.student import StudentShape
 from pars_model.universal import sources
-from pars_model.universal.build import calibrate
+from pars_model.universal.build import calibrate, write_default
 from pars_model.universal.card import LENGTH, OURS, OWNLESS, RIDGE, Findings, render
 from pars_model.universal.corpus import Sizes, make_corpus, whole_words
 from pars_model.universal.fit import Material, Recipe
@@ -276,6 +276,24 @@ def test_the_experiment_writes_the_folder_that_ships(
         default_predictor.run(bench)
     assert Predictor.load(tmp_path / "out" / "default-predictor").manifest == predictor.manifest
     assert "| arena_hard_v2 | 2 | 80 |" in capsys.readouterr().out
+
+
+def test_a_default_predictor_is_compared_on_all_prompts_of_its_table(
+    data_root: Path, tmp_path: Path
+) -> None:
+    write_listed(data_root, tmp_path / "listed.parquet", check=False)
+    material = Material(read_lengths(tmp_path / "listed.parquet"), small())
+    fitted = material.linear()
+    out, calibration = tmp_path / "default", calibrate(material, fitted.scores)
+    wrong = replace(fitted, scores=-fitted.scores)
+    with pytest.raises(PredictorError, match=r"The student engine's scores differ .* allowed"):
+        write_default(out, material, wrong, calibration, {}, ("card", "{}"))
+    assert not out.exists()
+    manifest = write_default(out, material, fitted, calibration, {}, ("card", "{}"))
+    parity: Any = manifest.engines["student"]["parity"]
+    assert (parity["prompts"], parity["odd"]) == (len(material.table.prompts), 0)
+    assert parity["tau"] >= parity["tau_bound"] == 0.99
+    assert parity["batch_diff"] <= parity["batch_bound"]
 
 
 def turned_round(folder: Path) -> None:
