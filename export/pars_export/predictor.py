@@ -216,8 +216,8 @@ class Predictor:
                 read_manifest(self.path, sha256=self._sha256)
             self._scorer = runtimes.load(self.runtime, self.path, self.manifest, self.threads)
         elif self._forked and not self._scorer.survives_fork:
-            # A GPU's runtime starts no threads, and with one there are none to give up.
-            fewer = self.threads > 1 and not runtimes.RUNTIMES[self.runtime].native
+            # Fewer threads help no GPU's runtime, which `auto` never takes, and one is the least.
+            fewer = self.threads > 1 and runtimes.RUNTIMES[self.runtime].auto
             threads = f" with {self.threads} threads" if fewer else ""
             raise PredictorError(
                 f"{self.path}: the runtime {self.runtime!r}{threads} cannot go on after a fork; "

@@ -1,4 +1,4 @@
-"""What onnxruntime is told when it runs the model on a GPU; sessions are only asked for."""
+"""What onnxruntime is told when it runs the model on a GPU, and forks then; here without one."""
 
 from __future__ import annotations
 
@@ -43,3 +43,35 @@ def test_tensorrt_is_refused_while_it_would_compute_in_tf32(
     sentence = f"model.onnx: .* TF32, .* NVIDIA_TF32_OVERRIDE is {told}; set it to 0"
     with pytest.raises(PredictorError, match=sentence):
         Predictor.load(exported, "onnx-tensorrt")
+
+
+class _Renamed(onnxruntime.InferenceSession):  # type: ignore[misc]  # it has no types
+    """The CPU's session under the name of the provider that was asked for."""
+
+    def __init__(
+        self, path: str, settings: Any, providers: list[tuple[str, dict[str, str]]]
+    ) -> None:
+        super().__init__(path, settings, providers=[CPU])
+        self._asked = providers[0][0]
+
+    def get_providers(self) -> list[str]:
+        return [self._asked]
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-cuda", "onnx-tensorrt"])
+def test_a_session_on_a_gpu_cannot_go_on_after_a_fork(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, runtime: str, threads: int
+) -> None:
+    monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: [CPU, CUDA, TENSORRT])
+    monkeypatch.setattr(onnxruntime, "InferenceSession", _Renamed)
+    predictor = Predictor.load(exported, runtime, threads=threads)
+    wanted = predictor.score(["a prompt"])
+    predictor._after_fork()
+    if runtime == "onnx":
+        assert predictor.score(["a prompt"]) == wanted
+        return
+    sentence = rf"'{runtime}' cannot go on after a fork; start processes with the method `spawn`\.$"
+    with pytest.raises(PredictorError, match=sentence):
+        predictor.score(["a prompt"])

@@ -34,10 +34,6 @@ _TF32 = "NVIDIA_TF32_OVERRIDE"
 class OnnxCore:
     """One inference session."""
 
-    # A session opened before a fork may wait for threads that the child does not have; one
-    # opened in the child is sound.
-    survives_fork = True
-
     def __init__(self, path: Path, threads: int, provider: str = CPU, facts: int = 0) -> None:
         if provider not in onnxruntime.get_available_providers():
             raise PredictorError(
@@ -61,6 +57,9 @@ class OnnxCore:
         # Patterns of memory are kept per shape, and here every batch has a shape of its own.
         options.enable_mem_pattern = False
         self._path = path
+        # A session opened before a fork may wait for threads that the child does not have; one
+        # opened in the child is sound on a CPU. A CUDA context cannot be used in a forked child.
+        self.survives_fork = provider == CPU
         try:
             self._session = onnxruntime.InferenceSession(
                 str(path), options, providers=[(provider, _EXACT.get(provider, {}))]
