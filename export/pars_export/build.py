@@ -21,7 +21,15 @@ from pars_export.errors import PredictorError
 from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
-from pars_export.parity import Bound, builtin_texts, enough, measure, real_texts, some_facts, split
+from pars_export.parity import (
+    Bound,
+    builtin_texts,
+    demonstration_texts,
+    enough,
+    measure,
+    some_facts,
+    split,
+)
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer, check_encoder
 from pars_export.runtimes.onnxruntime_engines import CPU_PLAN, OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
@@ -50,7 +58,7 @@ def write_encoder_predictor(
         tokenizer_json: content of its encoder's `tokenizer.json`.
         manifest: input, calibration, training and metrics; engines and files are filled in here.
         texts: prompts for the comparison of engines, and for what engines are made by,
-            filled up by those of `pars_export.parity.real_texts`.
+            filled up by those of `pars_export.parity.demonstration_texts`.
         to: names of `ENGINES` to write beside `torch` and `onnx`.
         threads: cores to use for the comparison.
         options: of TensorRT engines.
@@ -181,7 +189,7 @@ class _Writer:
         threads: int,
         options: BuildOptions | None,
     ) -> None:
-        calibration, self._texts = split(enough(texts)) if texts else real_texts()
+        calibration, self._texts = split(enough(texts)) if texts else demonstration_texts()
         self._folder = folder
         self._facts = manifest.facts.width
         self._tokenizer = tokenizer

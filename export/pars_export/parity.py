@@ -105,7 +105,7 @@ class Parity:
             )
 
 
-def real_texts() -> tuple[list[str], list[str]]:
+def demonstration_texts() -> tuple[list[str], list[str]]:
     """Prompts to make engines by, and prompts to compare them on, for when none are given.
 
     They are those of the demonstration that ships with this package, filled templates, evenly
@@ -118,13 +118,13 @@ def real_texts() -> tuple[list[str], list[str]]:
 
 
 def enough(texts: Sequence[str], count: int = PROMPTS + CALIBRATION) -> list[str]:
-    """Texts, and as many others of `real_texts` as are missing for an export to be judged by.
+    """Texts, and as many of `demonstration_texts` as are missing for an export to be judged by.
 
     Args:
         texts: those given; one that is there twice counts once.
         count: how many are enough, `PROMPTS` and `CALIBRATION` together at most.
     """
-    calibration, compared = real_texts()
+    calibration, compared = demonstration_texts()
     given = dict.fromkeys(texts)
     others = [text for text in (*compared, *calibration) if text not in given]
     return [*given, *others[: max(count - len(given), 0)]]

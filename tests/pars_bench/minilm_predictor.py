@@ -15,7 +15,7 @@ from pars_export.build import write_encoder_predictor
 from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec, TextTokenizer
 from pars_export.network import RankerNetwork
-from pars_export.parity import real_texts
+from pars_export.parity import demonstration_texts
 from pars_model.encoder import find_encoder, pretrained_weights
 
 NAME = "embedded:minilm"
@@ -43,7 +43,7 @@ def write_minilm_predictor(folder: Path) -> Path:
     (folder.parent / "tokenizer.json").write_text(files.tokenizer_json, encoding="utf-8")
     tokenizer = TextTokenizer(folder.parent / "tokenizer.json", manifest.input)
     with torch.inference_mode():
-        texts = torch.cat([_pooled(network, tokenizer, text) for text in real_texts()[0]])
+        texts = torch.cat([_pooled(network, tokenizer, text) for text in demonstration_texts()[0]])
         network.head.weight.copy_(torch.pca_lowrank(texts, q=1)[2].T)
     write_encoder_predictor(folder, network, files.config, files.tokenizer_json, manifest)
     return folder

@@ -19,7 +19,7 @@ from pars_export.calibration import Calibration
 from pars_export.engines import ENGINES
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
-from pars_export.parity import builtin_texts, real_texts
+from pars_export.parity import builtin_texts, demonstration_texts
 
 MakeNetwork = Callable[..., RankerNetwork]
 """Pooling, outputs and seed to a network."""
@@ -86,7 +86,7 @@ def exported(tmp_path_factory: pytest.TempPathFactory, write: Write) -> Path:
 @pytest.fixture(scope="session")
 def texts() -> list[str]:
     """Some real prompts."""
-    calibration, compared = real_texts()
+    calibration, compared = demonstration_texts()
     return [*calibration[::4], *compared[::8]]
 
 

@@ -23,7 +23,7 @@ from pars_export.build import add_engines
 from pars_export.engines import BY_PRECISION, ENGINES, EXACT, Source, parse_names
 from pars_export.gptq import PAIR, column_scales, paired_scales, round_weight
 from pars_export.onnx import export_onnx
-from pars_export.parity import Bound, builtin_texts, real_texts, split
+from pars_export.parity import Bound, builtin_texts, demonstration_texts, split
 from pars_export.table import write_length_predictor
 from pars_model.__main__ import main
 
@@ -198,7 +198,7 @@ def test_only_an_encoder_has_engines(tmp_path: Path) -> None:
 
 
 def test_engines_are_made_by_other_texts_than_they_are_compared_on() -> None:
-    calibration, compared = real_texts()
+    calibration, compared = demonstration_texts()
     assert len(compared) >= 500
     assert len(set(calibration)) == 128
     few = ["a", "b"]

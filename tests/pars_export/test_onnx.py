@@ -22,9 +22,9 @@ from pars_export.parity import (
     CALIBRATION,
     PROMPTS,
     builtin_texts,
+    demonstration_texts,
     enough,
     measure,
-    real_texts,
     split,
     tau_b,
 )
@@ -230,7 +230,7 @@ def test_few_prompts_are_filled_up_with_those_of_the_package() -> None:
 
 
 def test_the_same_prompt_twice_is_one() -> None:
-    calibration, compared = real_texts()
+    calibration, compared = demonstration_texts()
     few = [*compared[:200], *compared[:200], *["mine"] * 1000]
     found = enough(few)
     assert found[:201] == [*compared[:200], "mine"]

@@ -28,7 +28,7 @@ from pars_bench.predictor.speed import take_turns
 from pars_export import Predictor
 from pars_export.build import add_engines
 from pars_export.engines import BY_PRECISION, ENGINES, EXACT
-from pars_export.parity import Bound, builtin_texts, real_texts, tau_b
+from pars_export.parity import Bound, builtin_texts, demonstration_texts, tau_b
 from pars_export.runtimes.cuda import Cuda
 from pars_export.tensorrt import BuildOptions, import_library
 
@@ -114,7 +114,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Reference:
         write_minilm_predictor(folder)
     else:
         shutil.copytree(given, folder)
-    texts = real_texts()[1]
+    texts = demonstration_texts()[1]
     return Reference(folder, texts, Predictor.load(folder, "torch").score(texts))
 
 

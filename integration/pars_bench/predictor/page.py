@@ -83,8 +83,7 @@ predictor](../default-predictor.md) ranks prompts of sources that were left out 
 
 _PARITY = """\
 Scores of each engine beside those of the PyTorch network, as its export found and wrote into the
-manifest (the default predictor's beside its own in double precision): the largest difference, what
-is allowed of it, and Kendall's tau between the two."""
+manifest: the largest difference, what is allowed of it, and Kendall's tau between the two."""
 
 _LOSSES = """\
 Beside what each folder is loaded with by default, all that is faster anywhere, however it ranks."""
