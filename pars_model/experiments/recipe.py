@@ -462,12 +462,16 @@ def curve(bench: Workbench, cell: Cell, fits: Fits, over_ridge: bool = False) ->
     wanted, low, high = (_power_of_two(each) for each in found["wanted"])
     largest = max(results, key=lambda fit: float(fit["train"]))
     minutes = wanted * largest["minutes"] / largest["train"]
+    reached = f"no number of prompts reaches {target:.2f}"
+    if math.isfinite(wanted):
+        reached = (
+            f"{target:.2f} takes {wanted:,.0f} prompts [{low:,.0f}, {high:,.0f}] and, at the pace "
+            f"of the largest of these fits, {minutes:,.0f} minutes"
+        )
     return (
         f"{cell.title}: twice as many prompts to learn from are worth {slope:+.3f} "
         f"[{slope_low:+.3f}, {slope_high:+.3f}] of {wanted_of} between {min(sizes):,} and "
-        f"{max(sizes):,}; on that line {target:.2f} takes {wanted:,.0f} prompts "
-        f"[{low:,.0f}, {high:,.0f}] and, at the pace of the largest of these fits, "
-        f"{minutes:,.0f} minutes."
+        f"{max(sizes):,}; on that line {reached}."
     )
 
 
