@@ -20,9 +20,10 @@ _HEAD = """\
 # The default predictor
 
 A convolution over subwords and hashed pairs of them, in numpy, distilled from a pretrained encoder
-and a linear model that learned from the lengths below. It predicts how long answers are *relative
-to each other*, for an LLM that it has never seen; its tokens are those of a typical LLM, and
-serving corrects their scale by the answers it sees. One that is trained on the lengths of the LLM
+and a linear model that learned from the lengths below, and beside it a linear model on the same
+subwords. It predicts how long answers are *relative to each other*, for an LLM that it has never
+seen; its tokens are those of a typical LLM, and serving corrects their scale by the answers it
+sees. One that is trained on the lengths of the LLM
 it serves ranks better.
 
 `pars experiment default-predictor` builds it again and writes this card.

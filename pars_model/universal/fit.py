@@ -47,6 +47,9 @@ class Recipe:
 
     balance: float = 1.0
     """0: every prompt counts alike; 1: every family of data sets does."""
+    exam: float = 0.3
+    """Weight of exam questions beside 1 of another family: their subjects tell lengths apart, and
+    the contrary elsewhere (of law or history an exam asks for little, a chat for much)."""
     doubt: float = 3.0
     """A prompt that this many LLMs have answered counts half as much as one of very many."""
     penalty: float = 10_000.0
@@ -74,6 +77,8 @@ class Recipe:
         )
     )
     """How the student looks and learns."""
+    wide: float = 0.35
+    """Share of a linear model on the student's tokens in what serves, beside 1 for the student."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +88,7 @@ class Fitted:
     scores: Floats
     """Of all prompts of the table, (n,), those included that it did not learn from."""
     arrays: Arrays
-    """Of the student or linear model."""
+    """Of the student, of a linear model, or of both."""
     tokenizer_json: str
     """Its subwords."""
     spec: InputSpec
@@ -109,6 +114,7 @@ class Material:
 
     def __init__(self, table: LengthTable, recipe: Recipe, folder: Path | None = None) -> None:
         self.table, self.recipe, self._folder = table, recipe, folder
+        self._linear: dict[tuple[str, ...], Fitted] = {}
         number = [FAMILIES.index(family_of(name)) for name in table.datasets]
         self.family = np.zeros(len(table.prompts), dtype=np.int64)
         self.family[table.prompt] = np.array(number)[table.dataset]
@@ -135,7 +141,7 @@ class Material:
         return self.reader(self.corpus.texts)
 
     def fit(self, without: Sequence[str] = ()) -> Fitted:
-        """The student that serves.
+        """What serves: the student, and the linear model on its tokens beside it.
 
         Args:
             without: families that are left out, lengths and texts, but for the principal
@@ -157,14 +163,27 @@ class Material:
             Vectors(vectors, lambda words: self.reader(words)[:, :_TOLD]),
         )
         spec = self.recipe.student.spec
-        read = WordTokenizer(student.tokenizer_json, spec).read_all(prompts)
+        tokenizer = WordTokenizer(student.tokenizer_json, spec)
+        ids, features = tokenizer.read_all(prompts)
+        design, coefficients = self._designed(without, tokenizer.vocab_size, ids, features)
+
+        def moments(scores: NDArray[np.floating]) -> tuple[float, float]:
+            mean = np.average(scores[numbers], weights=weight)
+            square = np.average((scores[numbers] - mean) ** 2, weights=weight)
+            return float(mean), float(np.sqrt(square))
+
         # Fits without different families are calibrated together: all in one unit.
-        learned = predict(student.network, *read)[numbers]
-        mean = np.average(learned, weights=weight)
-        deviation = np.sqrt(np.average((learned - mean) ** 2, weights=weight))
-        student.network.rescale(float(mean), float(deviation))
-        scores = predict(student.network, *read)
-        return Fitted(scores, student.network.arrays(), student.tokenizer_json, spec)
+        deep, wide = predict(student.network, ids, features), design.matrix @ coefficients
+        mean, deviation = moments(deep)
+        wide_mean, wide_deviation = moments(wide)
+        share = self.recipe.wide / wide_deviation
+        _, whole = moments((deep - mean) / deviation + share * (wide - wide_mean))
+        student.network.rescale(mean, deviation * whole)
+        coefficients[-1] -= wide_mean
+        coefficients *= share / whole
+        scores = predict(student.network, ids, features) + design.matrix @ coefficients
+        arrays = student.network.arrays() | design.arrays(coefficients)
+        return Fitted(scores.astype(np.float32), arrays, student.tokenizer_json, spec)
 
     def teacher(
         self, without: Sequence[str], more: Sequence[str] = (), known: Floats | None = None
@@ -188,15 +207,29 @@ class Material:
 
     def linear(self, without: Sequence[str] = ()) -> Fitted:
         """The linear model, subwords included."""
+        key = tuple(without)
+        if key not in self._linear:
+            numbers, _, _ = self.lesson(without)
+            recipe, texts = self.recipe, self.table.prompts
+            content = train_tokenizer((texts[number] for number in numbers), recipe.vocabulary)
+            tokenizer = WordTokenizer(content, recipe.spec)
+            read = tokenizer.read_all(texts)
+            design, found = self._designed(without, tokenizer.vocab_size, *read)
+            scores = (design.matrix @ found).astype(np.float32)
+            self._linear[key] = Fitted(scores, design.arrays(found), content, recipe.spec)
+        return self._linear[key]
+
+    def _designed(
+        self,
+        without: Sequence[str],
+        tokens: int,
+        ids: Sequence[Sequence[int]],
+        features: Floats,
+    ) -> tuple[Design, Doubles]:
+        """The linear model's inputs and coefficients on a tokenizer's ids of all prompts."""
         numbers, target, weight = self.lesson(without)
-        recipe, texts = self.recipe, self.table.prompts
-        content = train_tokenizer((texts[number] for number in numbers), recipe.vocabulary)
-        tokenizer = WordTokenizer(content, recipe.spec)
-        ids, features = tokenizer.read_all(texts)
-        design = Design(ids, features, numbers, tokenizer.vocab_size, recipe.shape)
-        found = design.fit(numbers, target, weight)
-        scores = (design.matrix @ found).astype(np.float32)
-        return Fitted(scores, design.arrays(found), content, recipe.spec)
+        design = Design(ids, features, numbers, tokens, self.recipe.shape)
+        return design, design.fit(numbers, target, weight)
 
     def encoder(self, without: Sequence[str] = ()) -> Callable[[Floats], Floats]:
         """The ridge on what the encoder says: components (n, c) to scores (n,)."""
@@ -227,6 +260,7 @@ class Material:
         weight = count[numbers] / (count[numbers] + self.recipe.doubt)
         size = np.bincount(self.family[numbers], minlength=len(FAMILIES))
         weight *= np.maximum(size, 1.0)[self.family[numbers]] ** -self.recipe.balance
+        weight[self.family[numbers] == FAMILIES.index("exam")] *= self.recipe.exam
         return numbers, target[numbers], weight / weight.mean()
 
     def by_family(self, score: Callable[[str], Floats]) -> Floats:

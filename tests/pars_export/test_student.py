@@ -25,8 +25,10 @@ from pars_export.parity import builtin_texts
 from pars_export.runtimes import blas
 from pars_export.runtimes.arrays import pair_hash
 from pars_export.runtimes.blas import BlasThreads, openblas
-from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork
+from pars_export.runtimes.ngrams import NgramNetwork
+from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork, read_network
 from pars_export.words import WordTokenizer, train_tokenizer
+from pars_model.linear import Design, LinearShape
 from pars_model.student import StudentModule, StudentShape
 from pars_model.student_fit import predict
 
@@ -58,6 +60,16 @@ def network(tokenizer: WordTokenizer) -> StudentModule:
             getattr(module, name).weight.copy_(torch.from_numpy(rows))
     module.eval()
     return module
+
+
+@pytest.fixture(scope="module")
+def linear(tokenizer: WordTokenizer) -> Arrays:
+    """A linear model on the same tokens."""
+    ids, features = tokenizer.read_all(TEXTS)
+    rows = np.arange(len(TEXTS))
+    design = Design(ids, features, rows, tokenizer.vocab_size, LinearShape(3001, 501, penalty=0.1))
+    target = np.random.default_rng(2).normal(size=len(TEXTS))
+    return design.arrays(design.fit(rows, target, np.ones(len(TEXTS))))
 
 
 @pytest.fixture
@@ -299,3 +311,21 @@ heavy = {"torch", "onnxruntime", "transformers", "scipy", "lightning"} & set(sys
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code, str(write())], check=True)
+
+
+def test_a_convolution_and_a_linear_model_are_added_up(
+    network: StudentModule, tokenizer: WordTokenizer, linear: Arrays
+) -> None:
+    deep, (ids, features) = network.arrays(), tokenizer.read_all(TEXTS)
+    both = read_network(deep | linear)
+    wanted = StudentNetwork(deep)(ids, features) + NgramNetwork(linear)(ids, features)
+    assert NgramNetwork(linear)(ids, features).std() > 0.1
+    assert np.array_equal(both(ids, features), wanted)
+    alone = [both([each], features[[row]])[0] for row, each in enumerate(ids)]
+    assert_allclose(alone, wanted, atol=1e-4 * wanted.std())
+    assert both([], features[:0]).shape == (0,)
+    fewer = {name: linear[name][:-1] for name in ("ngram_token", "ngram_token_idf")}
+    with pytest.raises(
+        PredictorError, match=r"'ngram_token' has \d+ tokens, and \d+ were expected"
+    ):
+        read_network(deep | linear | fewer)

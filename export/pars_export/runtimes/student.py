@@ -96,6 +96,8 @@ class StudentNetwork:
             with self._blas:
                 return self._one(ids[0], features[0])
         scores = np.empty(len(ids), dtype=np.float32)
+        if not ids:
+            return scores
         start = total = 0
         with self._blas:
             for index, each in enumerate(ids):
@@ -184,6 +186,33 @@ class StudentNetwork:
         return found
 
 
+class WideNetwork:
+    """A convolution and a linear model on the same tokens; their scores are added up.
+
+    What the convolution smooths over, the linear model knows by heart: wide and deep (Cheng et al.,
+    DLRS 2016).
+    """
+
+    def __init__(self, weights: Arrays, threads: int = 1) -> None:
+        """Take the arrays of both.
+
+        Raises:
+            PredictorError: an array is missing or its shape does not fit the others.
+        """
+        self._deep, self._wide = StudentNetwork(weights, threads), NgramNetwork(weights)
+        self.vocab_size = self._deep.vocab_size
+        if self._wide.vocab_size != self.vocab_size:
+            raise PredictorError(
+                f"the array {MARK!r} has {self._wide.vocab_size} tokens, and {self.vocab_size} "
+                "were expected."
+            )
+
+    def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
+        """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
+        scores: Floats = self._deep(ids, features) + self._wide(ids, features)
+        return scores
+
+
 class Network(Protocol):
     """Ids and features of texts to scores."""
 
@@ -196,14 +225,16 @@ class Network(Protocol):
 
 
 def read_network(weights: Arrays, threads: int = 1) -> Network:
-    """The convolution or the linear model, whichever the arrays are of.
+    """The convolution, the linear model, or the sum of the two: whatever the arrays are of.
 
     The linear model multiplies no matrices: one core is all that it uses.
 
     Raises:
         PredictorError: an array is missing or its shape does not fit the others.
     """
-    return NgramNetwork(weights) if MARK in weights else StudentNetwork(weights, threads)
+    if MARK not in weights:
+        return StudentNetwork(weights, threads)
+    return WideNetwork(weights, threads) if "conv" in weights else NgramNetwork(weights)
 
 
 class StudentScorer:
