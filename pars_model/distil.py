@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 _SHARE = 0.1
 """Of prompts for validation, and for the test, where neither table nor teacher says."""
-_SPLICED_OF_ONE = 4
+_SPLICED_OF_ONE = 8
 """Most splices for each real prompt: among more of them the lengths would teach too little."""
 
 
@@ -58,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=80_000,
         metavar="N",
         help="prompts made of the start of one and the end of another, for the teacher to score "
-        "(default 80000; at most four for each real one)",
+        "(default 80000; at most eight for each real one)",
     )
     parser.add_argument("--epochs", type=int, default=6, help="of the student (default 6)")
     parser.add_argument("--max-length", type=int, default=64, help="tokens read (default 64)")
@@ -119,7 +119,7 @@ def distil(
         recipe: how the student looks and learns.
         more: texts without lengths.
         scores_file: where what the teacher says is kept between runs.
-        spliced: how many prompts to make up of the training prompts and ``more``; at most four for
+        spliced: how many prompts to make up of the training prompts and ``more``; at most eight for
             each of them, and those that the split would keep for validation or test are left out.
 
     Raises:

@@ -48,7 +48,7 @@ CELL = CELLS[0]
 """Whose lengths."""
 MORE = WHOLE_ALPACA
 """Whose other prompts the teacher scores for the students; its lengths are not read."""
-SPLICED = 180_000
+SPLICED = 360_000
 """Prompts that are made up of parts of these, for the same."""
 LAYERS = (2, 3)
 """First layers of MiniLM that are fine-tuned beside all of it, which teaches the students."""
