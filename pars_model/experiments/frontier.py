@@ -51,7 +51,7 @@ MORE = WHOLE_ALPACA
 SPLICED = 360_000
 """Prompts that are made up of parts of these, for the same."""
 EPOCHS = 4
-"""Of a student, on so many texts: on validation six are no better, nor are a half of the splices."""
+"""Of a student, on so many texts: on validation six were no better, and half the splices worse."""
 LAYERS = (2, 3)
 """First layers of MiniLM that are fine-tuned beside all of it, which teaches the students."""
 TEACHER = "MiniLM, 6 layers"
