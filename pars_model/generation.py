@@ -179,7 +179,7 @@ def server_generator(
             return Measured(
                 job,
                 int(usage["completion_tokens"]),
-                str(choice["finish_reason"]),
+                str(choice["finish_reason"] or ""),  # null: some servers do not say
                 int(usage["prompt_tokens"]),
                 _reasoning_tokens(usage),
             )

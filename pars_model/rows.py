@@ -177,7 +177,7 @@ def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
 def _cut_off(finish_reason: object, length: int, cap: int | None) -> bool:
     """Whether a response ended at its cap: as the table says, else where it is that long."""
     if _empty(finish_reason):
-        return cap is not None and length >= cap
+        return cap is not None and 0 < cap <= length  # 0: logs have it for none
     return str(finish_reason).lower() in CUT_OFF
 
 

@@ -141,12 +141,13 @@ class Calibration:
             done: (n,) or one number for all, 0 or more.
 
         Raises:
-            InputError: a number of tokens below 0 or NaN, or not one for each score.
+            InputError: a number of tokens below 0 or not finite, or not one for each score.
             PredictorError: there is no spread.
         """
         k = np.asarray(done, dtype=np.float64)
-        if not (k >= 0).all():  # NaN must fail too
-            raise InputError(f"done is {k.min():g}; tokens that exist already are 0 or more.")
+        wrong = k[~(np.isfinite(k) & (k >= 0))]
+        if wrong.size:
+            raise InputError(f"done is {wrong[0]:g}; tokens that exist already are 0 or more.")
         levels, quantiles, excess = self._distribution(scores)
         if k.shape not in ((), excess.shape):
             raise InputError(

@@ -185,7 +185,7 @@ class Predictor:
         ``E[L - k | L > k, score]``: see `Calibration.remaining_tokens`.
 
         Raises:
-            InputError: a number of tokens below 0 or NaN, or not one for each prompt.
+            InputError: a number of tokens below 0 or not finite, or not one for each prompt.
             PredictorError: the predictor has no calibration, or one without a spread.
         """
         return self._calibration.remaining_tokens(self._scores_of(prompts), done)

@@ -28,23 +28,30 @@ def exit_on_sigterm() -> Iterator[None]:
 
 @contextmanager
 def signals_at_checks() -> Iterator[Callable[[], None]]:
-    """Ctrl-C and SIGTERM take effect where the given function is called; a second one at once.
+    """Ctrl-C and SIGTERM take effect where the given function is called, or at the block's end.
+
+    A second one does at once.
 
     For a block that runs compiled code: an exception that a signal raises in the middle of it may
     come out as another one, or not at all. A signal that is ignored, or left to the system, stays
     so; beside the main thread, where Python hears no signals, nothing changes.
     """
-    heard: list[int] = []
+    waiting: list[int] = []
+    heard = 0
     previous: dict[int, Callable[[int, FrameType | None], object]] = {}
 
     def hear(number: int, frame: FrameType | None) -> None:
-        heard.append(number)
-        if len(heard) > 1:
+        nonlocal heard
+        heard += 1
+        if heard > 1:
             previous[number](number, frame)
+        else:
+            waiting.append(number)
 
     def check() -> None:
-        if heard:
-            previous[heard[0]](heard[0], None)
+        if waiting:
+            number = waiting.pop()
+            previous[number](number, None)
 
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -57,3 +64,4 @@ def signals_at_checks() -> Iterator[Callable[[], None]]:
     finally:
         for changed, handler in previous.items():
             signal.signal(changed, handler)
+    check()  # heard after the last one

@@ -462,11 +462,15 @@ def curve(bench: Workbench, cell: Cell, fits: Fits, over_ridge: bool = False) ->
     wanted, low, high = (_power_of_two(each) for each in found["wanted"])
     largest = max(results, key=lambda fit: float(fit["train"]))
     minutes = wanted * largest["minutes"] / largest["train"]
+    ahead = largest["tau"][0] - (largest["ridge"][0] if over_ridge else 0.0)
     reached = f"no number of prompts reaches {target:.2f}"
-    if math.isfinite(wanted):
+    if ahead >= target:
+        reached = f"{target:.2f} is reached"
+    elif math.isfinite(wanted):
+        most = f"{high:,.0f}" if math.isfinite(high) else "no end"
         reached = (
-            f"{target:.2f} takes {wanted:,.0f} prompts [{low:,.0f}, {high:,.0f}] and, at the pace "
-            f"of the largest of these fits, {minutes:,.0f} minutes"
+            f"{target:.2f} takes {wanted:,.0f} prompts [{low:,.0f}, {most}] and, at the pace of "
+            f"the largest of these fits, {minutes:,.0f} minutes"
         )
     return (
         f"{cell.title}: twice as many prompts to learn from are worth {slope:+.3f} "

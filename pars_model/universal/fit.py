@@ -46,7 +46,7 @@ class Recipe:
     """How the default predictor looks and learns."""
 
     balance: float = 1.0
-    """0: every prompt counts alike; 1: every family of data sets does."""
+    """0: every prompt counts alike; 1: every family of data sets does, but for `exam`."""
     exam: float = 0.3
     """Weight of exam questions beside 1 of another family: their subjects tell lengths apart, and
     the contrary elsewhere (of law or history an exam asks for little, a chat for much)."""

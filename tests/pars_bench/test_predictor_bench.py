@@ -32,7 +32,7 @@ from pars_bench.predictor.report import (
     rates_of,
 )
 from pars_bench.predictor.roundings import Roundings, roundings_name
-from pars_bench.predictor.texts import TextMaker, evenly, repeated
+from pars_bench.predictor.texts import TextMaker, repeated
 from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.errors import ConfigError
@@ -87,8 +87,6 @@ def test_texts_have_exactly_the_tokens_asked_for(folder: Path) -> None:
     with pytest.raises(ConfigError, match="none of their words is one token"):
         TextMaker(tokenizer, ["zzz 12 !"])
     assert repeated(["a", "b"], 5) == ["a", "b", "a", "b", "a"]
-    assert evenly(list("abcdefg"), 3) == ["a", "c", "e"]
-    assert evenly(["a", "b"], 5) == ["a", "b"]
 
 
 def test_everyone_has_turns_and_the_first_round_does_not_count(
@@ -389,7 +387,7 @@ def test_some_prompts_of_a_burst_are_ranked_one_by_one_too(
         return 1.0
 
     monkeypatch.setattr(speeds, "_ranked", ranked)
-    assert speeds.burst([own.name], 600, 0) == {
+    assert speeds.burst([own.name], 600, 256, 0) == {
         own.name: {"all": 1.0, "together": 1.0, "alone": 1.0}
     }
     assert calls == [[600], [256], [1] * 256]

@@ -103,8 +103,9 @@ def test_what_cannot_be_asked_is_refused() -> None:
             calibration.quantile_tokens([0.0], level)
     with pytest.raises(InputError, match="done is -1"):
         calibration.remaining_tokens([0.0], -1)
-    with pytest.raises(InputError, match="done is nan"):
-        calibration.remaining_tokens([0.0], float("nan"))
+    for done in (float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"done is {done}"):
+            calibration.remaining_tokens([0.0, 1.0], [3.0, done])
     with pytest.raises(InputError, match=r"shape \(3,\) beside 2 prompts"):
         calibration.remaining_tokens([0.0, 1.0], [1, 2, 3])
     mean_only = Calibration((0.0, 1.0), (10.0, 20.0))

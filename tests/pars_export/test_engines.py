@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +24,7 @@ from pars_export.build import add_engines
 from pars_export.engines import BY_PRECISION, ENGINES, EXACT, Source, parse_names
 from pars_export.gptq import PAIR, column_scales, paired_scales, round_weight
 from pars_export.onnx import export_onnx
-from pars_export.parity import Bound, builtin_texts, demonstration_texts, split
+from pars_export.parity import STUDENT, Bound, builtin_texts, demonstration_texts, split
 from pars_export.table import write_length_predictor
 from pars_model.__main__ import main
 
@@ -146,9 +147,13 @@ def test_dynamic_quantisation_of_the_tools_is_what_the_bound_refuses(
 
 def test_the_page_tells_the_bound_of_every_engine() -> None:
     page = Path(__file__).parents[2] / "docs" / "predictor-folder.md"
-    rows = [line.strip("| ").split(" | ") for line in page.read_text().splitlines()]
-    bounds = [row for row in rows if row[0] in _NAMED and len(row) == 4]
-    told = {row[0]: tuple(map(float, row[1:])) for row in bounds}
+    lines = page.read_text().splitlines()
+    start = lines.index(next(line for line in lines if line.startswith("| engine | difference")))
+    rows = takewhile(lambda line: line.startswith("|"), lines[start + 2 :])
+    told = {
+        name: tuple(map(float, bounds))
+        for name, *bounds in (line.strip("| ").split(" | ") for line in rows)
+    }
     assert told == {
         name: (bound.difference, bound.tau, bound.batch) for name, bound in _NAMED.items()
     }
@@ -156,6 +161,7 @@ def test_the_page_tells_the_bound_of_every_engine() -> None:
 
 _NAMED = {
     "`onnx`": EXACT,
+    "`student`": STUDENT,
     **{f"`{name}`": ENGINES[name].bound for name in CPU_ENGINES},
     **{f"`tensorrt`, `tensorrt-rtx`, {name}": bound for name, bound in BY_PRECISION.items()},
 }

@@ -35,6 +35,31 @@ def test_ctrl_c_raises_at_the_next_check_only() -> None:
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+def test_a_signal_after_the_last_check_is_not_lost() -> None:
+    def block() -> None:
+        with signals_at_checks() as check:
+            check()
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        block()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_handler_that_goes_on_is_called_once() -> None:
+    calls = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: calls.append(number))
+    try:
+        with signals_at_checks() as check:
+            signal.raise_signal(signal.SIGTERM)
+            assert not calls
+            check()
+            check()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert calls == [signal.SIGTERM]
+
+
 def test_a_second_ctrl_c_does_not_wait() -> None:
     reached = []
 

@@ -329,3 +329,5 @@ def test_a_convolution_and_a_linear_model_are_added_up(
         PredictorError, match=r"'ngram_token' has \d+ tokens, and \d+ were expected"
     ):
         read_network(deep | linear | fewer)
+    with pytest.raises(PredictorError, match="'conv' is missing"):
+        read_network({name: each for name, each in (deep | linear).items() if name != "conv"})

@@ -72,8 +72,9 @@ def test_a_response_is_cut_off_where_the_table_says_so_or_where_it_reached_its_c
             [(64, None), (63, None), (64, "stop"), (20, "MAX_TOKENS"), (65, ""), (64, "length")]
         )
     ]
+    rows.append({"prompt": "no cap", "response_tokens": 5, "max_tokens": 0})
     table = read_lengths(make_table(rows))
-    assert table.censored.tolist() == [True, False, False, True, True, True]
+    assert table.censored.tolist() == [True, False, False, True, True, True, False]
 
 
 def test_samples_of_another_config_are_another_item_of_another_group(

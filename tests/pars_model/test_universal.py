@@ -16,6 +16,9 @@ import pytest
 from pars_export import InputError, Predictor, PredictorError
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest, write_predictor
 from pars_export.calibration import Calibration
+from pars_export.runtimes.ngrams import NgramNetwork
+from pars_export.runtimes.student import StudentNetwork
+from pars_export.words import WordTokenizer
 from pars_model.calibration import fit_calibration
 from pars_model.collect import read_prompts
 from pars_model.course import Course
@@ -127,8 +130,17 @@ def test_a_family_left_out_teaches_nothing(data_root: Path, tmp_path: Path) -> N
     assert not chat[numbers].any()
     by_family = np.bincount(material.family[numbers], weight, len(FAMILIES))
     assert by_family[FAMILIES.index("own prompts")] < 0.5 * weight.sum(), "most of the prompts"
+    exam, reading = (by_family[FAMILIES.index(name)] for name in ("exam", "code reading"))
+    assert exam / reading == pytest.approx(material.recipe.exam)
     fitted = material.fit(["chat"])
     scores = fitted.scores
+    read = WordTokenizer(fitted.tokenizer_json, fitted.spec).read_all(table.prompts)
+    deviations = []
+    for network in (StudentNetwork(fitted.arrays), NgramNetwork(fitted.arrays)):
+        found = network(*read)[numbers]
+        mean = np.average(found, weights=weight)
+        deviations.append(np.sqrt(np.average((found - mean) ** 2, weights=weight)))
+    assert deviations[1] / deviations[0] == pytest.approx(material.recipe.wide, rel=0.05)
     assert np.abs(fitted.scorer().score(table.prompts) - scores).max() < 0.1 * scores.std()
     cell: Any = judge(table, "oasst_eval", {"default": scores, "same": scores}, resamples=20)
     mean = np.average(scores[numbers], weights=weight)

@@ -234,7 +234,8 @@ def read_network(weights: Arrays, threads: int = 1) -> Network:
     """
     if MARK not in weights:
         return StudentNetwork(weights, threads)
-    return WideNetwork(weights, threads) if "conv" in weights else NgramNetwork(weights)
+    alone = not _SHAPES.keys() & weights.keys()
+    return NgramNetwork(weights) if alone else WideNetwork(weights, threads)
 
 
 class StudentScorer:

@@ -64,6 +64,7 @@ class Cells:
                     "turn": turn,
                     "names": self._bursting(),
                     "count": grid.burst,
+                    "few": min(FEW, grid.burst),
                 }
         return found
 

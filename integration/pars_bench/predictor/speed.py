@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pars_bench.predictor.contestants import Contestant
-from pars_bench.predictor.grid import FEW, TOKENS, TOKENS_LARGE
+from pars_bench.predictor.grid import TOKENS, TOKENS_LARGE
 from pars_bench.predictor.report import ENGINES, Speed
 
 BURST_S = 0.03
@@ -91,23 +91,26 @@ class Speeds:
                 calls[name] = partial(scorer.score, given)
         return take_turns(calls, rounds, self._threads)
 
-    def burst(self, names: Sequence[str], count: int, turn: int) -> dict[str, dict[str, float]]:
-        """Seconds in which each ranks prompts, cut as its folder says.
+    def burst(
+        self, names: Sequence[str], count: int, few: int, turn: int
+    ) -> dict[str, dict[str, float]]:
+        """Seconds in which each ranks ``count`` prompts, cut as its folder says.
 
-        All in one call (`all`), and some of them in one call (`together`) and each in a call of its
-        own (`alone`).
+        All in one call (`all`), and ``few`` of them in one call (`together`) and each in a call of
+        its own (`alone`).
         """
-        from pars_bench.predictor.texts import evenly, repeated
+        from pars_bench.predictor.texts import repeated
+        from pars_export.parity import evenly
 
         texts = repeated(self._prompts, count)
-        few = evenly(texts, FEW)
+        some = [texts[row] for row in evenly(count, few)]
         found: dict[str, dict[str, float]] = {}
         place = turn % len(names)
         for name in [*names[place:], *names[:place]]:
             found[name] = {
                 "all": self._ranked(name, [texts]),
-                "together": self._ranked(name, [few]),
-                "alone": self._ranked(name, [[text] for text in few]),
+                "together": self._ranked(name, [some]),
+                "alone": self._ranked(name, [[text] for text in some]),
             }
         return found
 

@@ -14,12 +14,6 @@ def repeated(texts: Sequence[str], count: int) -> list[str]:
     return (list(texts) * (count // len(texts) + 1))[:count]
 
 
-def evenly(texts: Sequence[str], count: int) -> list[str]:
-    """``count`` of these texts, from the first to the last; all where there are fewer."""
-    count = min(count, len(texts))
-    return [texts[row * len(texts) // count] for row in range(count)]
-
-
 class TextMaker:
     """Draws texts of plain words, each of which is one token.
 
