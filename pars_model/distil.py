@@ -60,6 +60,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="prompts made of the start of one and the end of another, for the teacher to score "
         "(default 80000; at most eight for each real one)",
     )
+    parser.add_argument(
+        "--members",
+        type=int,
+        default=1,
+        metavar="N",
+        help="students that are trained apart and score as one, in N times the time (default 1)",
+    )
     parser.add_argument("--epochs", type=int, default=6, help="of the student (default 6)")
     parser.add_argument("--max-length", type=int, default=64, help="tokens read (default 64)")
     parser.add_argument("--vocabulary", type=int, default=12_000, help="subwords (default 12000)")
@@ -69,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Entry of ``pars distil``."""
-    for name in ("epochs", "threads"):
+    for name in ("epochs", "members", "threads"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} is {getattr(args, name)}: expected 1 or more.")
     if args.spliced < 0:
@@ -90,6 +97,7 @@ def run(args: argparse.Namespace) -> int:
         spec=InputSpec(max_length=args.max_length, truncation="head_tail"),
         shape=StudentShape(vocabulary=args.vocabulary),
         course=replace(Recipe().course, epochs=args.epochs, seed=args.seed),
+        members=args.members,
     )
     more = [] if args.texts is None else read_texts(args.texts)
     teacher = load_scorer(args.teacher, args.threads)

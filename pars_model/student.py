@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from pars_export.runtimes.arrays import pair_hash
-from pars_export.runtimes.student import GATE_BOUND
+from pars_export.runtimes.student import GATE_BOUND, member_array
 from pars_export.words import FEATURES
 
 _SPREAD = 0.1
@@ -154,6 +155,38 @@ class StudentModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
             "out": _array(self.out.weight[0]),
             "out_bias": _array(self.out.bias),
         }
+
+
+class StudentEnsemble(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+    """Students of one shape that were trained apart; their mean scores.
+
+    Args:
+        members: one or more, of one tokenizer.
+    """
+
+    def __init__(self, members: Sequence[StudentModule]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, ids: Tensor, attention_mask: Tensor, features: Tensor) -> Tensor:
+        """Scores (n,) of ids (n, t), their mask (n, t) and features (n, f)."""
+        scores = [member(ids, attention_mask, features) for member in self.members]
+        return torch.stack(scores).mean(dim=0)
+
+    def rescale(self, mean: float, deviation: float) -> None:
+        """Let scores with this mean and standard deviation have 0 and 1, and all others alike."""
+        for member in self.members:
+            member.rescale(mean, deviation)
+
+    def arrays(self) -> dict[str, NDArray[np.generic]]:
+        """What the numpy runtime reads, which adds up."""
+        found: dict[str, NDArray[np.generic]] = {}
+        for number, member in enumerate(self.members):
+            arrays = member.arrays()
+            for name in ("out", "out_bias"):
+                arrays[name] = arrays[name] / np.float32(len(self.members))
+            found |= {member_array(name, number): each for name, each in arrays.items()}
+        return found
 
 
 def int8_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:

@@ -9,7 +9,7 @@ rare in the texts mean something (Model2Vec, Tulkens and van Dongen, 2024).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from pars_model.batches import Batch
 from pars_model.course import Course, Lesson, take
 from pars_model.lengths import LengthTable
 from pars_model.losses import logistic_loss
-from pars_model.student import StudentModule, StudentShape
+from pars_model.student import StudentEnsemble, StudentModule, StudentShape
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,8 @@ class Recipe:
     """Of the pairwise loss on lengths beside the squared error of the teacher's scores."""
     vector_weight: float = 3.0
     """Of the squared error of the teacher's vectors, in their standard deviations."""
+    members: int = 1
+    """Students that are trained apart, from seeds of their own, and score as one by their mean."""
 
 
 @dataclass(frozen=True)
@@ -57,10 +59,10 @@ class Vectors:
 class Student:
     """A trained student."""
 
-    network: StudentModule
+    network: StudentEnsemble
     tokenizer_json: str
     taus: tuple[float, ...]
-    """Validation tau after each epoch, the mean over LLMs."""
+    """Validation tau after each epoch, the mean over LLMs; of one member after the other."""
 
 
 def fit_student(
@@ -82,40 +84,51 @@ def fit_student(
         vectors: the teacher's, where it tells them.
 
     Returns:
-        The student with the weights of its best epoch.
+        The student, each member with the weights of its best epoch.
     """
-    torch.manual_seed(recipe.course.seed)
     train = np.flatnonzero(part == "train")
     tokenizer_json = train_tokenizer((texts[i] for i in train), recipe.shape.vocabulary)
     tokenizer = WordTokenizer(tokenizer_json, recipe.spec)
     tokens, features = tokenizer.read_all(texts)
     known = torch.from_numpy(features)
-    network = StudentModule(recipe.shape, tokenizer.vocab_size, features[train], recipe.dropout)
+    words = None
     if vectors is not None:
-        pieces = tokenizer.pieces()
-        network.begin(vectors.read([piece.removeprefix("##") for piece in pieces]))
+        words = vectors.read([piece.removeprefix("##") for piece in tokenizer.pieces()])
     taught = scores[train]
     target = torch.from_numpy(((scores - taught.mean()) / max(taught.std(), 1e-9)).astype("f4"))
 
-    told = None if vectors is None else _Told(vectors.texts, train, recipe.shape.neurons)
-
-    def loss(batch: Batch) -> Tensor:
-        neurons = network.neurons(batch.input_ids, batch.attention_mask, known[batch.prompt])
-        found = network.score(neurons)
-        distance = (found - target[batch.prompt]).square().mean()
-        if told is not None:
-            distance = distance + recipe.vector_weight * told.distance(neurons, batch.prompt)
-        pairs = batch.row[batch.longer], batch.row[batch.shorter]
-        # Targets have deviation 1, which as log-odds is timid.
-        return distance + recipe.label_weight * logistic_loss(2 * found, *pairs)
-
-    def scores_of(numbers: NDArray[np.int64]) -> NDArray[np.float32]:
-        return predict(network, [tokens[i] for i in numbers], features[numbers])
-
     lesson = Lesson(table, part, tokens)
-    learning = network if told is None else nn.ModuleList([network, told])
-    taus = take(recipe.course, lesson, learning, loss, scores_of, "student")
-    return Student(network, tokenizer_json, taus)
+    members: list[StudentModule] = []
+    taus: list[float] = []
+    for number in range(recipe.members):
+        course = replace(recipe.course, seed=recipe.course.seed + number)
+        torch.manual_seed(course.seed)
+        network = StudentModule(recipe.shape, tokenizer.vocab_size, features[train], recipe.dropout)
+        if words is not None:
+            network.begin(words)
+        told = None if vectors is None else _Told(vectors.texts, train, recipe.shape.neurons)
+
+        def loss(
+            batch: Batch, network: StudentModule = network, told: _Told | None = told
+        ) -> Tensor:
+            neurons = network.neurons(batch.input_ids, batch.attention_mask, known[batch.prompt])
+            found = network.score(neurons)
+            distance = (found - target[batch.prompt]).square().mean()
+            if told is not None:
+                distance = distance + recipe.vector_weight * told.distance(neurons, batch.prompt)
+            pairs = batch.row[batch.longer], batch.row[batch.shorter]
+            # Targets have deviation 1, which as log-odds is timid.
+            return distance + recipe.label_weight * logistic_loss(2 * found, *pairs)
+
+        def scores_of(
+            numbers: NDArray[np.int64], network: StudentModule = network
+        ) -> NDArray[np.float32]:
+            return predict(network, [tokens[i] for i in numbers], features[numbers])
+
+        learning = network if told is None else nn.ModuleList([network, told])
+        taus += take(course, lesson, learning, loss, scores_of, "student")
+        members.append(network)
+    return Student(StudentEnsemble(members), tokenizer_json, tuple(taus))
 
 
 class _Told(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
@@ -141,7 +154,7 @@ class _Told(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
 
 
 def predict(
-    network: StudentModule, tokens: Sequence[Sequence[int]], features: NDArray[np.float32]
+    network: nn.Module, tokens: Sequence[Sequence[int]], features: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Scores (n,) of tokenised texts by the torch network in evaluation mode."""
     order = np.argsort([len(each) for each in tokens], kind="stable")

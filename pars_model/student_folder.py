@@ -21,7 +21,7 @@ from pars_export.parity import (
     evenly,
     tau_b,
 )
-from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork, StudentScorer
+from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentScorer, read_network
 from pars_export.words import WordTokenizer
 from pars_model.calibration import fit_calibration
 from pars_model.course import Lesson
@@ -58,7 +58,7 @@ def write_student(
     """
     tokenizer = WordTokenizer(student.tokenizer_json, recipe.spec)
     arrays = student.network.arrays()
-    scorer = StudentScorer(tokenizer, StudentNetwork(arrays))
+    scorer = StudentScorer(tokenizer, read_network(arrays))
     val = np.flatnonzero(part[: len(table.prompts)] == "val")
     texts = [table.prompts[i] for i in val]
     own = np.full(len(table.prompts), np.nan)

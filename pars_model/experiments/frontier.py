@@ -55,8 +55,12 @@ EPOCHS = 4
 LAYERS = (2, 3)
 """First layers of MiniLM that are fine-tuned beside all of it, which teaches the students."""
 TEACHER = "MiniLM, 6 layers"
-CHANNELS = (64, 128)
-STUDENTS = tuple(f"student, {channels} channels" for channels in CHANNELS)
+STUDENTS: Mapping[str, tuple[int, int]] = {
+    "student, 64 channels": (64, 1),
+    "student, 128 channels": (128, 1),
+    "two students, 64 channels": (64, 2),
+}
+"""Channels of each, and how many are trained apart to score as one."""
 HOLLOW = "student, hollow"
 DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
 LINEAR, LENGTH = "n-gram student", "prompt length"
@@ -89,7 +93,8 @@ hash of the text, chooses epochs (the ridge learns from it too) and another tent
 are the first layers of MiniLM, fine-tuned by `configs/default.yaml` and run as `pars export` writes
 them (ONNX, float32). Students are distilled from all six layers (scores and vectors), which also
 read for them the prompts of Alpaca that the table has no lengths of and up to {SPLICED:,} spliced
-ones (what the hash keeps for choosing and judging is left out of both). The n-gram student is a
+ones (what the hash keeps for choosing and judging is left out of both); two of them are trained
+apart, from seeds of their own, and score by their mean. The n-gram student is a
 ridge on subwords in the form that the default predictor has, its penalty chosen on the tenth that
 chooses. The default predictor knows neither this LLM nor these prompts. Everything has one seed.
 Microseconds are CPU time on one core of this machine, tokenising included: the median of {ROUNDS}
@@ -142,9 +147,9 @@ def run(bench: Workbench) -> Section:
             folders[name], minutes[name] = _encoder(bench, path, layers)
         except LeftOutError:
             left_out.append(name)
-    for name, channels in zip(STUDENTS, CHANNELS, strict=True):
-        folders[name], minutes[name] = _student(bench, path, folders[TEACHER], channels)
-    calls = hollow_out(folders[STUDENTS[0]], bench.out / "frontier" / "hollow")
+    for name in STUDENTS:
+        folders[name], minutes[name] = _student(bench, path, folders[TEACHER], name)
+    calls = hollow_out(folders[next(iter(STUDENTS))], bench.out / "frontier" / "hollow")
     places, leads, least = _places(bench, path, lengths, folders, calls, minutes)
     return Section(
         "The frontier",
@@ -213,7 +218,7 @@ def shallow(folder: Path, layers: int) -> None:
         save_file(weights, temporary / "model.safetensors", metadata={"format": "pt"})
 
 
-def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tuple[Path, float]:
+def _student(bench: Workbench, path: Path, teacher: Path, name: str) -> tuple[Path, float]:
     """The predictor folder of a student, and the minutes that it took."""
     from pars_export.artifact import folder_sha256
     from pars_model.callbacks import BEST
@@ -222,9 +227,10 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
     from pars_model.student import StudentShape
     from pars_model.student_fit import Recipe
 
-    folder = bench.out / "frontier" / f"student{channels}-threads{bench.threads}"
+    channels, members = STUDENTS[name]
+    folder = bench.out / "frontier" / f"student{channels}x{members}-threads{bench.threads}"
     more = bench.table(MORE)
-    recipe = Recipe(shape=StudentShape(channels=channels))
+    recipe = Recipe(shape=StudentShape(channels=channels), members=members)
     recipe = replace(recipe, course=replace(recipe.course, epochs=EPOCHS))
 
     def compute() -> Result:
@@ -236,7 +242,7 @@ def _student(bench: Workbench, path: Path, teacher: Path, channels: int) -> tupl
 
     asked = {"recipe": repr(recipe), "spliced": SPLICED, "threads": bench.threads}
     settings = {**asked, "teacher": folder_sha256(teacher)}
-    label = f"distil a student of {channels} channels"
+    label = f"distil {name}"
     data = sha256_file(path) + sha256_file(more)
     found = bench.kept(label, settings, compute, STUDENT_CODE, data)
     return there(folder), float(found["minutes"])

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import copy
 import io
 import os
 import signal
@@ -29,7 +30,7 @@ from pars_export.runtimes.ngrams import NgramNetwork
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork, read_network
 from pars_export.words import WordTokenizer, train_tokenizer
 from pars_model.linear import Design, LinearShape
-from pars_model.student import StudentModule, StudentShape
+from pars_model.student import StudentEnsemble, StudentModule, StudentShape
 from pars_model.student_fit import predict
 
 TEXTS = builtin_texts()
@@ -326,8 +327,28 @@ def test_a_convolution_and_a_linear_model_are_added_up(
     assert both([], features[:0]).shape == (0,)
     fewer = {name: linear[name][:-1] for name in ("ngram_token", "ngram_token_idf")}
     with pytest.raises(
-        PredictorError, match=r"'ngram_token' has \d+ tokens, and \d+ were expected"
+        PredictorError, match=r"one network have \d+ tokens, and those of another \d+"
     ):
         read_network(deep | linear | fewer)
     with pytest.raises(PredictorError, match="'conv' is missing"):
         read_network({name: each for name, each in (deep | linear).items() if name != "conv"})
+
+
+def test_members_score_by_their_mean(network: StudentModule, tokenizer: WordTokenizer) -> None:
+    other = copy.deepcopy(network)
+    with torch.no_grad():
+        other.out.weight.copy_(torch.randn_like(other.out.weight))
+    ids, features = tokenizer.read_all(TEXTS)
+    one, two = (StudentNetwork(each.arrays())(ids, features) for each in (network, other))
+    both = StudentEnsemble([network, other]).eval()
+    found = read_network(both.arrays())(ids, features)
+    assert_allclose(found, (one + two) / 2, atol=1e-5 * one.std())
+    assert_allclose(found, predict(both, ids, features), atol=1e-4 * one.std())
+    both.rescale(2.0, 4.0)
+    assert_allclose(
+        read_network(both.arrays())(ids, features), (found - 2) / 4, atol=1e-5 * one.std()
+    )
+    assert StudentEnsemble([network]).arrays().keys() == network.arrays().keys()
+    broken = {name: each for name, each in both.arrays().items() if name != "gate.1"}
+    with pytest.raises(PredictorError, match="'gate' is missing"):
+        read_network(broken)

@@ -13,6 +13,7 @@ token gives to the place after it, to its own and to the one before.
 from __future__ import annotations
 
 import zipfile
+from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
@@ -186,33 +187,6 @@ class StudentNetwork:
         return found
 
 
-class WideNetwork:
-    """A convolution and a linear model on the same tokens; their scores are added up.
-
-    What the convolution smooths over, the linear model knows by heart: wide and deep (Cheng et al.,
-    DLRS 2016).
-    """
-
-    def __init__(self, weights: Arrays, threads: int = 1) -> None:
-        """Take the arrays of both.
-
-        Raises:
-            PredictorError: an array is missing or its shape does not fit the others.
-        """
-        self._deep, self._wide = StudentNetwork(weights, threads), NgramNetwork(weights)
-        self.vocab_size = self._deep.vocab_size
-        if self._wide.vocab_size != self.vocab_size:
-            raise PredictorError(
-                f"the array {MARK!r} has {self._wide.vocab_size} tokens, and {self.vocab_size} "
-                "were expected."
-            )
-
-    def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
-        """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
-        scores: Floats = self._deep(ids, features) + self._wide(ids, features)
-        return scores
-
-
 class Network(Protocol):
     """Ids and features of texts to scores."""
 
@@ -224,18 +198,60 @@ class Network(Protocol):
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
 
 
+class SumNetwork:
+    """Several networks on the same tokens; their scores are added up.
+
+    Convolutions that were trained apart err apart; and what they smooth over, a linear model knows
+    by heart: wide and deep (Cheng et al., DLRS 2016).
+    """
+
+    def __init__(self, parts: Sequence[Network]) -> None:
+        """Take one network or more.
+
+        Raises:
+            PredictorError: they are not of the same tokens.
+        """
+        self._parts = parts
+        self.vocab_size = parts[0].vocab_size
+        for part in parts:
+            if part.vocab_size != self.vocab_size:
+                raise PredictorError(
+                    f"the arrays of one network have {part.vocab_size} tokens, and those of "
+                    f"another {self.vocab_size}; distil the student again."
+                )
+
+    def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
+        """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
+        scores = self._parts[0](ids, features)
+        for part in self._parts[1:]:
+            scores = scores + part(ids, features)
+        return scores
+
+
+def member_array(name: str, member: int) -> str:
+    """Name of an array of one of several convolutions; the first one's bear no number."""
+    return f"{name}.{member}" if member else name
+
+
 def read_network(weights: Arrays, threads: int = 1) -> Network:
-    """The convolution, the linear model, or the sum of the two: whatever the arrays are of.
+    """The convolutions, the linear model, or the sum of them: whatever the arrays are of.
 
     The linear model multiplies no matrices: one core is all that it uses.
 
     Raises:
         PredictorError: an array is missing or its shape does not fit the others.
     """
-    if MARK not in weights:
-        return StudentNetwork(weights, threads)
-    alone = not _SHAPES.keys() & weights.keys()
-    return NgramNetwork(weights) if alone else WideNetwork(weights, threads)
+    members: defaultdict[str, dict[str, NDArray[np.generic]]] = defaultdict(dict)
+    for full, array in weights.items():
+        name, _, member = full.partition(".")
+        if name in _SHAPES:
+            members[member][name] = array
+    parts: list[Network] = [StudentNetwork(members[each], threads) for each in sorted(members)]
+    if MARK in weights:
+        parts.append(NgramNetwork(weights))
+    if not parts:
+        return StudentNetwork(weights, threads)  # which says what is missing
+    return parts[0] if len(parts) == 1 else SumNetwork(parts)
 
 
 class StudentScorer:
