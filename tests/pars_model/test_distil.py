@@ -84,6 +84,19 @@ def test_a_student_learns_what_its_teacher_knows(lengths: Path, tmp_path: Path) 
     assert np.isfinite(Predictor.load(hollow).score(texts)).all()
 
 
+def test_members_are_trained_apart(lengths: Path, tmp_path: Path) -> None:
+    one = distil(Teacher(), lengths, tmp_path / "one", SMALL)
+    two = distil(Teacher(), lengths, tmp_path / "two", replace(SMALL, members=2))
+    assert float(str(two.metrics["tau"])) > TAU
+    single, both = ({**np.load(tmp_path / name / "student.npz")} for name in ("one", "two"))
+    assert set(both) == {*single, *(f"{name}.1" for name in single)}
+    assert np.array_equal(both["token"], single["token"]), "the first is the one of its seed"
+    assert not np.array_equal(both["token.1"], single["token"])
+    told = [manifest.training["epoch_taus"] for manifest in (one, two)]
+    assert len(told[1]) == 2 * len(told[0])  # type: ignore[arg-type]  # plain values
+    assert Predictor.load(tmp_path / "two").score(["a story", ""]).shape == (2,)
+
+
 def test_vectors_of_the_teacher_are_learned(lengths: Path, tmp_path: Path) -> None:
     teacher = Telling()
     manifest = distil(teacher, lengths, tmp_path / "student", SMALL)
