@@ -40,6 +40,7 @@ from pars_model.metrics import Estimate, estimates, kendall_tau
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.transforms import Bbox
 
     from pars_bench.chart import Palette
     from pars_model.evaluate import Scorer
@@ -80,6 +81,8 @@ SPEED_CODE = (
     "pars_export.words",
     *(f"pars_export.runtimes.{name}" for name in ("encoded", "ngrams", "student")),
 )
+HEIGHTS = (4, -9, -18, 13, -27)
+"""Points above its mark at which a name may stand, until one is free."""
 NEAR, OVER, FAST = 0.015, 0.03, 100.0
 """Wanted of a student: so near its teacher, so far over the ridge, in so many microseconds."""
 ROUNDS, ALONE, BURST = 5, 64, 256
@@ -420,24 +423,26 @@ def picture(places: Sequence[Place]) -> Callable[[Path], None]:
                 color=palette[colour],
                 label="alone" if kind == "alone" else f"{BURST} at once",
             )
-        ends = [(max(place.alone, place.burst), place.tau.value) for place in places]
-        for number, (place, (right, tau)) in enumerate(zip(places, ends, strict=True)):
-            # Under the mark where a later name would stand on this one.
-            close = any(
-                0 <= other - tau < 0.04 and end < 4 * right for end, other in ends[number + 1 :]
-            )
-            axes.annotate(
-                place.name,
-                (right, tau),
-                xytext=(4, -9 if close else 4),
-                textcoords="offset points",
-                fontsize=6.5,
-                color=palette["ink"],
-            )
         axes.set_xscale("log")
         axes.set_xlabel("microseconds a prompt, tokenising included")
         axes.set_ylabel("tau")
         axes.margins(x=0.25)
+        taken: list[Bbox] = []
+        for place in places:
+            label = axes.annotate(
+                place.name,
+                (max(place.alone, place.burst), place.tau.value),
+                xytext=(4, 4),
+                textcoords="offset points",
+                fontsize=6.5,
+                color=palette["ink"],
+            )
+            for height in HEIGHTS:
+                label.xyann = (4, height)
+                box = label.get_window_extent()
+                if not any(box.overlaps(other) for other in taken):
+                    break
+            taken.append(box)
 
     def write(path: Path) -> None:
         from pars_bench.chart import Palette, write_png
