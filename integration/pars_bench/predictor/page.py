@@ -39,12 +39,13 @@ tokens. All take turns in one process: a sample is the mean over calls for some 
 {rounds} rounds has one of each, and the figures are medians, with quartiles in brackets. With one
 thread the time is CPU time, so that nothing else on the machine counts, beyond what it takes of
 caches and memory; with more it is the clock's. The process is bound to as many CPUs as it may have
-threads. Contestants named after a folder are its runtimes. BERT-base (the paper's), OPT-125M
-(vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder) have random weights: they
-tell time, not how well they rank. The two large ones get up to {large:,} tokens a call, the others
-up to {tokens:,}, which a runtime may cut up (those of ONNX on a CPU into 512). Calls of more take
-seconds: of them the folders' own runtimes alone have one sample each. Runtimes that need a GPU take
-no part; `make test-gpu` tells their latency."""
+threads. Contestants named after a folder are its runtimes. BERT-base (the paper's), OPT-125M (vllm-
+ltr's) and the Hugging Face pipeline (of the first folder's encoder) have random weights: they tell
+time, not how well they rank. Students read the first and last tokens of a long text alone, 64 in
+all unless their folder says otherwise. The two large ones get up to {large:,} tokens a call, the
+others up to {tokens:,}, which a runtime may cut up (those of ONNX on a CPU into 512). Calls of more
+take seconds: of them the folders' own runtimes alone have one sample each. Runtimes that need a GPU
+take no part; `make test-gpu` tells their latency."""
 
 _FLOOR = """\
 The floor is the time for the matrix products alone, each at the rate of its precision that this
@@ -55,8 +56,9 @@ engine from it: its products with weights alone, by onnxruntime at the engine's 
 what they would take at the rate of large matrices; and estimates of an int8 engine: the float32
 engine with nothing exchanged but its products, as if rounding cost nothing, or no more than its
 nodes take by themselves, out of the engine's own file. `onnx-int8` has its products with weights in
-int8 and those of attention in float32; `onnx-bf16` computes in float32. Calls of more tokens than
-all take turns in have no floor here, for no products were measured beside them.
+int8 and those of attention in float32; `onnx-bf16` computes in float32. OpenVINO chooses its
+precision: where the CPU multiplies bfloat16 it may stand below the floor, which is float32's. Calls
+of more tokens than all take turns in have no floor here, for no products were measured beside them.
 {instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
@@ -65,7 +67,8 @@ _LOADING = """\
 From nothing to able to score, one thread: interpreter, imports, check of every file's hash,
 weights. Files are in the system's cache, so a process waits for nothing but its turn: what the
 clock says beyond the CPU time went to whatever else ran. Resident is the memory in use then; the
-peak is after scoring {count} {prompts} in one call and then all of them as one text."""
+peak is after scoring {count} {prompts} in one call and then all of them as one text; other batches
+and more threads were not looked at."""
 
 _BURST = """\
 The {prompts}, all ranked in one call, by what each folder is loaded with by default; loaded anew
