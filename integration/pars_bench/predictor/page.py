@@ -39,10 +39,10 @@ tokens. All take turns in one process: a sample is the mean over calls for some 
 {rounds} rounds has one of each, and the figures are medians, with quartiles in brackets. With one
 thread the time is CPU time, so that nothing else on the machine counts, beyond what it takes of
 caches and memory; with more it is the clock's. The process is bound to as many CPUs as it may have
-threads. Contestants named after a folder are its runtimes. BERT-base (the paper's), OPT-125M (vllm-
-ltr's) and the Hugging Face pipeline (of the first folder's encoder) have random weights: they tell
-time, not how well they rank. Students read the first and last tokens of a long text alone, 64 in
-all unless their folder says otherwise. The two large ones get up to {large:,} tokens a call, the
+threads. Contestants named after a folder are its runtimes. BERT-base (the paper's), OPT-125M
+(vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder) have random weights: they
+tell time, not how well they rank. Students read the first and last tokens of a long text alone, 64
+in all unless their folder says otherwise. The two large ones get up to {large:,} tokens a call, the
 others up to {tokens:,}, which a runtime may cut up (those of ONNX on a CPU into 512). Calls of more
 take seconds: of them the folders' own runtimes alone have one sample each. Runtimes that need a GPU
 take no part; `make test-gpu` tells their latency."""
