@@ -287,6 +287,10 @@ def test_no_orphan_when_the_engine_is_killed(
 
 def test_close_leaves_nothing(make_scorer: Make) -> None:
     scorer = make_scorer({})
+    end = time.monotonic() + WAIT
+    while not scorer_processes():  # a thread starts it
+        assert time.monotonic() < end, "no scorer process was started"
+        time.sleep(0.01)
     assert len(scorer_processes()) == 1
     scorer.close()
     assert scorer_processes() == []
