@@ -98,7 +98,7 @@ them (ONNX, float32). Students are distilled from all six layers (scores and vec
 read for them the prompts of Alpaca that the table has no lengths of and up to {SPLICED:,} spliced
 ones (what the hash keeps for choosing and judging is left out of both); two of them are trained
 apart, from seeds of their own, and score by their mean. The n-gram student is a
-ridge on subwords in the form that the default predictor has, its penalty chosen on the tenth that
+ridge on subwords like the default predictor's linear half, its penalty chosen on the tenth that
 chooses. The default predictor knows neither this LLM nor these prompts. Everything has one seed.
 Microseconds are CPU time on one core of this machine, tokenising included: the median of {ROUNDS}
 rounds in which all take turns, on judged prompts, one by one and {BURST} in a call."""
