@@ -264,6 +264,25 @@ def test_a_gpu_runtime_is_not_told_to_use_one_thread_after_a_fork(
     predictor.score(TEXTS[:4])  # the parent goes on
 
 
+def printed(code: str, *arguments: str) -> str:
+    """What a fresh interpreter prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=120,
+    )
+    return done.stdout.strip()
+
+
+WITHOUT = (
+    "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lightning', "
+    "'safetensors', 'onnx', 'scipy')));"
+)
+"""Python: these cannot be imported from here on."""
+
+
 def test_importing_loads_no_model_code() -> None:
     check = (
         "import sys, json, pars_export, pars_export.predictor, pars_export.export, "
@@ -271,40 +290,23 @@ def test_importing_loads_no_model_code() -> None:
         "print(json.dumps([m for m in ('torch', 'lightning', 'transformers', 'onnxruntime', "
         "'onnx', 'safetensors', 'scipy', 'pars_model') if m in sys.modules]))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert json.loads(done.stdout) == []
+    assert json.loads(printed(check)) == []
 
 
 def test_scoring_with_onnx_needs_neither_torch_nor_transformers(exported: Path) -> None:
     check = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lightning', "
-        "'safetensors', 'onnx', 'scipy')));"
         "from pars_export import Predictor;"
         "p = Predictor.load(sys.argv[1]); print(p.runtime, p.score(['a', 'what is']).shape)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", check, str(exported)],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=120,
-    )
-    assert done.stdout.strip() == "onnx (2,)"
+    assert printed(WITHOUT + check, str(exported)) == "onnx (2,)"
 
 
 def test_the_tensorrt_runtime_needs_neither_torch_nor_transformers() -> None:
     check = (
-        "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lightning', "
-        "'safetensors', 'onnx', 'scipy')));"
         "import pars_export.predictor, pars_export.runtimes.tensorrt as runtime;"
         "print(runtime.load.__name__, runtime.load_rtx.__name__)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", check], capture_output=True, text=True, check=True, timeout=120
-    )
-    assert done.stdout.strip() == "load load_rtx"
+    assert printed(WITHOUT + check) == "load load_rtx"
 
 
 @pytest.mark.parametrize("runtime", ["onnx", "onnx-int8", "torch"])
