@@ -13,6 +13,7 @@ from pars_export.errors import ParsError
 # name -> (module with add_arguments and run, one line of help)
 COMMANDS: dict[str, tuple[str, str]] = {
     "collect": ("pars_model.collect", "measure response lengths of an LLM"),
+    "borrow": ("pars_model.borrow", "label an LLM's prompts with other LLMs' lengths"),
     "distil": ("pars_model.distil", "teach a ranker's order to a small student"),
     "evaluate": ("pars_model.evaluate", "tau and pair accuracy of a predictor, with intervals"),
     "experiment": ("pars_model.experiments.cli", "rerun a table of docs/results/ranking.md"),

@@ -12,7 +12,6 @@ same command goes on from there.
 from __future__ import annotations
 
 import argparse
-import csv
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -24,6 +23,7 @@ from pars_export.errors import InputError
 from pars_export.files import atomic_file
 from pars_export.signals import exit_on_sigterm
 from pars_model.kept_rows import KeptRows
+from pars_model.writing import writer_of
 
 if TYPE_CHECKING:
     from pars_model.generation import Generator, Job
@@ -95,7 +95,7 @@ def run(args: argparse.Namespace) -> int:
             f"--temperature is {args.temperature}: expected above 0 and at most 2; for greedy "
             "responses use --greedy --samples 0"
         )
-    _writer_of(args.out)  # before any work
+    writer_of(args.out)  # before any work
     prompts = read_prompts(args.prompts)
     name = args.model_name or (
         args.model.resolve().name if args.model else only_model(args.base_url, args.timeout)
@@ -144,7 +144,7 @@ def collect(
     """
     from tqdm import tqdm
 
-    write = _writer_of(out)
+    write = writer_of(out)
     fingerprint = config.fingerprint(prompts)
     partial = out.with_name(out.name + ".partial.jsonl")
     if out.exists() and not partial.exists():
@@ -317,37 +317,3 @@ def _is_plain(prompt: Prompt) -> bool:
         and only["role"] == "user"
         and isinstance(only.get("content"), str)
     )
-
-
-def _write_parquet(path: Path, rows: list[dict[str, object]]) -> None:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
-
-
-def _write_jsonl(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-
-
-def _write_csv(path: Path, rows: list[dict[str, object]]) -> None:
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-_WRITERS: dict[str, Callable[[Path, list[dict[str, object]]], None]] = {
-    ".parquet": _write_parquet,
-    ".jsonl": _write_jsonl,
-    ".csv": _write_csv,
-}
-
-
-def _writer_of(out: Path) -> Callable[[Path, list[dict[str, object]]], None]:
-    if out.suffix not in _WRITERS:
-        raise InputError(
-            f"--out {out} ends in {out.suffix or 'nothing'}: expected {', '.join(_WRITERS)}"
-        )
-    return _WRITERS[out.suffix]

@@ -19,6 +19,7 @@ CELLS = (
     Cell("alpaca_eval", "Meta-Llama-3.1-405B-Instruct-Turbo", "AlpacaEval (chat), Llama-3.1-405B"),
 )
 REFERENCE, TOLD, UNTOLD = "text alone", "text and prompt tokens", "the same, tokens unknown"
+SUBJECT = "Prompt's tokens known"
 NAMES = ("prompt_tokens",)
 VARIANTS = {
     REFERENCE: HeadSettings(delta=0.05),
@@ -43,5 +44,6 @@ def run(bench: Workbench) -> Section:
         [INTRODUCTION, *matrix_page.parts(found, names, REFERENCE)],
         {"facts.png": matrix_page.picture(found, names, REFERENCE)},
         {"facts.png": f"Tau with the prompt's tokens less that of {REFERENCE}, by cell"},
-        matrix_page.short("Prompt's tokens known", found, (REFERENCE, TOLD), REFERENCE),
+        f"{matrix_page.short(SUBJECT, found, (REFERENCE, TOLD), REFERENCE)} "
+        f"{matrix_page.over_ridge(found, REFERENCE)}",
     )

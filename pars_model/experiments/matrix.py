@@ -31,6 +31,8 @@ REPEATS = 50
 """Fewest prompts with repeated samples that a ceiling is told from."""
 RIDGE, LENGTH = "n-gram ridge", "prompt length"
 BASELINES = (RIDGE, LENGTH)
+OVER_RIDGE = 0.03
+"""Least that was wanted over the ridge, in every cell."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pars_model.experiments.judging import mean_gain, prompt_sets
-from pars_model.experiments.matrix import BASELINES, RIDGE, Comparison, rows_of, shown
+from pars_model.experiments.matrix import (
+    BASELINES,
+    OVER_RIDGE,
+    RIDGE,
+    Comparison,
+    rows_of,
+    shown,
+)
 from pars_model.experiments.page import table
 from pars_model.metrics import Estimate
 
@@ -45,6 +52,23 @@ def short(
     sets = len(set(sets_of(comparisons)))
     over = f", in the mean over {sets} sets of prompts" if sets > 1 else ""
     return f"{subject}: tau less that of {reference} is {' to '.join(ends)}{over}."
+
+
+def over_ridge(comparisons: Sequence[Comparison], reference: str) -> str:
+    """One line: what a method gains over the n-gram ridge in the worst and in the best cell."""
+    gains = {each.setting.title: gain_over_ridge(each, reference) for each in comparisons}
+    ends = sorted(gains, key=gains.__getitem__)
+    shown = " to ".join(f"{gains[title]:+.3f} ({title})" for title in (ends[0], ends[-1]))
+    few = sum(gain < OVER_RIDGE for gain in gains.values())
+    return (
+        f"On the frozen encoder tau of {reference} less that of the {RIDGE} is {shown}, and under "
+        f"{OVER_RIDGE:+.2f} in {few} of {len(gains)} cells."
+    )
+
+
+def gain_over_ridge(comparison: Comparison, method: str) -> float:
+    """Tau of a method less that of the n-gram ridge in a cell."""
+    return comparison.standings[method].tau.value - comparison.standings[RIDGE].tau.value
 
 
 def verdict(comparisons: Sequence[Comparison], names: Sequence[str], reference: str) -> str:
@@ -119,11 +143,9 @@ def parts(comparisons: Sequence[Comparison], names: Sequence[str], reference: st
             rerun, median = each.ceiling
             ceiling = f"ceiling: one run against another {shown(rerun)}"
             ceiling += f", against the median of the others {shown(median)}" if median else ""
-        ridge = each.standings[RIDGE].tau.value
-        best = each.standings[reference].tau.value - ridge
         found.append(
             f"**{each.setting.title}**: {prompts} prompts, {judged} judged per seed; {ceiling}. "
-            f"{reference} less the n-gram ridge: {best:+.3f}."
+            f"{reference} less the n-gram ridge: {gain_over_ridge(each, reference):+.3f}."
         )
         found.append(table(HEAD, rows_of(each, [*names, *BASELINES], reference)))
     return found

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pars_model.experiments import matrix_page
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.heads import HeadSettings
-from pars_model.experiments.matrix import RATES, RIDGE, Comparison, Setting, compare
+from pars_model.experiments.matrix import RATES, Comparison, Setting, compare
 from pars_model.experiments.page import Section
 from pars_model.experiments.workbench import Workbench
 from pars_model.losses import OBJECTIVES
@@ -40,7 +40,8 @@ def run(bench: Workbench) -> Section:
         [INTRODUCTION, seeds, verdict, default(found), at_edges(found), *cells],
         {"objectives.png": matrix_page.picture(found, OBJECTIVES, REFERENCE)},
         {"objectives.png": f"Tau of each objective less that of {REFERENCE}, by cell"},
-        f"{matrix_page.short('Loss', found, OBJECTIVES, REFERENCE)} {over_ridge(found[0])}",
+        f"{matrix_page.short('Loss', found, OBJECTIVES, REFERENCE)} "
+        f"{matrix_page.over_ridge(found, REFERENCE)}",
     )
 
 
@@ -64,12 +65,3 @@ def at_edges(comparisons: Sequence[Comparison]) -> str:
         lowest, highest = chosen.count(min(RATES)), chosen.count(max(RATES))
         counts.append(f"{each.setting.title} {lowest} and {highest} of {len(chosen)}")
     return f"Choices that fell on the lowest and on the highest learning rate: {'; '.join(counts)}."
-
-
-def over_ridge(comparison: Comparison) -> str:
-    """What the reference on frozen features gains over the ridge in a cell."""
-    gain = comparison.standings[REFERENCE].tau.value - comparison.standings[RIDGE].tau.value
-    return (
-        f"On the frozen encoder tau less that of the {RIDGE} is {gain:+.3f} ({REFERENCE}, "
-        f"{comparison.setting.title})."
-    )

@@ -16,6 +16,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.samples",
         "labels: the median of several answers to a prompt against one answer",
     ),
+    "borrowed": (
+        "pars_model.experiments.borrowed",
+        "labels: what the lengths of other LLMs on the same prompts add",
+    ),
     "facts": (
         "pars_model.experiments.facts",
         "the prompt's length in tokens, known at arrival, beside its text",

@@ -1,0 +1,185 @@
+"""What the lengths of other LLMs on the same prompts are worth as labels."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_model.borrow import borrowed_places, same_rank
+from pars_model.experiments import matrix_page
+from pars_model.experiments.cells import Cell, read_dataset
+from pars_model.experiments.frozen import FrozenCell, frozen_cell
+from pars_model.experiments.heads import CODE, HeadSettings, fit_head
+from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, prompt_sets
+from pars_model.experiments.matrix import RATE, RIDGE, shown
+from pars_model.experiments.page import Section, table
+from pars_model.experiments.workbench import Result, Workbench
+from pars_model.lengths import LengthTable
+from pars_model.metrics import Estimate
+from pars_model.ngrams import NgramRidge, rank_targets
+
+Floats = NDArray[np.float64]
+
+GPT = "(?i)gpt|^o1-"
+LLAMA = "(?i)llama-?3"
+CELLS: Mapping[Cell, str] = {
+    Cell("zeroeval_gsm", "gpt-4o-2024-05-13", "GSM8K, GPT-4o"): GPT,
+    Cell("zeroeval_gsm", "Yi-1.5-9B-Chat", "GSM8K, Yi-1.5-9B"): "(?i)^yi-",
+    Cell("zeroeval_math_l5", "gpt-4o-2024-05-13", "MATH level 5, GPT-4o"): GPT,
+    Cell("zeroeval_crux", "gpt-4o-2024-05-13", "CRUXEval, GPT-4o"): GPT,
+    Cell("zeroeval_crux", "o1-mini-2024-09-12", "CRUXEval, o1-mini (reasoning)", True): GPT,
+    Cell("arena_hard_1k_478", "vicuna-13b-v1.5", "Arena (2023), Vicuna-13B"): "vicuna",
+    Cell(
+        "alpaca_eval", "Meta-Llama-3.1-405B-Instruct-Turbo", "AlpacaEval (chat), Llama-3.1-405B"
+    ): LLAMA,
+    Cell(
+        "mmlu_pro", "Meta-Llama-3_1-70B-Instruct", "MMLU-Pro, Llama-3.1-70B", prompts=4_000
+    ): LLAMA,
+}
+"""Cells, and a pattern of the LLMs that are too near of kin to count as others."""
+OWN, HALF, OTHERS = "own lengths", "half others'", "others' alone"
+WEIGHTS = {OWN: 1.0, HALF: 0.5, OTHERS: 0.0}
+"""Of the LLM's own lengths."""
+HEAD = HeadSettings(delta=0.05, lr=RATE)
+COLUMNS = ("labels", "tau [95 %]", f"less that of {OWN} [95 %]", RIDGE, f"less the {RIDGE}'s")
+INTRODUCTION = """\
+One LLM's prompts, labelled by what other LLMs answered to them (`pars borrow`): each training
+prompt gets one of the LLM's own lengths, the one whose rank is the mean of the LLM's own rank and
+those of the others, or of the others alone. LLMs of its own kin are left out, and nobody's lengths
+of prompts that choose or judge are borrowed: there the LLM's own count. The margin objective on
+frozen features, as in the first section with the middle one of its learning rates; the n-gram ridge
+learns from the same labels. What the *others' alone* give needs no length of the LLM to learn from:
+only its distribution of lengths, which orders nothing."""
+
+
+def run(bench: Workbench) -> Section:
+    """Compare own labels with borrowed ones in every cell."""
+    parts, tables = [], []
+    gains: dict[str, list[Estimate]] = {HALF: [], OTHERS: []}
+    leads: dict[str, list[float]] = {name: [] for name in WEIGHTS}
+    for cell in CELLS:
+        frozen = frozen_cell(bench, cell)
+        others = others_of(bench, cell, frozen.table)
+        runs = [_judged(bench, cell, frozen, others, seed) for seed in range(bench.seeds)]
+        found = judge(frozen.table, runs, OWN)
+        for name in WEIGHTS:
+            leads[name].append(_lead(found, name))
+        for name, each in gains.items():
+            each.append(found[name].gain)
+        parts.append(
+            f"**{cell.title}**: {len(frozen.table.prompts)} prompts, {len(runs[0].prompts)} judged "
+            f"per seed; {len(others)} other LLMs."
+        )
+        parts.append(table(COLUMNS, [_row(found, name) for name in WEIGHTS]))
+        tables.append(frozen.table.prompts)
+    sets = prompt_sets(tables)
+    means = {name: mean_gain(each, sets) for name, each in gains.items()}
+    lines = [
+        f"- {name}: {shown(mean, signed=True)}, {np.mean(leads[name]):+.3f} over the {RIDGE} by "
+        "the same labels in the mean of the cells."
+        for name, mean in means.items()
+    ]
+    return Section(
+        "Borrowed lengths",
+        [
+            INTRODUCTION,
+            matrix_page.seeds(bench.seeds),
+            f"Mean difference to {OWN} ({np.mean(leads[OWN]):+.3f} over the {RIDGE} in the mean of "
+            f"the cells) over {len(set(sets))} sets of prompts:",
+            "\n".join(lines),
+            *parts,
+        ],
+        short=(
+            f"Labels from other LLMs on the same prompts: tau less that of {OWN} is "
+            f"{shown(means[HALF], signed=True)} ({HALF}) and "
+            f"{shown(means[OTHERS], signed=True)} ({OTHERS}), in the mean over {len(set(sets))} "
+            "sets of prompts."
+        ),
+    )
+
+
+def _row(found: Mapping[str, Standing], name: str) -> list[str]:
+    mine, ridge = found[name], found[_ridge_of(name)]
+    gain = "reference" if name == OWN else shown(mine.gain, signed=True)
+    return [name, shown(mine.tau), gain, shown(ridge.tau), f"{_lead(found, name):+.3f}"]
+
+
+def _lead(found: Mapping[str, Standing], name: str) -> float:
+    return found[name].tau.value - found[_ridge_of(name)].tau.value
+
+
+def _ridge_of(name: str) -> str:
+    return f"{RIDGE}, {name}"
+
+
+def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, others: Floats, seed: int) -> Judged:
+    """Scores of one seed's judged prompts, by heads and ridges from all kinds of labels."""
+    part = frozen.part(seed)
+    judged = part == "judge"
+    scores: dict[str, Floats] = {}
+    for name, weight in WEIGHTS.items():
+
+        def compute(weight: float = weight) -> Result:
+            labels = labelled(frozen.table, others, part == "train", weight)
+            head = fit_head(labels, frozen.features, part, HEAD, seed)[1]
+            texts = np.array(labels.prompts, dtype=object)
+            target, _ = rank_targets(labels, ~judged[labels.prompt])
+            ridge = NgramRidge(list(texts[~judged]), target[~judged])
+            return {
+                "head": head[judged].tolist(),
+                "ridge": ridge.score(list(texts[judged])).tolist(),
+            }
+
+        settings = {**asdict(HEAD), "weight": weight, "seed": seed}
+        settings["others"] = hashlib.sha256(others.tobytes()).hexdigest()
+        label = f"{cell.title}, {name}, seed {seed}"
+        code = (*CODE, "pars_model.borrow", "pars_model.ngrams")
+        found = bench.kept(label, settings, compute, code, frozen.sha256)
+        scores[name] = np.array(found["head"])
+        scores[_ridge_of(name)] = np.array(found["ridge"])
+    return Judged(np.flatnonzero(judged), scores)
+
+
+def others_of(bench: Workbench, cell: Cell, lengths: LengthTable) -> Floats:
+    """What LLMs that are not of the cell's kin answered to a table's prompts, (LLMs, prompts)."""
+    texts, rows = read_dataset(bench.data_root, cell.dataset)
+    place = {text: number for number, text in enumerate(lengths.prompts)}
+    found: dict[str, Floats] = {}
+    for row in rows:
+        number = place.get(texts.get(row["prompt_id"], ""))
+        if number is not None and row["length"] > 0 and not re.search(CELLS[cell], row["model"]):
+            mine = found.setdefault(row["model"], np.full(len(place), np.nan))
+            mine[number] = row["length"]
+    return np.array([found[name] for name in sorted(found)]).reshape(-1, len(place))
+
+
+def labelled(
+    lengths: LengthTable, others: Floats, train: NDArray[np.bool_], weight: float
+) -> LengthTable:
+    """One LLM's table with other labels on its training prompts.
+
+    Args:
+        lengths: of the LLM, one item per prompt.
+        others: what others answered, (LLMs, prompts), NaN where nothing.
+        train: whether a prompt is learned from, (prompts,).
+        weight: of its own lengths.
+    """
+    learned = np.flatnonzero(train[lengths.prompt])
+    own, cut_off = lengths.length[learned], lengths.censored[learned]
+    places = borrowed_places(own, others[:, lengths.prompt[learned]], weight)
+    whose = same_rank(places, own, cut_off)
+    length, censored = lengths.length.copy(), lengths.censored.copy()
+    length[learned], censored[learned] = own[whose], cut_off[whose]
+    return replace(
+        lengths,
+        length=length,
+        censored=censored,
+        sample_length=length,
+        sample_censored=censored,
+        sample_start=np.arange(len(lengths) + 1),
+    )
