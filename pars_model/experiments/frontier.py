@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,20 @@ import yaml
 from numpy.typing import NDArray
 
 from pars_export.files import atomic_folder, sha256_file
+from pars_model.experiments.frontier_page import (
+    BURST,
+    HEAD,
+    OTHERS,
+    TEACHER,
+    Leads,
+    Place,
+    goals,
+    picture,
+)
 from pars_model.experiments.hollow import hollow_out
 from pars_model.experiments.judging import RESAMPLES
 from pars_model.experiments.linear_folder import write_linear
-from pars_model.experiments.matrix import RIDGE, shown
+from pars_model.experiments.matrix import RIDGE
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.recipe import CODE as FIT_CODE
@@ -32,17 +42,12 @@ from pars_model.experiments.recipe import (
     there,
     train,
     whole_fit,
-    word,
 )
 from pars_model.experiments.workbench import LeftOutError, Result, Workbench
 from pars_model.lengths import LengthTable, read_lengths, split_prompts
 from pars_model.metrics import Estimate, estimates, kendall_tau
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.transforms import Bbox
-
-    from pars_bench.chart import Palette
     from pars_model.evaluate import Scorer
 
 CELL = CELLS[0]
@@ -55,7 +60,6 @@ EPOCHS = 4
 """Of a student, on so many texts: on validation six were no better, and half the splices worse."""
 LAYERS = (2, 3)
 """First layers of MiniLM that are fine-tuned beside all of it, which teaches the students."""
-TEACHER = "MiniLM, 6 layers"
 STUDENTS: Mapping[str, tuple[int, int]] = {
     "student, 64 channels": (64, 1),
     "student, 128 channels": (128, 1),
@@ -81,15 +85,7 @@ SPEED_CODE = (
     "pars_export.words",
     *(f"pars_export.runtimes.{name}" for name in ("encoded", "ngrams", "student")),
 )
-HEIGHTS = (4, -9, -18, 13, -27)
-"""Points above its mark at which a name may stand, until one is free."""
-NEAR, OVER, FAST = 0.015, 0.03, 100.0
-"""Wanted of a student: so near its teacher, so far over the ridge, in so many microseconds."""
-ROUNDS, ALONE, BURST = 5, 64, 256
-OTHERS = (TEACHER, RIDGE)
-Leads = Mapping[str, Mapping[str, Estimate]]
-"""Of each student over each of `OTHERS`, in tau, with the interval of the difference."""
-HEAD = ("predictor", "tau [95 %]", "us a prompt, alone", f"us a prompt, {BURST} at once", "minutes")
+ROUNDS, ALONE = 5, 64
 INTRODUCTION = f"""\
 {CELL.title}: all learn from the same prompts with lengths; a tenth of the table's prompts, by a
 hash of the text, chooses epochs (the ridge learns from it too) and another tenth judges. Encoders
@@ -105,30 +101,6 @@ rounds in which all take turns, on judged prompts, one by one and {BURST} in a c
 TIMES = """\
 *Minutes* are those of training, of six layers with {cores} threads and of the rest with {threads},
 for a student without the teacher's reading where what it said was kept."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """One point of the frontier.
-
-    Attributes:
-        name: of the predictor.
-        tau: on the judged prompts.
-        alone: microseconds of a prompt scored alone.
-        burst: microseconds of a prompt among many in one call.
-        minutes: of training; None where nothing was trained.
-    """
-
-    name: str
-    tau: Estimate
-    alone: float
-    burst: float
-    minutes: float | None
-
-    def row(self) -> list[str]:
-        """For the table."""
-        minutes = "-" if self.minutes is None else f"{self.minutes:.1f}"
-        return [self.name, shown(self.tau), f"{self.alone:,.0f}", f"{self.burst:,.0f}", minutes]
 
 
 def run(bench: Workbench) -> Section:
@@ -160,7 +132,7 @@ def run(bench: Workbench) -> Section:
             INTRODUCTION,
             TIMES.format(cores=CORES, threads=bench.threads),
             table(HEAD, [each.row() for each in places]),
-            _goals(places, leads, least),
+            goals(places, leads, least),
             f"Not run: {'; '.join(left_out)}.",
         ],
         {"frontier.png": picture([place for place in places if place.name != LENGTH])},
@@ -370,84 +342,3 @@ def _on_one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
-
-
-def _goals(places: Sequence[Place], leads: Leads, least: float) -> str:
-    """What was wanted of the students, and what came of it.
-
-    Args:
-        places: all.
-        leads: of each student over its teacher and over the ridge.
-        least: microseconds of a hollow student alone.
-    """
-    by_name = {place.name: place for place in places}
-    lines = [
-        f"Wanted of a student: within {NEAR} of its teacher ({TEACHER}), {OVER} over the ridge, at "
-        f"most {FAST:.0f} us alone and in a burst."
-    ]
-    for name in STUDENTS:
-        place = by_name[name]
-        behind, over = leads[name][TEACHER], leads[name][RIDGE]
-        slowest = max(place.alone, place.burst)
-        told = (
-            f"{_signed(behind)} to its teacher ({word(-behind.value <= NEAR)})",
-            f"{_signed(over)} to the ridge ({word(over.value >= OVER)})",
-            f"{slowest:.0f} us at worst ({word(slowest <= FAST)})",
-        )
-        lines.append(f"- {name}: {', '.join(told)}.")
-    lines.append(
-        f"- With one channel and one neuron left a student still takes {least:.0f} us alone: that "
-        "is what reading a text and calling numpy some thirty times cost, whatever is computed."
-    )
-    return "\n".join([lines[0], "", *lines[1:]])
-
-
-def _signed(lead: Estimate) -> str:
-    return f"{lead.value:+.4f} [{lead.low:+.3f}, {lead.high:+.3f}]"
-
-
-def picture(places: Sequence[Place]) -> Callable[[Path], None]:
-    """Writes a PNG: tau over microseconds on a log axis, a pair of marks for each predictor."""
-
-    def draw(axes: Axes, palette: Palette) -> None:
-        for kind, colour, mark in (("alone", "curve0", "o"), ("burst", "curve1", "s")):
-            axes.errorbar(
-                [getattr(place, kind) for place in places],
-                [place.tau.value for place in places],
-                yerr=[
-                    [place.tau.value - (place.tau.low or place.tau.value) for place in places],
-                    [(place.tau.high or place.tau.value) - place.tau.value for place in places],
-                ],
-                fmt=mark,
-                markersize=4,
-                color=palette[colour],
-                label="alone" if kind == "alone" else f"{BURST} at once",
-            )
-        axes.set_xscale("log")
-        axes.set_xlabel("microseconds a prompt, tokenising included")
-        axes.set_ylabel("tau")
-        axes.margins(x=0.25)
-        taken: list[Bbox] = []
-        for place in places:
-            label = axes.annotate(
-                place.name,
-                (max(place.alone, place.burst), place.tau.value),
-                xytext=(4, 4),
-                textcoords="offset points",
-                fontsize=6.5,
-                color=palette["ink"],
-            )
-            for height in HEIGHTS:
-                label.xyann = (4, height)
-                box = label.get_window_extent()
-                if not any(box.overlaps(other) for other in taken):
-                    break
-            taken.append(box)
-
-    def write(path: Path) -> None:
-        from pars_bench.chart import Palette, write_png
-
-        colours = {"ink": "#1c2430", "line": "#d5dae1", "curve0": "#0b62c4", "curve1": "#c2570c"}
-        write_png(path, draw, Palette(colours))
-
-    return write

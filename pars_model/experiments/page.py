@@ -144,3 +144,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
     rule = ["---"] * left + ["---:"] * (len(head) - left)
     lines = [head, rule, *rows]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def word(reached: bool) -> str:
+    """How a page calls what became of a goal."""
+    return "reached" if reached else "missed"

@@ -21,7 +21,7 @@ from pars_model.experiments.cells import Cell
 from pars_model.experiments.judging import RESAMPLES
 from pars_model.experiments.matrix import RIDGE, shown
 from pars_model.experiments.objectives import CELLS
-from pars_model.experiments.page import Section, table
+from pars_model.experiments.page import Section, table, word
 from pars_model.experiments.workbench import Result, Workbench, source_digest
 from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
 from pars_model.metrics import (
@@ -388,11 +388,6 @@ def goal(cell: Cell, found: Result, gain: Estimate) -> str:
         minutes, most = found["minutes"], MINUTES[cell]
         told.append(f"{minutes:.1f} minutes of at most {most:.0f} ({word(minutes <= most)})")
     return f"- {cell.title}: {', '.join(told)}."
-
-
-def word(reached: bool) -> str:
-    """How a page calls what became of a goal."""
-    return "reached" if reached else "missed"
 
 
 def _tokens(found: Result) -> list[str]:

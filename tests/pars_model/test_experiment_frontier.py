@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from pars_export import Predictor
 from pars_model.encoder import find_encoder, pretrained_weights
-from pars_model.experiments import frontier
+from pars_model.experiments import frontier, frontier_page
 from pars_model.experiments.cells import Cell, write_table
-from pars_model.experiments.frontier import Place
+from pars_model.experiments.frontier_page import BURST, TEACHER, Place
 from pars_model.experiments.linear_folder import write_linear
 from pars_model.experiments.matrix import RIDGE
 from pars_model.lengths import read_lengths, split_prompts
@@ -51,21 +51,18 @@ def places() -> list[Place]:
     ]
 
 
-def test_it_is_said_what_students_reached_and_what_they_missed(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(frontier, "STUDENTS", list(frontier.STUDENTS)[:2])
+def test_it_is_said_what_students_reached_and_what_they_missed() -> None:
     leads = {
         "student, 64 channels": {
-            frontier.TEACHER: Estimate(-0.010, -0.02, 0.0),
+            TEACHER: Estimate(-0.010, -0.02, 0.0),
             RIDGE: Estimate(0.040, 0.01, 0.07),
         },
         "student, 128 channels": {
-            frontier.TEACHER: Estimate(-0.040, -0.05, -0.03),
+            TEACHER: Estimate(-0.040, -0.05, -0.03),
             RIDGE: Estimate(0.010, 0.0, 0.02),
         },
     }
-    text = frontier._goals(places(), leads, least=77.4)
+    text = frontier_page.goals(places(), leads, least=77.4)
     assert "of its teacher (MiniLM, 6 layers)" in text
     assert (
         "- student, 64 channels: -0.0100 [-0.020, +0.000] to its teacher (reached), "
@@ -80,7 +77,7 @@ def test_it_is_said_what_students_reached_and_what_they_missed(
 
 def test_the_picture_is_drawn(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    frontier.picture(places())(tmp_path / "frontier.png")
+    frontier_page.picture(places())(tmp_path / "frontier.png")
     assert (tmp_path / "frontier.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -115,5 +112,5 @@ def test_texts_go_one_by_one_and_many_at_once(monkeypatch: pytest.MonkeyPatch) -
     found = frontier._microseconds(scorers, [f"text {n}" for n in range(100)])
     assert found.keys() == {"a", "b"}
     assert all(us > 0 for pair in found.values() for us in pair)
-    assert set(scorers["a"].calls) == {1, frontier.BURST}
+    assert set(scorers["a"].calls) == {1, BURST}
     assert scorers["a"].calls.count(1) == 2 * frontier.ALONE  # to warm up, and what counts
