@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from pars_export.files import atomic_folder, sha256_file
+from pars_model.experiments import fine_tuning
+from pars_model.experiments.fine_tuning import CORES, WHOLE_ALPACA
 from pars_model.experiments.frontier_page import (
     BURST,
     HEAD,
@@ -26,26 +27,15 @@ from pars_model.experiments.frontier_page import (
     goals,
     picture,
 )
+from pars_model.experiments.held_out import gain_of, judged_items, ridge_of, tau_of
 from pars_model.experiments.hollow import hollow_out
-from pars_model.experiments.judging import RESAMPLES
 from pars_model.experiments.linear_folder import write_linear
 from pars_model.experiments.matrix import RIDGE
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table
-from pars_model.experiments.recipe import CODE as FIT_CODE
-from pars_model.experiments.recipe import (
-    CONFIG,
-    CORES,
-    WHOLE_ALPACA,
-    fit_folder,
-    tau_of,
-    there,
-    train,
-    whole_fit,
-)
 from pars_model.experiments.workbench import LeftOutError, Result, Workbench
-from pars_model.lengths import LengthTable, read_lengths, split_prompts
-from pars_model.metrics import Estimate, estimates, kendall_tau
+from pars_model.lengths import LengthTable, read_lengths
+from pars_model.metrics import Estimate
 
 if TYPE_CHECKING:
     from pars_model.evaluate import Scorer
@@ -107,10 +97,10 @@ def run(bench: Workbench) -> Section:
     """Train what is missing, then judge and time all of it."""
     path = bench.table(CELL)
     lengths = read_lengths(path)
-    minutes: dict[str, float | None] = {DEFAULT: None, RIDGE: None}
+    minutes: dict[str, float | None] = dict.fromkeys((DEFAULT, RIDGE, LENGTH, LINEAR))
     folders: dict[str, Path] = {}
-    folders[TEACHER], minutes[TEACHER] = _teacher(bench)
-    minutes[LENGTH] = minutes[LINEAR] = None
+    folders[TEACHER], found = fine_tuning.whole_fit(bench, CELL)
+    minutes[TEACHER] = float(found["minutes"])
     folders[LINEAR] = write_linear(bench.out / "frontier" / "linear", lengths)
     left_out = [
         f"12 layers ({TWELVE}): its weights come with no package; what it takes with random ones "
@@ -140,32 +130,27 @@ def run(bench: Workbench) -> Section:
     )
 
 
-def _teacher(bench: Workbench) -> tuple[Path, float]:
-    """The predictor folder of the default recipe, which the experiment of that name makes too."""
-    folder, found = whole_fit(bench, CELL)
-    return folder, float(found["minutes"])
-
-
 def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
     """The predictor folder of a fine-tuned encoder of so many layers, and its minutes."""
     from pars_export.export import export_checkpoint
     from pars_model.callbacks import BEST
 
     place = bench.out / "frontier" / f"layers{layers}-threads{bench.threads}"
-    root = fit_folder(place, path)
+    root = fine_tuning.fit_folder(place, path)
     encoder, folder = root / "encoder", root / "predictor"
 
     def compute() -> Result:
         if not encoder.is_dir():
             shallow(encoder, layers)
-        minutes = train(root, path, ["--model.encoder", str(encoder)])
+        minutes = fine_tuning.train(root, path, ["--model.encoder", str(encoder)])
         export_checkpoint(root / BEST, folder)
         return {"minutes": minutes}
 
-    config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
-    settings = {"config": config, "layers": layers, "threads": bench.threads}
-    found = bench.kept(f"fine-tune {layers} layers", settings, compute, FIT_CODE, sha256_file(path))
-    return there(folder), float(found["minutes"])
+    settings = {"config": fine_tuning.config(), "layers": layers, "threads": bench.threads}
+    found = bench.kept(
+        f"fine-tune {layers} layers", settings, compute, fine_tuning.CODE, sha256_file(path)
+    )
+    return fine_tuning.there(folder), float(found["minutes"])
 
 
 def shallow(folder: Path, layers: int) -> None:
@@ -220,7 +205,7 @@ def _student(bench: Workbench, path: Path, teacher: Path, name: str) -> tuple[Pa
     label = f"distil {name}"
     data = sha256_file(path) + sha256_file(more)
     found = bench.kept(label, settings, compute, STUDENT_CODE, data)
-    return there(folder), float(found["minutes"])
+    return fine_tuning.there(folder), float(found["minutes"])
 
 
 def _places(
@@ -235,22 +220,17 @@ def _places(
     from pars_export import Predictor
     from pars_export.artifact import DEFAULT_PREDICTOR, folder_sha256
 
-    split = split_prompts(lengths)
-    test = np.flatnonzero((split == "test")[lengths.prompt])
-    texts = [lengths.prompts[number] for number in lengths.prompt[test]]
+    test, texts = judged_items(lengths)
 
     def compute() -> Result:
-        scorers: dict[str, Scorer] = {
-            RIDGE: _ridge(lengths, split != "test"),
-            LENGTH: _Characters(),
-        }
+        scorers: dict[str, Scorer] = {RIDGE: ridge_of(lengths), LENGTH: _Characters()}
         scorers[DEFAULT] = Predictor.default()
         scorers |= {name: Predictor.load(folder) for name, folder in folders.items()}
         scores = {name: each.score(texts) for name, each in scorers.items()}
         taus = {name: tau_of(each, lengths, test) for name, each in scores.items()}
         leads = {
             student: {
-                other: _lead(scores[student], scores[other], lengths, test) for other in OTHERS
+                other: gain_of(scores[student], scores[other], lengths, test) for other in OTHERS
             }
             for student in STUDENTS
         }
@@ -277,31 +257,6 @@ class _Characters:
 
     def score(self, texts: Sequence[str], /) -> NDArray[np.float32]:
         return np.array([len(text) for text in texts], dtype=np.float32)
-
-
-def _lead(
-    ours: NDArray[np.float32],
-    theirs: NDArray[np.float32],
-    lengths: LengthTable,
-    test: NDArray[np.int64],
-) -> list[float | None]:
-    """Tau of scores (n,) less that of others, with the interval of the difference."""
-    length, censored = lengths.length[test], lengths.censored[test]
-
-    def difference(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        one, other = (kendall_tau(s[drawn], length[drawn], censored[drawn]) for s in (ours, theirs))
-        return np.array([one - other])
-
-    (found,) = estimates(difference, lengths.prompt[test], RESAMPLES)
-    return [found.value, found.low, found.high]
-
-
-def _ridge(lengths: LengthTable, learned: np.ndarray) -> Any:
-    from pars_model.ngrams import NgramRidge, rank_targets
-
-    target, _ = rank_targets(lengths, learned[lengths.prompt])
-    texts = np.array(lengths.prompts, dtype=object)
-    return NgramRidge(list(texts[learned]), target[learned])
 
 
 def _microseconds(scorers: Mapping[str, Scorer], texts: Sequence[str]) -> dict[str, list[float]]:

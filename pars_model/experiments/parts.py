@@ -6,26 +6,15 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
-
 from pars_export.files import sha256_file
+from pars_model.experiments.fine_tuning import fit, predictor_folder
+from pars_model.experiments.held_out import Fits, curve, gain_of, in_full, judged_items, part_of
 from pars_model.experiments.matrix import RIDGE, shown
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table
-from pars_model.experiments.recipe import (
-    FEW,
-    PAIRED,
-    Fits,
-    curve,
-    fit,
-    gain_of,
-    goal,
-    in_full,
-    part_of,
-    predictor_folder,
-)
+from pars_model.experiments.recipe import FEW, PAIRED, goal
 from pars_model.experiments.workbench import Result, Workbench
-from pars_model.lengths import read_lengths, split_prompts
+from pars_model.lengths import read_lengths
 from pars_model.metrics import Estimate
 
 CELL, OTHER = PAIRED, replace(CELLS[2], prompts=0)
@@ -119,8 +108,7 @@ def _over(bench: Workbench, path: Path, folder: Path, unchanged: Path) -> Estima
 
     def compute() -> Result:
         lengths = read_lengths(path)
-        test = np.flatnonzero((split_prompts(lengths) == "test")[lengths.prompt])
-        texts = [lengths.prompts[number] for number in lengths.prompt[test]]
+        test, texts = judged_items(lengths)
         ours, theirs = (Predictor.load(f, threads=bench.threads).score(texts) for f in folders)
         return {"gain": gain_of(ours, theirs, lengths, test)}
 

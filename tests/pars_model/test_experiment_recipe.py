@@ -15,7 +15,7 @@ import yaml
 
 from pars_export.errors import InputError
 from pars_model.callbacks import LAST
-from pars_model.experiments import parts, recipe
+from pars_model.experiments import fine_tuning, parts, recipe
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.workbench import Workbench
 
@@ -36,7 +36,7 @@ def tiny_recipe(tmp_path: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch) 
     config["trainer"] |= {"accelerator": "cpu", "max_epochs": 2}
     path = tmp_path / "tiny.yaml"
     path.write_text(yaml.safe_dump(config))
-    monkeypatch.setattr(recipe, "CONFIG", path)
+    monkeypatch.setattr(fine_tuning, "CONFIG", path)
 
 
 @pytest.mark.usefixtures("tiny_recipe")
@@ -92,15 +92,15 @@ def test_a_change_is_another_setting_of_a_fit(tmp_path: Path, change: tuple[str,
 def test_the_timed_fit_has_threads_of_its_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, prompts: int
 ) -> None:
-    monkeypatch.setattr(recipe, "MINUTES", {CELL: 1.0})
-    monkeypatch.setattr(recipe, "CORES", 3)
+    monkeypatch.setattr(fine_tuning, "MINUTES", {CELL: 1.0})
+    monkeypatch.setattr(fine_tuning, "CORES", 3)
     asked: list[int] = []
     monkeypatch.setattr(torch, "set_num_threads", asked.append)
     bench = Workbench("recipe", tmp_path, tmp_path)
     (tmp_path / "table.parquet").touch()
-    alone = recipe.predictor_folder(bench, tmp_path / "table.parquet")
-    with recipe._threads(bench, CELL, prompts):
-        folder = recipe.predictor_folder(bench, tmp_path / "table.parquet")
+    alone = fine_tuning.predictor_folder(bench, tmp_path / "table.parquet")
+    with fine_tuning.threads_of(bench, CELL, prompts):
+        folder = fine_tuning.predictor_folder(bench, tmp_path / "table.parquet")
         assert asked == [bench.threads] == [1 if prompts else 3]
     assert (folder == alone) == bool(prompts)
     assert asked[1:] == [bench.threads] == [1]
@@ -111,17 +111,17 @@ def test_another_recipe_or_training_code_has_another_folder(
 ) -> None:
     (tmp_path / "table.parquet").touch()
     table, config = tmp_path / "table.parquet", tmp_path / "config.yaml"
-    monkeypatch.setattr(recipe, "CONFIG", config)
+    monkeypatch.setattr(fine_tuning, "CONFIG", config)
     config.write_text("seed_everything: 0\n")
-    before = recipe.fit_folder(tmp_path, table)
+    before = fine_tuning.fit_folder(tmp_path, table)
     config.write_text("# a comment\nseed_everything: 0\n")
-    assert recipe.fit_folder(tmp_path, table) == before
-    assert recipe.fit_folder(tmp_path, table, ("--model.lr", "1")) != before
+    assert fine_tuning.fit_folder(tmp_path, table) == before
+    assert fine_tuning.fit_folder(tmp_path, table, ("--model.lr", "1")) != before
     config.write_text("seed_everything: 1\n")
-    assert recipe.fit_folder(tmp_path, table) != before
+    assert fine_tuning.fit_folder(tmp_path, table) != before
     config.write_text("seed_everything: 0\n")
-    monkeypatch.setattr(recipe, "source_digest", lambda code: "other")
-    assert recipe.fit_folder(tmp_path, table) != before
+    monkeypatch.setattr(fine_tuning, "source_digest", lambda code: "other")
+    assert fine_tuning.fit_folder(tmp_path, table) != before
 
 
 @pytest.mark.usefixtures("tiny_recipe")
@@ -133,7 +133,7 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
 ) -> None:
     cell = CELL
     monkeypatch.setattr(recipe, "FITS", {cell: (0, 60)})
-    monkeypatch.setattr(recipe, "MINUTES", {cell: 5.0})
+    monkeypatch.setattr(fine_tuning, "MINUTES", {cell: 5.0})
     monkeypatch.setattr(recipe, "PAIRED", cell)
     monkeypatch.setattr(recipe, "FEW", 60)
     rows = make_rows(150)
@@ -167,7 +167,7 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
     again = Workbench("recipe", bench.data_root, bench.out)
     assert recipe.run(again).markdown(again.minutes) == text
     assert again.minutes == first
-    shutil.rmtree(recipe.whole_fit(again, cell)[0])
+    shutil.rmtree(fine_tuning.whole_fit(again, cell)[0])
     with pytest.raises(InputError, match="is gone, though its results are kept"):
         recipe.run(again)
 
@@ -175,7 +175,7 @@ def test_the_recipe_is_fitted_judged_and_its_curve_drawn(
 def test_a_config_that_is_not_there_is_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(recipe, "CONFIG", tmp_path / "no.yaml")
+    monkeypatch.setattr(fine_tuning, "CONFIG", tmp_path / "no.yaml")
     with pytest.raises(InputError, match=r"no\.yaml does not exist: run this from the root"):
         recipe.run(Workbench("recipe", tmp_path, tmp_path))
 
@@ -193,9 +193,9 @@ def test_a_fit_goes_on_and_its_minutes_add_up(
     (tmp_path / "fit").mkdir()
     clock = iter((0.0, 120.0, 1000.0, 1060.0))
     monkeypatch.setattr("pars_model.cli.main", fit)
-    monkeypatch.setattr(recipe, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    monkeypatch.setattr(fine_tuning, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     with pytest.raises(KeyboardInterrupt):
-        recipe.train(tmp_path / "fit", tmp_path / "table.parquet")
-    assert recipe.train(tmp_path / "fit", tmp_path / "table.parquet") == 3.0
+        fine_tuning.train(tmp_path / "fit", tmp_path / "table.parquet")
+    assert fine_tuning.train(tmp_path / "fit", tmp_path / "table.parquet") == 3.0
     assert "--ckpt_path" not in asked[0]
     assert asked[1][-2:] == ["--ckpt_path", str(tmp_path / "fit" / LAST)]
