@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pars_model.experiments.matrix import RIDGE, shown
-from pars_model.experiments.page import word
+from pars_model.experiments.page import png, word
 from pars_model.metrics import Estimate
 
 if TYPE_CHECKING:
@@ -125,10 +125,4 @@ def picture(places: Sequence[Place]) -> Callable[[Path], None]:
                     break
             taken.append(box)
 
-    def write(path: Path) -> None:
-        from pars_bench.chart import Palette, write_png
-
-        colours = {"ink": "#1c2430", "line": "#d5dae1", "curve0": "#0b62c4", "curve1": "#c2570c"}
-        write_png(path, draw, Palette(colours))
-
-    return write
+    return png(draw)

@@ -15,7 +15,7 @@ from pars_model.experiments.matrix import (
     rows_of,
     shown,
 )
-from pars_model.experiments.page import table
+from pars_model.experiments.page import COLOURS, png, table
 from pars_model.metrics import Estimate
 
 if TYPE_CHECKING:
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from pars_bench.chart import Palette
 
 HEAD = ("method", "learning rates", "tau [95 %]", "sd over seeds", "difference [95 %]")
-
-COLOURS = ("#0b62c4", "#c2570c", "#0a8a5f", "#8a3fa0", "#6b7480", "#b0912a", "#c4336f")
 
 
 def overall(comparisons: Sequence[Comparison], name: str) -> Estimate:
@@ -184,10 +182,4 @@ def picture(
         axes.invert_yaxis()
         axes.set_xlabel(f"tau less that of {reference}")
 
-    def write(path: Path) -> None:
-        from pars_bench.chart import Palette, write_png
-
-        curves = {f"curve{number}": colour for number, colour in enumerate(COLOURS)}
-        write_png(path, draw, Palette({"ink": "#1c2430", "line": "#d5dae1", **curves}))
-
-    return write
+    return png(draw)

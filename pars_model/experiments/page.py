@@ -6,13 +6,19 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
 from pars_model.experiments.matrix import RIDGE
 from pars_model.experiments.registry import EXPERIMENTS
 
+if TYPE_CHECKING:
+    from pars_bench.chart import Draw
+
 SHORT = "**In short.** "
+COLOURS = ("#0b62c4", "#c2570c", "#0a8a5f", "#8a3fa0", "#6b7480", "#b0912a", "#c4336f")
+"""Of curves, ``curve0`` and so on."""
 HEAD = """\
 # Ranking
 
@@ -149,3 +155,15 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]], left: int = 1) -> 
 def word(reached: bool) -> str:
     """How a page calls what became of a goal."""
     return "reached" if reached else "missed"
+
+
+def png(draw: Draw) -> Callable[[Path], None]:
+    """Writes a chart as a PNG in the page's colours."""
+
+    def write(path: Path) -> None:
+        from pars_bench.chart import Palette, write_png
+
+        curves = {f"curve{number}": colour for number, colour in enumerate(COLOURS)}
+        write_png(path, draw, Palette({"ink": "#1c2430", "line": "#d5dae1", **curves}))
+
+    return write
