@@ -31,6 +31,19 @@ _TF32 = "NVIDIA_TF32_OVERRIDE"
 """Set to 0, NVIDIA's libraries use no TF32. The TensorRT provider has no option for it."""
 
 
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """How every session here computes."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Waiting threads must sleep, not spin: the cores belong to an engine.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Patterns of memory are kept per shape, and here every batch has a shape of its own.
+    options.enable_mem_pattern = False
+    return options
+
+
 class OnnxCore:
     """One inference session."""
 
@@ -48,21 +61,15 @@ class OnnxCore:
                 "environment."
             )
         check_self_contained(path)
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads
-        options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # Waiting threads must sleep, not spin: the cores belong to an engine.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        # Patterns of memory are kept per shape, and here every batch has a shape of its own.
-        options.enable_mem_pattern = False
         self._path = path
         # A session opened before a fork may wait for threads that the child does not have; one
         # opened in the child is sound on a CPU. A CUDA context cannot be used in a forked child.
         self.survives_fork = provider == CPU
         try:
             self._session = onnxruntime.InferenceSession(
-                str(path), options, providers=[(provider, _EXACT.get(provider, {}))]
+                str(path),
+                session_options(threads),
+                providers=[(provider, _EXACT.get(provider, {}))],
             )
         except Exception as error:  # onnxruntime's errors share no base class
             raise PredictorError(
