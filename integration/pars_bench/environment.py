@@ -49,6 +49,15 @@ def memory_mib(field: str) -> float | None:
     return None
 
 
+def forget_peak() -> bool:
+    """Let ``VmHWM`` begin anew, at what this process has now; False where that cannot be had."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return False
+    return True
+
+
 def _versions() -> Sequence[tuple[str, str]]:
     found = []
     for name, distribution in DISTRIBUTIONS:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import importlib.util
-import json
 import shutil
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,65 +13,26 @@ import pyarrow.parquet as pq
 import pytest
 from tiny_predictor import tiny_config, tiny_tokenizer_json, write_tiny_predictor
 
+from pars_bench.environment import forget_peak, memory_mib
 from pars_bench.predictor import baselines, bench, cells, processes, speed
 from pars_bench.predictor.contestants import Contestant, choose
-from pars_bench.predictor.goals import sentences
 from pars_bench.predictor.grid import QUICK
-from pars_bench.predictor.page import losses, render
-from pars_bench.predictor.products import Products, products_name
-from pars_bench.predictor.rates import OPERATIONS, UNITS, rate_calls
-from pars_bench.predictor.report import (
-    PredictorReport,
-    SpeedCell,
-    over_floor,
-    over_floor_exchanged,
-    over_floor_of_products,
-    rates_of,
-)
-from pars_bench.predictor.roundings import Roundings, roundings_name
+from pars_bench.predictor.products import products_name
+from pars_bench.predictor.rates import UNITS
 from pars_bench.predictor.texts import TextMaker, repeated
-from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.errors import ConfigError
 from pars_export.inputs import InputSpec, TextTokenizer
-from pars_export.int8 import store_int8
 from pars_export.runtimes import RUNTIMES
 from pars_export.table import write_table_predictor
 from pars_model.__main__ import main
 from pars_model.experiments.linear_folder import write_linear
 from pars_model.lengths import read_lengths
 
-MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
-RATES = {"float32": 1e11, "int8": 2e11, "memory": 1e10}
-
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_predictor(tmp_path_factory.mktemp("bench") / "tiny")
-
-
-def test_work_of_an_encoder_by_its_published_sizes() -> None:
-    work = work_of_encoder(MINILM, "onnx")
-    # 10.6 million weights in six layers, two operations each; 384 wide: 4 x 384 x 6 by attention.
-    assert work.weights == 2 * 10_616_832
-    assert work.attention == 9216
-    assert work.weight_bytes == 4 * 10_616_832
-    assert work_of_encoder(MINILM, "onnx-bf16").weight_bytes == 2 * 10_616_832
-    assert work_of_encoder(baselines.BERT_BASE, "torch").weights == 2 * 84_934_656
-    assert work_of_encoder(baselines.OPT_125M, "torch").weights == 2 * 84_934_656
-
-
-def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
-    work = Work("int8", weights=200, attention=10, text=400, weight_bytes=50, row_bytes=5)
-    rates = {"float32": 10.0, "int8": 100.0, "memory": 1e9}
-    # (3 + 5 tokens) x 200 and two texts x 400 in int8; (9 + 25) x 10 in float32
-    assert work.floor([3, 5], rates) == pytest.approx((8 * 200 + 2 * 400) / 100 + 34 * 10 / 10)
-    assert work.floor([3, 5], rates | {"memory": 0.5}) == pytest.approx((50 + 8 * 5) / 0.5)
-
-
-def test_what_a_student_does_not_read_costs_it_nothing() -> None:
-    work = Work("float32", 100, 0, 0, 0, 0, most_tokens=4)
-    assert work.floor([4], RATES) == work.floor([400], RATES) > work.floor([3], RATES)
 
 
 def test_texts_have_exactly_the_tokens_asked_for(folder: Path) -> None:
@@ -136,8 +94,20 @@ def test_a_run_that_is_interrupted_goes_on(
     assert main(command) == 130
     assert not out.exists()
     monkeypatch.setattr(cells, "measure_start", counted)
+    measure = processes.measure_memory
+
+    def stopped(contestant: Contestant, *rest: object) -> object:
+        started.append(f"memory of {contestant.name}")
+        if started.count("memory of other onnx") == 1:
+            raise KeyboardInterrupt
+        return measure(contestant, *rest)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cells, "measure_memory", stopped)
+    assert main(command) == 130
     assert main(command) == 0
-    assert started == ["tiny onnx", "other onnx"]  # the first one was not measured again
+    # Nothing that was there was measured again.
+    assert started[:2] == ["tiny onnx", "other onnx"]
+    assert started[2:] == [f"memory of {name}" for name in ("tiny onnx", *["other onnx"] * 2)]
     assert not out.with_name("out.json.cells").exists()
 
     report = bench.read_report(out)
@@ -157,6 +127,9 @@ def test_a_run_that_is_interrupted_goes_on(
     for cell in report["speed"]:
         products = {products_name(name, "float32") for name in ("tiny", "other")}
         assert set(cell["speeds"]) == {*UNITS, *products, *report["contestants"]}
+        profiled = cell["parts"]
+        assert profiled.keys() == report["contestants"].keys()
+        assert all(sum(each["shares"].values()) == pytest.approx(1) for each in profiled.values())
         for found in cell["speeds"].values():
             assert len(found["seconds"]) == 2
             assert min(found["seconds"]) > 0
@@ -167,6 +140,15 @@ def test_a_run_that_is_interrupted_goes_on(
     assert onnx["peak_mib"][0] is not None
     assert onnx["resident_mib"][0] is not None
     assert onnx["peak_mib"][0] >= onnx["resident_mib"][0] > 20
+    assert [(cell["length"], cell["batch"]) for cell in report["memory"]] == [
+        (16, 1),
+        (32, 1),
+        (16, 4),
+        (32, 4),
+    ]
+    for peaks in (each["peak_mib"] for each in report["memory"]):
+        assert peaks.keys() == report["contestants"].keys()
+        assert all(peak is not None and peak > 20 for peak in peaks.values())
     (burst,) = report["bursts"]
     assert burst["seconds"].keys() == {"tiny onnx", "other onnx"}
     few = burst["few"]
@@ -180,6 +162,8 @@ def test_a_run_that_is_interrupted_goes_on(
 
     text = page.read_text()
     assert "`pars bench predictor" in text
+    assert "## Where a call's time goes" in text
+    assert "| one thread, tokens a call | 16 | 32 | 64 | 128 |" in text
     assert "| ms a prompt, 32 in one call | ms a prompt, one by one |" in text
     for name in ("latency", "floor"):
         picture = page.with_name(f"page-{name}.svg")
@@ -188,6 +172,34 @@ def test_a_run_that_is_interrupted_goes_on(
     before = {path: path.read_bytes() for path in page.parent.iterdir()}
     assert main([*command[:2], "--json", str(out), "--markdown", str(page), "--page-only"]) == 0
     assert {path: path.read_bytes() for path in page.parent.iterdir()} == before
+
+
+def test_memory_is_that_of_each_call(folder: Path) -> None:
+    own = choose([folder], [])[0]
+    small, large = ["what is the moon"], ["what is the moon " * 5] * 600
+    first, most, after = processes.measure_memory(own, 1, 32, [small, large, small])
+    assert first is not None
+    assert most is not None
+    assert after is not None
+    assert first < most
+    assert after < most + 1  # the peak begins anew, but what the library keeps stays
+
+
+def test_a_peak_begins_anew_where_the_system_can_do_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = np.ones(200 << 20, dtype=np.uint8)
+    del before
+    high = memory_mib("VmHWM")
+    assert high is not None
+    assert forget_peak()
+    low = memory_mib("VmHWM")
+    assert low is not None
+    assert low < high - 100
+
+    def refused(*given: object) -> int:
+        raise PermissionError
+
+    monkeypatch.setattr(Path, "write_text", refused)
+    assert not forget_peak()
 
 
 def test_large_calls_are_the_folders_own_alone(folder: Path) -> None:
@@ -221,160 +233,6 @@ def test_baselines_score_what_they_are_given(folder: Path) -> None:
         assert scores[0] != scores[1], name
 
 
-def report_of(name: str, entry: dict[str, object], ms: float, bert_ms: float) -> PredictorReport:
-    """A report with one predictor, whose every figure follows from two times of a prompt."""
-    seconds = {name: ms / 1e3, "BERT": bert_ms / 1e3}
-    seconds |= {rate: amount / (OPERATIONS / 20e-3) for rate, (_, amount) in UNITS.items()}
-    work = {"precision": "float32", "weights": 1e6, "attention": 0.0, "text": 0.0}
-    work |= {"weight_bytes": 0.0, "row_bytes": 0.0, "most_tokens": None}
-    value = {
-        "environment": {"cores": 2},
-        "settings": {"command": "pars bench predictor x --json OUT", "rounds": 3},
-        "predictors": {"x": "ab" * 32},
-        "contestants": {
-            name: {
-                "folder": "x",
-                "auto": True,
-                "large": False,
-                "work": work,
-                "parity": {"max_abs_diff": 0.08, "bound": 0.29, "tau": 0.9912, "prompts": 500},
-                **entry,
-            },
-            "BERT": {
-                "what": "bert-base",
-                "folder": None,
-                "auto": False,
-                "large": True,
-                "work": None,
-                "parity": None,
-            },
-        },
-        "speed": [
-            {
-                "threads": 1,
-                "length": 32,
-                "batch": 1,
-                "speeds": {
-                    n: {"seconds": [s] * 3, "cores": [0.5, 1.0]} for n, s in seconds.items()
-                },
-            }
-        ],
-        "starts": {
-            n: {
-                "seconds": [ms / 5],
-                "cpu_seconds": [ms / 10],
-                "resident_mib": [ms * 50],
-                "peak_mib": [500.0],
-                "imported": [],
-            }
-            for n in (name, "BERT")
-        },
-        "bursts": [{"threads": 1, "prompts": 2000, "seconds": {name: [ms] * 3}}],
-        "burst_lengths": {"x": [40] * 2000},
-        "orders": {
-            name: {"tau": 0.5, "interval": [0.4, 0.6], "prompts": 400, "of": {}, "seen": False}
-        },
-    }
-    found: PredictorReport = json.loads(json.dumps(value))
-    return found
-
-
-def test_goals_are_judged_by_the_numbers() -> None:
-    # 32 tokens x 1e6 operations at 2 ** 31 in 20 ms: 0.298 ms at least
-    fast = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
-    (cell,) = fast["speed"]
-    assert rates_of(fast, cell)["float32"] == pytest.approx(OPERATIONS / 20e-3)
-    # Its own products, where they are faster than those of large matrices: 32e6 in .2 ms.
-    alone = {"seconds": [0.2e-3] * 3, "cores": (1.0, 1.0)}
-    quick: SpeedCell = {**cell, "speeds": {**cell["speeds"], products_name("x", "float32"): alone}}  # type: ignore[dict-item]
-    assert rates_of(fast, quick)["float32"] == pytest.approx(32e6 / 0.2e-3)
-    assert over_floor(fast, fast["speed"][0], "x onnx") == pytest.approx(0.4 / 0.298, rel=1e-3)
-    said = sentences(fast)
-    assert "one thread: **reached**, holds in 1 of 1 shapes; 1.34 at best" in said[0]
-    assert "10 times faster a prompt than BERT, one thread: **reached**" in said[1]
-    assert "12.5 times at worst" in said[1]
-    assert "tau than a trained BERT-base: **not compared**" in said[2]
-    assert "the interpreter, one thread: **reached**, 0.04 s" in said[3]
-    assert "**reached**, 0.04 s of CPU time and 20 MiB (0.08 s on the clock)" in said[3]
-    assert "ranks 2,000 prompts of the demonstration in under 5 s, one thread: " in said[4]
-    assert "under 5 s, one thread: **reached**, 0.4 s" in said[4]
-    fast["settings"]["command"] = "pars bench predictor x --json OUT --prompts mine.txt"
-    assert "ranks 2,000 prompts of `--prompts` in under 5 s" in sentences(fast)[4]
-    assert losses(fast) == [
-        "Nowhere is anything faster than what a folder is loaded with by default."
-    ]
-
-    slow = report_of("x onnx", {"what": "onnx"}, ms=20.0, bert_ms=10.0)
-    slow["contestants"]["x onnx"]["work"]["weights"] = 1e7  # type: ignore[index]
-    assert all("**missed**" in each for i, each in enumerate(sentences(slow)) if i != 2)
-    assert sentences(slow)[4].endswith(
-        " s, so nothing could whose products are no faster than the fastest in float32 measured "
-        "here."
-    )
-    assert losses(slow)[0].startswith("BERT is faster than x onnx in 1 of 1 shapes; it takes 0.50")
-    page = render(slow, [("page-latency.svg", "A caption.")])
-    assert "**missed**" in page
-    assert "after scoring 32 prompts of the demonstration in one call" in page
-    assert "The prompts of the demonstration, all ranked in one call" in page
-    assert "| **x onnx** | 0.08 | 0.29 | 0.9912 | 500 |" in page
-    assert f"- `x`: sha256 {'ab' * 32}" in page
-
-    student = report_of("x", {"what": "student"}, ms=0.7, bert_ms=10.0)
-    assert "under 0.5 s, one thread: **missed**" in sentences(student)[-1]
-    assert not any("times the floor of" in each for each in sentences(student))
-
-
-def test_goals_say_how_many_shapes_of_the_grid_they_are_about() -> None:
-    report = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
-    (cell,) = report["speed"]
-    own: SpeedCell = {**cell, "speeds": {n: s for n, s in cell["speeds"].items() if n != "BERT"}}
-    for batch in (4, 128):
-        report["speed"].append({**own, "batch": batch})
-    floors, bert, *_ = sentences(report)
-    assert "holds in 2 of 2 shapes (of 3 from 32 tokens on; larger calls have no floor); " in floors
-    assert "holds in 1 of 1 shapes (of 3; BERT takes no part in larger calls); 12.5 times" in bert
-
-
-def test_the_floor_is_that_of_the_fastest_library_there_was() -> None:
-    report = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
-    (cell,) = report["speed"]
-    assert "fastest of numpy, onnxruntime and torch on matrices" in render(report, [])
-    cell["speeds"]["float32, torch"]["seconds"] = [5e-3] * 3
-    assert rates_of(report, cell)["float32"] == pytest.approx(OPERATIONS / 5e-3)
-    del cell["speeds"]["float32, torch"]  # as results of before, or where it is not installed
-    assert rates_of(report, cell)["float32"] == pytest.approx(OPERATIONS / 20e-3)
-    assert "fastest of numpy and onnxruntime on matrices" in render(report, [])
-
-
-@pytest.mark.parametrize("installed", [True, False])
-def test_rates_are_of_the_libraries_that_are_installed(
-    monkeypatch: pytest.MonkeyPatch, installed: bool
-) -> None:
-    if not installed:
-        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    calls = rate_calls(1)
-    assert set(calls) == set(UNITS) - (set() if installed else {"float32, torch"})
-    for call in calls.values():
-        call()
-
-
-def test_the_page_says_what_batching_is_worth_where_that_was_measured() -> None:
-    report = report_of("x onnx", {"what": "onnx"}, ms=4.0, bert_ms=5.0)
-    before = render(report, [])
-    assert "| | threads | prompts | seconds | floor, seconds |\n" in before
-    assert "one by one" not in before
-    report["bursts"][0]["few"] = {
-        "prompts": 256,
-        "together": {"x onnx": [0.512, 0.512]},
-        "alone": {"x onnx": [0.256, 0.768]},
-    }
-    page = render(report, [])
-    columns = "floor, seconds | ms a prompt, 256 in one call | ms a prompt, one by one |\n"
-    assert columns + "|---|---:|---:|---:|---:|---:|---:|\n" in page
-    assert "| 2 | 2 (1.5 to 2.5) |" in page
-    assert "as above.\nBesides, 256 of them, evenly taken, were ranked in one call" in page
-
-
 def test_some_prompts_of_a_burst_are_ranked_one_by_one_too(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,86 +249,6 @@ def test_some_prompts_of_a_burst_are_ranked_one_by_one_too(
         own.name: {"all": 1.0, "together": 1.0, "alone": 1.0}
     }
     assert calls == [[600], [256], [1] * 256]
-
-
-def test_what_bounds_an_int8_engine() -> None:
-    # Float32: 10 ms, of which 6 are products; those take 3.2 in int8, rounding 1, the engine 9.
-    report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
-    work = report["contestants"]["x onnx"]["work"]
-    assert work is not None
-    report["contestants"]["x onnx-int8"] = {
-        **report["contestants"]["x onnx"],
-        "what": "onnx-int8",
-        "work": {**work, "precision": "int8", "weights": 1e7},
-    }
-    for part in (report["starts"], report["orders"]):
-        part["x onnx-int8"] = part["x onnx"]  # type: ignore[assignment]
-    report["bursts"][0]["seconds"]["x onnx-int8"] = [1.0]
-    (cell,) = report["speed"]
-    for name, ms in (
-        ("x onnx-int8", 9.0),
-        (products_name("x", "float32"), 6.0),
-        (products_name("x", "int8"), 3.2),
-        (roundings_name("x"), 1.0),
-    ):
-        cell["speeds"][name] = {"seconds": [ms / 1e3] * 3, "cores": (1.0, 1.0)}
-    floor = 32 * 1e7 / (OPERATIONS / 20e-3) * 1e3
-    assert over_floor_of_products(report, cell, "x onnx-int8") == pytest.approx(3.2 / floor)
-    for name, rounding, least in (
-        ("x onnx-int8", False, (10 - 2.8) / floor),
-        ("x onnx-int8", True, (10 - 1.8) / floor),
-        ("x onnx", True, None),
-    ):
-        found = over_floor_exchanged(report, cell, name, rounding)
-        assert found == (None if least is None else pytest.approx(least))
-    (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
-    assert "**missed**" in said
-    assert "1 of the 1 missed would still be missed (2.42 to 2.42 times the floor)" in said
-    assert "1 of the 1 missed would still be missed (2.75 to 2.75 times the floor)" in said
-    cell["speeds"]["x onnx-int8"]["seconds"] = [0.0075]
-    (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
-    assert "1 of the 1 missed would still be missed (2.42 to 2.42 times the floor)" in said
-    assert "by themselves: 1 in which the engine is faster than that estimate" in said
-    page = render(report, [])
-    assert "| *x onnx-int8: were rounding free* | 2.42 |" in page
-    assert "| *x onnx-int8: rounding as by itself* | 2.75 |" in page
-    del cell["speeds"][roundings_name("x")]
-    assert over_floor_exchanged(report, cell, "x onnx-int8", rounding=True) is None
-
-
-def test_what_a_student_computes_and_reads(tmp_path: Path) -> None:
-    arrays = {"conv": np.zeros((3, 8, 16)), "hidden": np.zeros((39, 10))}
-    np.savez(tmp_path / "student.npz", **arrays)  # type: ignore[arg-type]
-    work = work_of_student(tmp_path, most_tokens=50)
-    assert work is not None
-    rates = {"float32": 1.0, "memory": 1e9}
-    assert work.floor([10, 70], rates) == 2 * 2 * 390  # the hidden layer, once a text
-    # Its weights once a call; of each of 60 tokens a row of subwords and a row of pairs.
-    read = 4 * 390 + 60 * 2 * 4 * 3 * 16
-    assert work.floor([10, 70], {"float32": 1e12, "memory": 1.0}) == read
-
-
-def test_products_alone_are_those_of_the_encoder() -> None:
-    assert sum(count * rows * columns for count, rows, columns in products_of(MINILM)) == 10_616_832
-    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
-    for precision in ("float32", "int8"):
-        Products(tiny, precision, 1).of(tokens=3)()
-
-
-def test_rounding_alone_is_all_that_an_int8_engine_adds(folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "int8.onnx"
-    store_int8(folder / "model.onnx", file, [[4, 5, 6], [7, 8, 9, 4]])
-    roundings = Roundings(file, threads=1)
-    # Of each of two layers: what feeds query, key and value, what they give, both feed-forward
-    # layers; and six products to scale, one of them also to shift.
-    kinds = Counter(node.op_type for node in roundings.nodes)
-    assert kinds == {
-        **dict.fromkeys(["Reshape", "ReduceMax", "Max", "Div", "QuantizeLinear", "Unsqueeze"], 8),
-        "Mul": 6 + 12,
-        "Abs": 6,
-        "Add": 2 + 2,
-    }
-    roundings.of(length=3, batch=2)()
 
 
 def test_default_is_the_predictor_inside_the_package(

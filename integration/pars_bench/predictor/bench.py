@@ -36,6 +36,7 @@ MODULES = tuple(
         "baselines",
         "contestants",
         "loading",
+        "parts",
         "processes",
         "products",
         "rates",

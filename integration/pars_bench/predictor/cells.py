@@ -11,10 +11,10 @@ from typing import Any, cast
 
 from pars_bench.experiment import Facts
 from pars_bench.predictor.contestants import Contestant
-from pars_bench.predictor.grid import FEW, START_PROMPTS, Grid
-from pars_bench.predictor.processes import Child, measure_start, start_speeds
-from pars_bench.predictor.report import Order, Parity, PredictorReport
-from pars_bench.predictor.texts import repeated
+from pars_bench.predictor.grid import FEW, START_PROMPTS, TOKENS, Grid
+from pars_bench.predictor.processes import Child, measure_memory, measure_start, start_speeds
+from pars_bench.predictor.report import Order, Parity, PredictorReport, SpeedCell
+from pars_bench.predictor.texts import makers_of, repeated
 from pars_bench.promptfile import read_prompts
 from pars_export.artifact import folder_sha256, read_manifest
 from pars_export.runtimes.encoded import TOKENIZER, load_tokenizer
@@ -49,6 +49,14 @@ class Cells:
             if not each.baseline or each.what == "ngram-ridge":
                 found[f"order-{slug}"] = {"kind": "order", "who": slug}
         for threads in grid.threads:
+            for slug in self._contestants:
+                found[f"memory-{threads}-{slug}"] = {
+                    "kind": "memory",
+                    "who": slug,
+                    "threads": threads,
+                    "shapes": [list(shape) for shape in self._sizes(slug)],
+                }
+        for threads in grid.threads:
             for length, batch in grid.shapes():
                 found[f"speed-{threads}-{length}-{batch}"] = {
                     "kind": "speed",
@@ -57,6 +65,14 @@ class Cells:
                     "batch": batch,
                     "rounds": grid.rounds_of(length, batch),
                 }
+                if length * batch <= TOKENS:
+                    found[f"parts-{threads}-{length}-{batch}"] = {
+                        "kind": "parts",
+                        "threads": threads,
+                        "length": length,
+                        "batch": batch,
+                        "rounds": grid.rounds,
+                    }
             for turn in range(grid.burst_rounds):
                 found[f"burst-{threads}-{turn}"] = {
                     "kind": "burst",
@@ -77,11 +93,13 @@ class Cells:
                 max(self._grid.lengths),
                 self._prompts[:START_PROMPTS],
             )
+        if cell["kind"] == "memory":
+            return {"peak_mib": self._memory(**given)}
         if cell["kind"] == "order":
             name = self._contestants[given["who"]].name
             found = self._child(self._grid.threads[0]).ask(do="order", name=name)
         else:
-            do = "cell" if cell["kind"] == "speed" else "burst"
+            do = "cell" if cell["kind"] == "speed" else cell["kind"]
             found = self._child(given.pop("threads")).ask(do=do, **given)
         return cast("Facts", found)
 
@@ -94,6 +112,7 @@ class Cells:
             "contestants": {},
             "speed": [],
             "starts": {},
+            "memory": [],
             "bursts": [],
             "burst_lengths": {},
             "orders": {},
@@ -126,10 +145,39 @@ class Cells:
                 report["orders"][each.name] = cast("Order", found[f"order-{slug}"] | {"seen": seen})
         for threads in grid.threads:
             for length, batch in grid.shapes():
-                speeds = found[f"speed-{threads}-{length}-{batch}"]
-                report["speed"].append(
-                    {"threads": threads, "length": length, "batch": batch, "speeds": speeds}
+                shape = f"{threads}-{length}-{batch}"
+                measured: SpeedCell = {
+                    "threads": threads,
+                    "length": length,
+                    "batch": batch,
+                    "speeds": found[f"speed-{shape}"],
+                }
+                if f"parts-{shape}" in found:
+                    measured["parts"] = found[f"parts-{shape}"]
+                report["speed"].append(measured)
+            peaks = {
+                slug: dict(
+                    zip(
+                        self._sizes(slug),
+                        found[f"memory-{threads}-{slug}"]["peak_mib"],
+                        strict=True,
+                    )
                 )
+                for slug in self._contestants
+            }
+            report["memory"] += [
+                {
+                    "threads": threads,
+                    "length": length,
+                    "batch": batch,
+                    "peak_mib": {
+                        self._contestants[slug].name: known[length, batch]
+                        for slug, known in peaks.items()
+                        if (length, batch) in known
+                    },
+                }
+                for length, batch in grid.shapes_by_size()
+            ]
             turns = [found[f"burst-{threads}-{turn}"] for turn in range(grid.burst_rounds)]
             seconds = {
                 part: {name: [turn[name][part] for turn in turns] for name in self._bursting()}
@@ -148,6 +196,21 @@ class Cells:
                 }
             )
         return report
+
+    def _sizes(self, slug: str) -> list[tuple[int, int]]:
+        """(length, batch) of the calls in which a contestant takes part, small ones first."""
+        each = self._contestants[slug]
+        return [shape for shape in self._grid.shapes_by_size() if each.takes(shape[0] * shape[1])]
+
+    def _memory(
+        self, who: str, threads: int, shapes: Sequence[tuple[int, int]]
+    ) -> list[float | None]:
+        """MiB of a process of its own, in calls of these shapes."""
+        each, longest = self._contestants[who], max(self._grid.lengths)
+        # New ones for each: texts are the same wherever a run goes on.
+        makers = makers_of(list(self._contestants.values()), longest, self._prompts)
+        maker = makers.get(each.folder, next(iter(makers.values())))
+        return measure_memory(each, threads, longest, (maker.draw(*shape) for shape in shapes))
 
     def _starts(self, slug: str) -> int:
         each = self._contestants[slug]

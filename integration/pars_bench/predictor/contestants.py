@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import cast
 
+from pars_bench.predictor.grid import TOKENS, TOKENS_LARGE
 from pars_bench.predictor.work import Work, work_of_encoder, work_of_student
 from pars_export import runtimes
 from pars_export.artifact import Manifest, read_manifest
@@ -47,14 +48,23 @@ class Contestant:
 
         A student keeps its own limit: it reads no more of a text, and that is why it is fast.
         """
-        folder = Path(self.folder)
-        manifest = read_manifest(folder, check_hashes=False)
-        if manifest.kind == "encoder":
-            spec = replace(manifest.input, max_length=min(longest, positions_of(folder)))
-            manifest = replace(manifest, input=spec)
+        folder, manifest = Path(self.folder), self.manifest(longest)
         if not self.baseline:
             return runtimes.load(self.what, folder, manifest, threads)
         return cast("Scorer", _baseline(self.what, folder, manifest, threads))
+
+    def manifest(self, longest: int) -> Manifest:
+        """Its folder's, but for where an encoder cuts texts: at ``longest`` tokens."""
+        folder = Path(self.folder)
+        manifest = read_manifest(folder, check_hashes=False)
+        if manifest.kind != "encoder":
+            return manifest
+        spec = replace(manifest.input, max_length=min(longest, positions_of(folder)))
+        return replace(manifest, input=spec)
+
+    def takes(self, tokens: int) -> bool:
+        """Whether it takes part in calls of so many tokens."""
+        return not self.baseline or tokens <= (TOKENS_LARGE if self.large else TOKENS)
 
     def work(self) -> Work | None:
         """What it computes; None where nothing but the clock is known of it."""

@@ -14,7 +14,7 @@ from pars_bench.predictor.report import (
     median_ms,
     ours,
     over_floor,
-    over_floor_exchanged,
+    over_floor_by_parts,
     over_floor_of_products,
     prompts_named,
     quartiles,
@@ -76,37 +76,34 @@ def _least(report: PredictorReport, name: str) -> str:
     """What keeps an engine from its floor."""
     cells = [cell for cell in cells_of(report, threads=1) if cell["length"] >= FROM_TOKENS]
     alone = [r for cell in cells if (r := over_floor_of_products(report, cell, name)) is not None]
-    if not alone:
-        return ""
-    said = (
-        f"; its products with weights alone, by the same library in the same rounds, take "
-        f"{median(alone):.2f} times what they would at the rate of large matrices"
-    )
+    said = ""
+    if alone:
+        said = (
+            f"; its products with weights alone, by the same library in the same rounds, take "
+            f"{median(alone):.2f} times what they would at the rate of large matrices"
+        )
     missed = [
         cell for cell in cells if (over := over_floor(report, cell, name)) and over > OVER_FLOOR
     ]
+    rounds = any(
+        over_floor_by_parts(report, cell, name, rounding=True) is not None for cell in missed
+    )
     for rounding, supposed in (
-        (False, "Were rounding free, and all else as in the float32 engine"),
-        (True, "Did rounding cost no more than its nodes take by themselves"),
+        (False, "Were its products as fast as the floor's" + (" and rounding free" * rounds)),
+        (True, "With rounding as it is"),
     ):
-        estimates = [
-            (over, measured)
+        least = [
+            over
             for cell in missed
-            if (over := over_floor_exchanged(report, cell, name, rounding)) is not None
-            and (measured := over_floor(report, cell, name)) is not None
+            if (over := over_floor_by_parts(report, cell, name, rounding)) is not None
         ]
-        # What the engine itself undercuts bounds nothing.
-        least = [over for over, measured in estimates if over <= measured]
         if least:
             beyond = sum(over > OVER_FLOOR for over in least)
             said += (
-                f". {supposed}, {beyond} of the {len(least)} missed would still be missed "
-                f"({min(least):.2f} to {max(least):.2f} times the floor)"
+                f". {supposed}, all else that it computes would keep {beyond} of the {len(least)} "
+                f"missed beyond {OVER_FLOOR:g} ({min(least):.2f} to {max(least):.2f} times the "
+                "floor)"
             )
-        undercut = len(estimates) - len(least)
-        if undercut:
-            besides = ", besides" if least else f". {supposed}:"
-            said += f"{besides} {undercut} in which the engine is faster than that estimate"
     return said
 
 

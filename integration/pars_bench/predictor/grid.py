@@ -41,6 +41,10 @@ class Grid:
         """(length, batch) of every cell, short ones first."""
         return [(length, batch) for length in self.lengths for batch in self.batches]
 
+    def shapes_by_size(self) -> list[tuple[int, int]]:
+        """The same, those of few tokens first, and of as many those of long texts last."""
+        return sorted(self.shapes(), key=lambda shape: (shape[0] * shape[1], shape[0]))
+
     def rounds_of(self, length: int, batch: int) -> int:
         """Samples of each contestant on ``batch`` texts of ``length`` tokens."""
         return self.rounds if length * batch <= TOKENS else 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -22,7 +22,7 @@ from pars_bench.predictor.report import (
     milliseconds,
     ours,
     over_floor,
-    over_floor_exchanged,
+    over_floor_by_parts,
     over_floor_of_products,
     prompts_named,
     quartiles,
@@ -53,22 +53,51 @@ machine reached in the same rounds, or the time for reading the weights once a c
 copy in memory, whichever is longer. The rate is that of the fastest of {libraries} on matrices of
 {size} by {size} and of the encoder's own products by themselves. Rows in italics tell what keeps an
 engine from it: its products with weights alone, by onnxruntime at the engine's own shapes, over
-what they would take at the rate of large matrices; and estimates of an int8 engine: the float32
-engine with nothing exchanged but its products, as if rounding cost nothing, or no more than its
-nodes take by themselves, out of the engine's own file. `onnx-int8` has its products with weights in
-int8 and those of attention in float32; `onnx-bf16` computes in float32. OpenVINO chooses its
-precision: where the CPU multiplies bfloat16 it may stand below the floor, which is float32's. Calls
-of more tokens than all take turns in have no floor here, for no products were measured beside them.
+what they would take at the rate of large matrices{ceilings}.
+`onnx-int8` has its products with weights in int8 and those of attention in float32; `onnx-bf16`
+computes in float32. OpenVINO chooses its precision: where the CPU multiplies bfloat16 it may stand
+below the floor, which is float32's. Calls of more tokens than all take turns in have no floor here,
+for no products were measured beside them.
 {instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
+
+_CEILINGS = """\
+;
+and its own time with those products at the floor's rate (as they are, where that is faster), first
+with rounding for nothing and then as it is, all else as its own nodes and the tokenizer take it: an
+engine made of the same other nodes takes no less"""
+
+_PARTS = """\
+Of a call, batch {batch}, {threads}: milliseconds a prompt, and the share of the call. The shares
+are those of the engine's own nodes in onnxruntime's profile, which was taken of the same file in
+the same shape, in turns with calls without one; the milliseconds are these shares of the time
+above. A profile takes some time for itself at each node ({least:.1f} to {most:.1f} microseconds
+here), which is taken off. Rounding is all that int8 adds to a product: scales of the inputs,
+rounding them, scaling the results. Attention's own products have no weights and are float32. The
+rest are the other nodes: sums with biases, residuals and the mask, embeddings, moves."""
+
+_PARTS_NAMED = {
+    "products": "products with weights",
+    "rounding": "rounding",
+    "attention": "attention's own products",
+    "functions": "softmax, normalisation, GELU",
+    "rest": "the rest",
+    "outside": "no node: the tokenizer, Python",
+}
+
+_MEMORY = """\
+The most memory in a call, in MiB: of a process of its own for each contestant, which scored all
+shapes of up to so many tokens a call one after another, the small ones first. What libraries keep
+of smaller calls is in it, as in a process that serves. Where several shapes have as many tokens, it
+is the largest of theirs; a place is empty where a contestant takes no part. Encoders cut texts at
+{longest} tokens here, whatever their folder says."""
 
 _LOADING = """\
 From nothing to able to score, one thread: interpreter, imports, check of every file's hash,
 weights. Files are in the system's cache, so a process waits for nothing but its turn: what the
 clock says beyond the CPU time went to whatever else ran. Resident is the memory in use then; the
-peak is after scoring {count} {prompts} in one call and then all of them as one text; other batches
-and more threads were not looked at."""
+peak is after scoring {count} {prompts} in one call and then all of them as one text."""
 
 _BURST = """\
 The {prompts}, all ranked in one call, by what each folder is loaded with by default; loaded anew
@@ -134,13 +163,15 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
             libraries=f"{', '.join(libraries)} and {last}",
             size=SIZE,
             instructions=_instructions(report),
+            ceilings=_CEILINGS if any("parts" in cell for cell in report["speed"]) else "",
         ),
         _rates(report),
         *_floors(report),
+        *_parts(report),
     ]
     loading = _LOADING.format(count=START_PROMPTS, prompts=prompts_named(report))
+    parts += ["## Load time and memory", loading, _starts(report), *_memories(report)]
     for title, words, table in (
-        ("Load time and memory", loading, _starts(report)),
         ("A burst of prompts", _words_of_bursts(report), _bursts(report)),
         ("How well they rank", _ORDERS, _orders(report)),
         ("Engines beside the network", _PARITY, _parities(report)),
@@ -216,7 +247,7 @@ def _floors(report: PredictorReport) -> Iterator[str]:
 
 
 def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
-    """Rows for what bounds an engine: its products alone, and rounding for nothing or by itself."""
+    """Rows for what bounds an engine: its products alone, and all that is not products."""
     lines, seen = [], set()
     for name, entry in ours(report):
         assert entry["folder"] is not None
@@ -224,8 +255,8 @@ def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
         alone = f"{entry['folder']} {precision}: products with weights alone"
         for label, measure in (
             (alone, over_floor_of_products),
-            (f"{name}: were rounding free", partial(over_floor_exchanged, rounding=False)),
-            (f"{name}: rounding as by itself", partial(over_floor_exchanged, rounding=True)),
+            (f"{name}: with the floor's products", partial(over_floor_by_parts, rounding=False)),
+            (f"{name}: the same and its rounding", partial(over_floor_by_parts, rounding=True)),
         ):
             found = [measure(report, cell, name) for cell in cells]
             if label not in seen and any(each is not None for each in found):
@@ -233,6 +264,69 @@ def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
                 lines.append(f"\n| *{label}* | {shown} |")
                 seen.add(label)
     return "".join(lines)
+
+
+def _parts(report: PredictorReport) -> Iterator[str]:
+    """What a call of the first batch and number of threads spends its time on."""
+    first = report["speed"][0]
+    cells = [c for c in cells_of(report, first["threads"], first["batch"]) if "parts" in c]
+    if not cells:
+        return
+    surplus = [found["surplus"] * 1e6 for cell in cells for found in cell["parts"].values()]
+    yield "## Where a call's time goes"
+    yield _PARTS.format(
+        batch=first["batch"],
+        threads=threads_named(first["threads"]),
+        least=min(surplus),
+        most=max(surplus),
+    )
+    lines = [
+        f"| tokens | {' | '.join(str(cell['length']) for cell in cells)} |",
+        f"|---|{'---:|' * len(cells)}",
+    ]
+    for name in cells[0]["parts"]:
+        for part, label in _PARTS_NAMED.items():
+            shares = [cell["parts"][name]["shares"][part] for cell in cells]
+            if any(shares):
+                shown = [
+                    f"{_number(share * (median_ms(cell, name) or 0))} ({share:.0%})"
+                    for cell, share in zip(cells, shares, strict=True)
+                ]
+                lines.append(f"| {name}: {label} | {' | '.join(shown)} |")
+    yield "\n".join(lines)
+
+
+def _memories(report: PredictorReport) -> Iterator[str]:
+    cells = report.get("memory", [])
+    if not cells:
+        return
+    yield "### Memory by the size of a call"
+    yield _MEMORY.format(longest=max(cell["length"] for cell in cells))
+    for threads in dict.fromkeys(cell["threads"] for cell in cells):
+        mine = [cell for cell in cells if cell["threads"] == threads]
+        sizes = list(dict.fromkeys(cell["length"] * cell["batch"] for cell in mine))
+        lines = [
+            f"| {threads_named(threads)}, tokens a call | {' | '.join(f'{n:,}' for n in sizes)} |",
+            f"|---|{'---:|' * len(sizes)}",
+        ]
+        for name, entry in report["contestants"].items():
+            shown = [
+                _largest(
+                    cell["peak_mib"][name]
+                    for cell in mine
+                    if cell["length"] * cell["batch"] == size and name in cell["peak_mib"]
+                )
+                for size in sizes
+            ]
+            lines.append(f"| {_bold(name, entry['auto'])} | {' | '.join(shown)} |")
+        yield "\n".join(lines)
+
+
+def _largest(values: Iterable[float | None]) -> str:
+    """Of some MiB; nothing of none."""
+    found = list(values)
+    known = [value for value in found if value is not None]
+    return f"{max(known):,.0f}" if known else "not known here" * bool(found)
 
 
 def _instructions(report: PredictorReport) -> str:

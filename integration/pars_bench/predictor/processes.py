@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -93,10 +93,24 @@ def measure_start(contestant: Contestant, longest: int, texts: Sequence[str]) ->
     """Seconds until a fresh process with one thread can score, and its memory before and after."""
     start = time.perf_counter()
     with Child("loading", threads=1) as child:
-        child.send({"contestant": asdict(contestant), "longest": longest, "texts": list(texts)})
-        loaded = child.receive()
+        loaded = child.ask(
+            contestant=asdict(contestant),
+            threads=1,
+            longest=longest if contestant.baseline else None,
+        )
         seconds = time.perf_counter() - start
-        return {"seconds": seconds, **loaded, **child.receive()}
+        child.ask(texts=list(texts), anew=False)
+        peak = child.ask(texts=[" ".join(texts)], anew=False)
+        return {"seconds": seconds, **loaded, "peak_mib": peak}
+
+
+def measure_memory(
+    contestant: Contestant, threads: int, longest: int, calls: Iterable[Sequence[str]]
+) -> list[float | None]:
+    """The most memory, in MiB, of one fresh process in each of some calls, one after another."""
+    with Child("loading", threads) as child:
+        child.ask(contestant=asdict(contestant), threads=threads, longest=longest)
+        return [child.ask(texts=list(texts), anew=True) for texts in calls]
 
 
 def start_speeds(

@@ -11,11 +11,16 @@ import numpy as np
 from pars_bench.predictor.grid import TOKENS
 from pars_bench.predictor.products import products_name
 from pars_bench.predictor.rates import UNITS
-from pars_bench.predictor.roundings import roundings_name
 from pars_bench.predictor.work import Work
 
 ENGINES = ("onnx", "onnx-int8", "onnx-bf16")
 """Runtimes whose products are measured alone, too."""
+PROFILED = ("onnx", "onnx-int8")
+"""Those of whose nodes a profile is taken; `onnx-bf16` computes as `onnx` does."""
+PARTS = ("products", "rounding", "attention", "functions", "rest", "outside")
+"""What a call's time goes to: products with weights; rounding their inputs and scaling their
+results; attention's products; softmax, normalisation and activation functions; all other nodes;
+and what is no node, the tokenizer above all."""
 
 
 class Speed(TypedDict):
@@ -55,6 +60,17 @@ class Entry(TypedDict):
     """None for a baseline, and for the network that the others are compared with."""
 
 
+class Parts(TypedDict):
+    """Where a call of one engine spends its time."""
+
+    shares: dict[str, float]
+    """Of each of `PARTS`; they sum to 1."""
+    nodes: int
+    """Of its graph that ran in a call."""
+    surplus: float
+    """Seconds that the profile took for itself at each node; taken off."""
+
+
 class SpeedCell(TypedDict):
     """Everyone on texts of one length in batches of one size."""
 
@@ -62,6 +78,18 @@ class SpeedCell(TypedDict):
     length: int
     batch: int
     speeds: dict[str, Speed]
+    parts: NotRequired[dict[str, Parts]]
+    """Of the `PROFILED` engines; earlier results have none, nor have calls without a floor."""
+
+
+class MemoryCell(TypedDict):
+    """The most memory that a process had while it scored texts of one length in one batch."""
+
+    threads: int
+    length: int
+    batch: int
+    peak_mib: dict[str, float | None]
+    """Of each contestant; each had a process of its own, which scored smaller calls before."""
 
 
 class Starts(TypedDict):
@@ -119,6 +147,8 @@ class PredictorReport(TypedDict):
     contestants: dict[str, Entry]
     speed: list[SpeedCell]
     starts: dict[str, Starts]
+    memory: NotRequired[list[MemoryCell]]
+    """Earlier results have none."""
     bursts: list[Burst]
     burst_lengths: dict[str, list[int]]
     """Tokens of each prompt of the burst, by predictor folder."""
@@ -200,42 +230,35 @@ def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) 
     return alone / replace(work, attention=0.0).floor([cell["length"]] * cell["batch"], rates)
 
 
-def over_floor_exchanged(
+def over_floor_by_parts(
     report: PredictorReport, cell: SpeedCell, name: str, rounding: bool
 ) -> float | None:
-    """About what an int8 engine must take in its library, over its floor.
-
-    That is the folder's float32 engine with nothing but its products exchanged for those of int8.
+    """What an engine takes with the floor's products and all else as it is, over its floor.
 
     Args:
         report: of the run.
         cell: one of it.
         name: of the engine.
-        rounding: whether rounding activations and scaling results costs what its nodes take alone,
-            or nothing.
+        rounding: whether rounding takes what it does in this engine, or nothing.
+
+    Returns:
+        The same as `over_floor` or less; None where no profile was taken, or there is no rounding
+        that could take time.
     """
-    entry = report["contestants"][name]
-    floats = next(
-        (
-            n
-            for n, other in report["contestants"].items()
-            if other["folder"] == entry["folder"] and other["what"] == "onnx"
-        ),
-        None,
-    )
-    whole, work = _products(cell, entry), work_of(entry)
-    if floats is None or work is None or work.precision != "int8" or whole is None:
+    over, parts = over_floor(report, cell, name), cell.get("parts", {}).get(name)
+    work = work_of(report["contestants"][name])
+    if over is None or parts is None or work is None:
         return None
-    own = _products(cell, report["contestants"][floats])
-    if own is None:
+    shares = parts["shares"]
+    if rounding and not shares["rounding"]:
         return None
-    seconds = quartiles(cell["speeds"][floats]["seconds"])[1] - own + whole
-    if rounding:
-        alone = cell["speeds"].get(roundings_name(str(entry["folder"])))
-        if alone is None:
-            return None
-        seconds += quartiles(alone["seconds"])[1]
-    return seconds / work.floor([cell["length"]] * cell["batch"], rates_of(report, cell))
+    rates, lengths = rates_of(report, cell), [cell["length"]] * cell["batch"]
+    # Attention's products are as they are, and not once more in the floor.
+    products = replace(work, attention=0.0).floor(lengths, rates) / work.floor(lengths, rates)
+    left = sum(shares[part] for part in ("attention", "functions", "rest", "outside"))
+    left += shares["rounding"] if rounding else 0.0
+    # Products that are faster in the engine than anywhere else are taken as they are.
+    return min(products, over * shares["products"]) + over * left
 
 
 def _products(cell: SpeedCell, entry: Entry) -> float | None:

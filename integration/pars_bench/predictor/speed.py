@@ -11,6 +11,7 @@ import gc
 import json
 import os
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -19,8 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from pars_bench.predictor.contestants import Contestant
-from pars_bench.predictor.grid import TOKENS, TOKENS_LARGE
-from pars_bench.predictor.report import ENGINES, Speed
+from pars_bench.predictor.grid import TOKENS
+from pars_bench.predictor.report import ENGINES, PROFILED, Parts, Speed
 
 BURST_S = 0.03
 """A sample is the mean over calls for at least this long."""
@@ -37,14 +38,10 @@ class Speeds:
         from pars_bench.predictor.contestants import read_encoder
         from pars_bench.predictor.products import Products, products_name
         from pars_bench.predictor.rates import rate_calls
-        from pars_bench.predictor.roundings import Roundings, roundings_name
-        from pars_bench.predictor.texts import TextMaker
+        from pars_bench.predictor.texts import makers_of
         from pars_bench.promptfile import read_prompts
-        from pars_export.artifact import read_manifest
-        from pars_export.inputs import InputSpec, TextTokenizer
-        from pars_export.runtimes.encoded import TOKENIZER
 
-        self._threads = threads
+        self._threads, self._longest = threads, longest
         self._contestants = {each.name: each for each in contestants}
         self._scorers = {each.name: each.open(threads, longest) for each in contestants}
         self._rates = rate_calls(threads)
@@ -56,18 +53,7 @@ class Speeds:
             if each.what in ENGINES and (work := each.work()) is not None
         }
         self._prompts = [prompt.text for prompt in read_prompts(prompts)]
-        self._makers: dict[str, TextMaker] = {}
-        self._roundings: dict[str, Roundings] = {}
-        spec = InputSpec(max_length=longest)
-        for each in contestants:
-            folder = Path(each.folder)
-            manifest = read_manifest(folder, check_hashes=False)
-            if each.what == "onnx-int8":
-                file = folder / str(manifest.engines[each.what]["file"])
-                self._roundings[roundings_name(folder.name)] = Roundings(file, threads)
-            if manifest.kind == "encoder" and each.folder not in self._makers:
-                tokenizer = TextTokenizer(folder / TOKENIZER, spec)
-                self._makers[each.folder] = TextMaker(tokenizer, self._prompts)
+        self._makers = makers_of(contestants, longest, self._prompts)
 
     def cell(self, length: int, batch: int, rounds: int) -> dict[str, Speed]:
         """Everyone, and every rate, on ``batch`` texts of ``length`` tokens.
@@ -77,19 +63,33 @@ class Speeds:
         texts = {name: maker.draw(length, batch) for name, maker in self._makers.items()}
         others = next(iter(texts.values()))
         calls: dict[str, Callable[[], object]] = dict(self._rates)
-        few = length * batch <= TOKENS
         for name, products in self._products.items():
-            if few:
+            if length * batch <= TOKENS:
                 calls[name] = products.of(length * batch)
-        for name, roundings in self._roundings.items():
-            if few:
-                calls[name] = roundings.of(length, batch)
         for name, contestant in self._contestants.items():
-            most = TOKENS_LARGE if contestant.large else TOKENS
-            if not contestant.baseline or length * batch <= most:
+            if contestant.takes(length * batch):
                 scorer, given = self._scorers[name], texts.get(contestant.folder, others)
                 calls[name] = partial(scorer.score, given)
         return take_turns(calls, rounds, self._threads)
+
+    def parts(self, length: int, batch: int, rounds: int) -> dict[str, Parts]:
+        """Where calls of such texts spend their time in each of the `PROFILED` engines."""
+        from pars_bench.predictor.parts import Profiled
+
+        found = {}
+        for name, contestant in self._contestants.items():
+            if contestant.what not in PROFILED:
+                continue
+            texts = self._makers[contestant.folder].draw(length, batch)
+            with tempfile.TemporaryDirectory() as folder:
+                profiled = Profiled(contestant, self._threads, self._longest, Path(folder))
+                calls: dict[str, Callable[[], object]] = {
+                    "plain": partial(self._scorers[name].score, texts),
+                    "profiled": partial(profiled.score, texts),
+                }
+                plain = take_turns(calls, rounds, self._threads)["plain"]["seconds"]
+                found[name] = profiled.parts(float(np.median(plain)))
+        return found
 
     def burst(
         self, names: Sequence[str], count: int, few: int, turn: int

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from pathlib import Path
 
+from pars_bench.predictor.contestants import Contestant
+from pars_export.artifact import read_manifest
 from pars_export.errors import ConfigError
-from pars_export.inputs import TextTokenizer
+from pars_export.inputs import InputSpec, TextTokenizer
+from pars_export.runtimes.encoded import TOKENIZER
 
 
 def repeated(texts: Sequence[str], count: int) -> list[str]:
@@ -54,3 +58,16 @@ class TextMaker:
                     f"{length}; this tokenizer cannot be measured at exact lengths."
                 )
         return found
+
+
+def makers_of(
+    contestants: Sequence[Contestant], longest: int, prompts: Sequence[str]
+) -> dict[str, TextMaker]:
+    """One for each encoder's folder; the first is for those of other folders, too."""
+    return {
+        folder: TextMaker(
+            TextTokenizer(Path(folder) / TOKENIZER, InputSpec(max_length=longest)), prompts
+        )
+        for folder in dict.fromkeys(each.folder for each in contestants)
+        if read_manifest(Path(folder), check_hashes=False).kind == "encoder"
+    }

@@ -1,0 +1,151 @@
+"""Where a call of an engine spends its time: its own nodes, as onnxruntime's profile has them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_bench.predictor.contestants import Contestant
+from pars_bench.predictor.report import PARTS, Parts
+from pars_bench.predictor.speed import clock_of
+from pars_export.errors import ParsError
+from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
+
+if TYPE_CHECKING:
+    import onnx
+
+OPTIMISED = "optimised.onnx"
+PRODUCTS = {"MatMul", "FusedMatMul", "Gemm", "FusedGemm", "MatMulInteger", "MatMulIntegerToFloat"}
+"""With weights where an input is a constant matrix, else attention's own."""
+FUNCTIONS = {
+    *("Softmax", "LayerNormalization", "SkipLayerNormalization"),
+    *("BiasGelu", "FastGelu", "Gelu", "QuickGelu", "Erf", "Tanh", "Relu"),
+}
+ROUNDING = {
+    *("Abs", "Add", "Concat", "Div", "Expand", "Max", "Mul", "QuantizeLinear"),
+    *("ReduceMax", "ReduceProd", "Reshape", "Shape", "Unsqueeze"),
+}
+"""Where one of their tensors has a name that `pars_export.int8` gives."""
+
+
+def part_of(node: onnx.NodeProto, matrices: set[str]) -> str:
+    """Which of `PARTS` a node belongs to: `rest` where it is none of the others.
+
+    Args:
+        node: of the graph as onnxruntime runs it.
+        matrices: names of the constants with two dimensions.
+    """
+    if node.op_type in PRODUCTS:
+        return "products" if matrices.intersection(node.input) else "attention"
+    if node.op_type in FUNCTIONS:
+        return "functions"
+    marked = any(
+        name.startswith("int8.") or ".int8" in name or name.endswith(".scaled")
+        for name in (*node.input, *node.output)
+    )
+    return "rounding" if marked and node.op_type in ROUNDING else "rest"
+
+
+class _Core:
+    """An engine's session as its runtime opens it, with a profile of every run."""
+
+    survives_fork = False
+    runs = 0
+    seconds = 0.0
+    """In all runs."""
+
+    def __init__(self, file: Path, threads: int, folder: Path) -> None:
+        import onnxruntime
+
+        from pars_export.runtimes.onnxruntime_engines import CPU, session_options
+
+        options = session_options(threads)
+        options.enable_profiling = True
+        options.profile_file_prefix = str(folder / "profile")
+        options.optimized_model_filepath = str(folder / OPTIMISED)
+        self._clock = clock_of(threads)
+        self.session = onnxruntime.InferenceSession(str(file), options, providers=[CPU])
+
+    def __call__(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        facts: NDArray[np.float32] | None = None,
+        /,
+    ) -> NDArray[np.float32]:
+        assert facts is None
+        feed = {"input_ids": input_ids, "attention_mask": attention_mask}
+        start = self._clock()
+        (scores,) = self.session.run(["scores"], feed)
+        self.seconds += self._clock() - start
+        self.runs += 1
+        return np.asarray(scores)
+
+
+class Profiled:
+    """An engine of a folder once more, as its runtime has it, but profiled.
+
+    Args:
+        contestant: whose runtime is one of onnxruntime's.
+        threads: cores to use.
+        longest: tokens of the longest text.
+        folder: an empty one, for what onnxruntime writes.
+    """
+
+    def __init__(self, contestant: Contestant, threads: int, longest: int, folder: Path) -> None:
+        from pars_export.runtimes.onnxruntime_engines import CPU_PLAN
+
+        own, manifest = Path(contestant.folder), contestant.manifest(longest)
+        file = own / str(manifest.engines[contestant.what]["file"])
+        self._core = _Core(file, threads, folder)
+        self._scorer = EncodedScorer(load_tokenizer(own, manifest), self._core, CPU_PLAN)
+        self._graph = folder / OPTIMISED
+        self._clock = clock_of(threads)
+        self._outside: list[float] = []
+
+    def score(self, texts: Sequence[str]) -> None:
+        """One call, always of the same shape."""
+        start, before = self._clock(), self._core.seconds
+        self._scorer.score(texts)
+        self._outside.append(self._clock() - start - (self._core.seconds - before))
+
+    def parts(self, seconds: float) -> Parts:
+        """Where a call spends ``seconds``, which it takes without a profile; ends the profile."""
+        import onnx
+
+        events = json.loads(Path(self._core.session.end_profiling()).read_text(encoding="utf-8"))
+        graph = onnx.load(str(self._graph)).graph
+        matrices = {each.name for each in graph.initializer if len(each.dims) == 2}
+        found = [event for event in events if event["name"].endswith("_kernel_time")]
+        operators = [event["args"]["op_name"] for event in found]
+        if operators != [node.op_type for node in graph.node] * self._core.runs:
+            raise ParsError("onnxruntime's profile is of other nodes than the graph that it wrote.")
+        # The first call only warms up. A call may be several runs.
+        calls = len(self._outside)
+        taken = np.array([event["dur"] for event in found]).reshape(calls, -1)[1:] / 1e6
+        outside = min(float(np.median(self._outside[1:])), seconds)
+        # A profile's clock runs on while others have the CPU: the lower calls are undisturbed.
+        nodes = np.percentile(taken, 25, axis=0)
+        each = surplus(nodes, seconds - outside)
+        nodes -= each
+        # What else sets a profiled call apart, as what others do meanwhile, does so in proportion.
+        nodes *= (1 - outside / seconds) / nodes.sum()
+        shares = dict.fromkeys(PARTS, 0.0)
+        kinds = [part_of(node, matrices) for node in graph.node] * (self._core.runs // calls)
+        for kind, node in zip(kinds, nodes, strict=True):
+            shares[kind] += float(node)
+        shares["outside"] = outside / seconds
+        return {"shares": shares, "nodes": len(nodes), "surplus": each}
+
+
+def surplus(taken: NDArray[np.float64], seconds: float) -> float:
+    """What a profile took for itself at each node: the same at a small one as at a large one.
+
+    So much that the others take ``seconds`` in all, but no more than the shortest took.
+    """
+    return float(np.clip((taken.sum() - seconds) / taken.size, 0.0, taken.min()))

@@ -1,0 +1,72 @@
+"""What scoring has to compute, and the least time that it takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pars_bench.predictor import baselines
+from pars_bench.predictor.products import Products
+from pars_bench.predictor.rates import UNITS, rate_calls
+from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
+
+MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
+RATES = {"float32": 1e11, "int8": 2e11, "memory": 1e10}
+
+
+def test_work_of_an_encoder_by_its_published_sizes() -> None:
+    work = work_of_encoder(MINILM, "onnx")
+    # 10.6 million weights in six layers, two operations each; 384 wide: 4 x 384 x 6 by attention.
+    assert work.weights == 2 * 10_616_832
+    assert work.attention == 9216
+    assert work.weight_bytes == 4 * 10_616_832
+    assert work_of_encoder(MINILM, "onnx-bf16").weight_bytes == 2 * 10_616_832
+    assert work_of_encoder(baselines.BERT_BASE, "torch").weights == 2 * 84_934_656
+    assert work_of_encoder(baselines.OPT_125M, "torch").weights == 2 * 84_934_656
+
+
+def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
+    work = Work("int8", weights=200, attention=10, text=400, weight_bytes=50, row_bytes=5)
+    rates = {"float32": 10.0, "int8": 100.0, "memory": 1e9}
+    # (3 + 5 tokens) x 200 and two texts x 400 in int8; (9 + 25) x 10 in float32
+    assert work.floor([3, 5], rates) == pytest.approx((8 * 200 + 2 * 400) / 100 + 34 * 10 / 10)
+    assert work.floor([3, 5], rates | {"memory": 0.5}) == pytest.approx((50 + 8 * 5) / 0.5)
+
+
+def test_what_a_student_does_not_read_costs_it_nothing() -> None:
+    work = Work("float32", 100, 0, 0, 0, 0, most_tokens=4)
+    assert work.floor([4], RATES) == work.floor([400], RATES) > work.floor([3], RATES)
+
+
+def test_what_a_student_computes_and_reads(tmp_path: Path) -> None:
+    arrays = {"conv": np.zeros((3, 8, 16)), "hidden": np.zeros((39, 10))}
+    np.savez(tmp_path / "student.npz", **arrays)  # type: ignore[arg-type]
+    work = work_of_student(tmp_path, most_tokens=50)
+    assert work is not None
+    rates = {"float32": 1.0, "memory": 1e9}
+    assert work.floor([10, 70], rates) == 2 * 2 * 390  # the hidden layer, once a text
+    # Its weights once a call; of each of 60 tokens a row of subwords and a row of pairs.
+    read = 4 * 390 + 60 * 2 * 4 * 3 * 16
+    assert work.floor([10, 70], {"float32": 1e12, "memory": 1.0}) == read
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_rates_are_of_the_libraries_that_are_installed(
+    monkeypatch: pytest.MonkeyPatch, installed: bool
+) -> None:
+    if not installed:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    calls = rate_calls(1)
+    assert set(calls) == set(UNITS) - (set() if installed else {"float32, torch"})
+    for call in calls.values():
+        call()
+
+
+def test_products_alone_are_those_of_the_encoder() -> None:
+    assert sum(count * rows * columns for count, rows, columns in products_of(MINILM)) == 10_616_832
+    tiny = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
+    for precision in ("float32", "int8"):
+        Products(tiny, precision, 1).of(tokens=3)()

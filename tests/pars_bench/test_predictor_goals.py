@@ -1,0 +1,134 @@
+"""What was wanted of scoring, judged by the numbers of a report."""
+
+from __future__ import annotations
+
+import pytest
+from predictor_reports import report_of, with_int8
+
+from pars_bench.predictor.goals import sentences
+from pars_bench.predictor.page import losses, render
+from pars_bench.predictor.products import products_name
+from pars_bench.predictor.rates import OPERATIONS
+from pars_bench.predictor.report import (
+    PARTS,
+    SpeedCell,
+    over_floor,
+    over_floor_by_parts,
+    over_floor_of_products,
+    rates_of,
+)
+
+
+def test_goals_are_judged_by_the_numbers() -> None:
+    # 32 tokens x 1e6 operations at 2 ** 31 in 20 ms: 0.298 ms at least
+    fast = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
+    (cell,) = fast["speed"]
+    assert rates_of(fast, cell)["float32"] == pytest.approx(OPERATIONS / 20e-3)
+    # Its own products, where they are faster than those of large matrices: 32e6 in .2 ms.
+    alone = {"seconds": [0.2e-3] * 3, "cores": (1.0, 1.0)}
+    quick: SpeedCell = {**cell, "speeds": {**cell["speeds"], products_name("x", "float32"): alone}}  # type: ignore[dict-item]
+    assert rates_of(fast, quick)["float32"] == pytest.approx(32e6 / 0.2e-3)
+    assert over_floor(fast, fast["speed"][0], "x onnx") == pytest.approx(0.4 / 0.298, rel=1e-3)
+    said = sentences(fast)
+    assert "one thread: **reached**, holds in 1 of 1 shapes; 1.34 at best" in said[0]
+    assert "10 times faster a prompt than BERT, one thread: **reached**" in said[1]
+    assert "12.5 times at worst" in said[1]
+    assert "tau than a trained BERT-base: **not compared**" in said[2]
+    assert "the interpreter, one thread: **reached**, 0.04 s" in said[3]
+    assert "**reached**, 0.04 s of CPU time and 20 MiB (0.08 s on the clock)" in said[3]
+    assert "ranks 2,000 prompts of the demonstration in under 5 s, one thread: " in said[4]
+    assert "under 5 s, one thread: **reached**, 0.4 s" in said[4]
+    fast["settings"]["command"] = "pars bench predictor x --json OUT --prompts mine.txt"
+    assert "ranks 2,000 prompts of `--prompts` in under 5 s" in sentences(fast)[4]
+    assert losses(fast) == [
+        "Nowhere is anything faster than what a folder is loaded with by default."
+    ]
+
+    slow = report_of("x onnx", {"what": "onnx"}, ms=20.0, bert_ms=10.0)
+    slow["contestants"]["x onnx"]["work"]["weights"] = 1e7  # type: ignore[index]
+    assert all("**missed**" in each for i, each in enumerate(sentences(slow)) if i != 2)
+    assert sentences(slow)[4].endswith(
+        " s, so nothing could whose products are no faster than the fastest in float32 measured "
+        "here."
+    )
+    assert losses(slow)[0].startswith("BERT is faster than x onnx in 1 of 1 shapes; it takes 0.50")
+    page = render(slow, [("page-latency.svg", "A caption.")])
+    assert "**missed**" in page
+    assert "after scoring 32 prompts of the demonstration in one call" in page
+    assert "The prompts of the demonstration, all ranked in one call" in page
+    assert "| **x onnx** | 0.08 | 0.29 | 0.9912 | 500 |" in page
+    assert f"- `x`: sha256 {'ab' * 32}" in page
+
+    student = report_of("x", {"what": "student"}, ms=0.7, bert_ms=10.0)
+    assert "under 0.5 s, one thread: **missed**" in sentences(student)[-1]
+    assert not any("times the floor of" in each for each in sentences(student))
+
+
+def test_goals_say_how_many_shapes_of_the_grid_they_are_about() -> None:
+    report = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
+    (cell,) = report["speed"]
+    own: SpeedCell = {**cell, "speeds": {n: s for n, s in cell["speeds"].items() if n != "BERT"}}
+    for batch in (4, 128):
+        report["speed"].append({**own, "batch": batch})
+    floors, bert, *_ = sentences(report)
+    assert "holds in 2 of 2 shapes (of 3 from 32 tokens on; larger calls have no floor); " in floors
+    assert "holds in 1 of 1 shapes (of 3; BERT takes no part in larger calls); 12.5 times" in bert
+
+
+def test_what_bounds_an_int8_engine() -> None:
+    # Of 9 ms, 3.6 are products, which take 3.2 alone and 2.98 at the floor's rate; rounding 1.8.
+    report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
+    with_int8(report, ms=9.0, attention=0.0)
+    (cell,) = report["speed"]
+    cell["speeds"][products_name("x", "int8")] = {"seconds": [3.2e-3] * 3, "cores": (1.0, 1.0)}
+    floor = 32 * 1e7 / (OPERATIONS / 20e-3) * 1e3
+    assert over_floor_of_products(report, cell, "x onnx-int8") == pytest.approx(3.2 / floor)
+    for rounding, least in ((False, 0.4 * 9), (True, 0.6 * 9)):
+        found = over_floor_by_parts(report, cell, "x onnx-int8", rounding)
+        assert found == pytest.approx((floor + least) / floor)
+        assert over_floor_by_parts(report, cell, "x onnx", rounding) is None, "no profile"
+    (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
+    assert "**missed**" in said
+    assert (
+        ". Were its products as fast as the floor's and rounding free, all else that it "
+        "computes would keep 1 of the 1 missed beyond 1.5 (2.21 to 2.21 times the floor). With "
+        "rounding as it is, all else that it computes would keep 1 of the 1 missed beyond 1.5 "
+        "(2.81 to 2.81 times the floor)."
+    ) in said
+    # Its products are then faster than the floor has them, and are taken as they are.
+    cell["speeds"]["x onnx-int8"]["seconds"] = [5e-3] * 3
+    (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
+    assert "would keep 0 of the 1 missed beyond 1.5 (1.34 to 1.34 times the floor)" in said
+    assert "would keep 1 of the 1 missed beyond 1.5 (1.68 to 1.68 times the floor)" in said
+    del cell["parts"]
+    (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
+    assert "would keep" not in said
+
+
+def test_a_bound_is_never_beyond_the_engine_and_has_attention_once() -> None:
+    report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
+    with_int8(report, ms=9.0, attention=1e5)
+    (cell,) = report["speed"]
+    rate = OPERATIONS / 20e-3 / 1e3
+    weights, floor = 32 * 1e7 / rate, (32 * 1e7 + 32 * 32 * 1e5) / rate
+    found = over_floor_by_parts(report, cell, "x onnx-int8", rounding=True)
+    assert found == pytest.approx((weights + 0.6 * 9) / floor)
+    # Products that are faster in the engine than the floor has them are taken as they are.
+    cell["parts"]["x onnx-int8"]["shares"] |= {"products": 0.1, "rest": 0.4}
+    assert over_floor_by_parts(report, cell, "x onnx-int8", rounding=True) == pytest.approx(
+        over_floor(report, cell, "x onnx-int8")
+    )
+
+
+def test_a_float_engine_has_no_rounding_to_speak_of() -> None:
+    report = report_of("x onnx", {"what": "onnx"}, ms=0.5, bert_ms=80.0)
+    (cell,) = report["speed"]
+    shares = dict.fromkeys(PARTS, 0.0) | {"products": 0.3, "rest": 0.7}
+    cell["parts"] = {"x onnx": {"shares": shares, "nodes": 9, "surplus": 0.0}}
+    assert over_floor_by_parts(report, cell, "x onnx", rounding=True) is None
+    said = sentences(report)[0]
+    # It is 1.68 times a floor of 0.298 ms; 0.15 ms of products are less than that floor.
+    assert (
+        ". Were its products as fast as the floor's, all else that it computes would keep 1" in said
+    )
+    assert "rounding" not in said

@@ -1,0 +1,137 @@
+"""Where an engine's call spends its time, by onnxruntime's own profile."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper
+from tiny_predictor import write_tiny_predictor
+
+from pars_bench.predictor import bench, speed
+from pars_bench.predictor.contestants import Contestant
+from pars_bench.predictor.parts import OPTIMISED, Profiled, part_of, surplus
+from pars_bench.predictor.report import PARTS
+from pars_bench.predictor.speed import Speeds
+from pars_export.errors import ParsError
+from pars_export.int8 import store_int8
+from pars_export.runtimes.encoded import EncodedScorer
+
+TEXTS = ["what is the moon", "write a story of ten words a story of ten words"]
+
+
+@pytest.fixture(scope="module")
+def floats(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_predictor(tmp_path_factory.mktemp("floats") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def whole(floats: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same folder, its engine in int8."""
+    folder = shutil.copytree(floats, tmp_path_factory.mktemp("whole") / "tiny")
+    store_int8(floats / "model.onnx", folder / "model.onnx", [[4, 5, 6], [7, 8, 9, 4]])
+    manifest = json.loads((folder / "predictor.json").read_text())
+    manifest["files"]["model.onnx"]["bytes"] = (folder / "model.onnx").stat().st_size
+    (folder / "predictor.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def contestant(folder: Path) -> Contestant:
+    return Contestant("tiny onnx", "onnx", str(folder), baseline=False)
+
+
+def kinds(folder: Path) -> dict[str, Counter[str]]:
+    """Operators of each part, of the graph that onnxruntime wrote."""
+    graph = onnx.load(str(folder / OPTIMISED)).graph
+    matrices = {each.name for each in graph.initializer if len(each.dims) == 2}
+    found = {part: Counter[str]() for part in PARTS}
+    for node in graph.node:
+        found[part_of(node, matrices)][node.op_type] += 1
+    return found
+
+
+def test_a_float_engine_has_no_rounding(floats: Path, tmp_path: Path) -> None:
+    profiled = Profiled(contestant(floats), 1, 32, tmp_path)
+    for _ in range(3):
+        profiled.score(TEXTS)
+    found = profiled.parts(1e-3)
+    # Of each of two layers: query, key, value, what follows them, the two of feed-forward; and the
+    # head. Scores of attention and their sums.
+    kind = kinds(tmp_path)
+    assert sum(kind["products"].values()) == 2 * 6 + 1
+    assert sum(kind["attention"].values()) == 2 * 2
+    assert kind["functions"]["Softmax"] == 2
+    assert kind["functions"]["LayerNormalization"] == 2 * 2 + 1
+    assert not kind["rounding"]
+    shares = found["shares"]
+    assert list(shares) == list(PARTS)
+    assert sum(shares.values()) == pytest.approx(1)
+    assert shares["rounding"] == 0
+    assert min(share for part, share in shares.items() if part != "rounding") > 0
+    # Two texts of unlike length are two batches.
+    assert found["nodes"] == 2 * sum(each.total() for each in kind.values())
+
+
+def test_rounding_is_all_that_int8_adds(whole: Path, tmp_path: Path) -> None:
+    profiled = Profiled(contestant(whole), 1, 32, tmp_path)
+    for _ in range(2):
+        profiled.score(TEXTS)
+    assert min(profiled.parts(1e-3)["shares"].values()) > 0
+    kind = kinds(tmp_path)
+    assert kind["products"] == {"MatMulIntegerToFloat": 12, "Gemm": 1}
+    # Of each of two layers: what feeds query, key and value, what they give, both feed-forward
+    # layers; and six products to scale and give back their shape, one of them also to shift.
+    each = dict.fromkeys(["ReduceMax", "Max", "Div", "QuantizeLinear", "Unsqueeze"], 8)
+    each |= {"Reshape": 8 + 12, "Mul": 6 + 12, "Abs": 6, "Add": 2 + 2}
+    shared = {"Shape": 1, "ReduceProd": 1, "Expand": 2, "Concat": 2}
+    assert kind["rounding"] == {**each, **shared}
+
+
+def test_an_operator_that_nobody_knows_is_the_rest() -> None:
+    assert part_of(helper.make_node("Anything", ["x.int8"], ["y"]), set()) == "rest"
+    assert part_of(helper.make_node("MatMul", ["x", "weight"], ["y"]), {"weight"}) == "products"
+    assert part_of(helper.make_node("MatMul", ["x", "key"], ["y"]), {"weight"}) == "attention"
+
+
+def test_a_profile_takes_as_much_at_every_node() -> None:
+    taken = np.array([5.0, 7.0, 18.0])
+    assert surplus(taken, 24.0) == 2.0  # 3 + 5 + 16
+    assert surplus(taken, 40.0) == 0.0  # it took nothing that could be seen
+    assert surplus(taken, 3.0) == 5.0  # no node took less than nothing
+
+
+def test_a_profile_of_something_else_is_refused(floats: Path, tmp_path: Path) -> None:
+    profiled = Profiled(contestant(floats), 1, 32, tmp_path)
+    for _ in range(2):
+        profiled.score(TEXTS)
+    graph = onnx.load(str(tmp_path / OPTIMISED))
+    del graph.graph.node[0]
+    onnx.save(graph, str(tmp_path / OPTIMISED))
+    with pytest.raises(ParsError, match="of other nodes than the graph"):
+        profiled.parts(1e-3)
+
+
+def test_profiles_take_turns_with_calls_without_one(
+    floats: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    for of, kind in ((Profiled, "profiled"), (EncodedScorer, "any")):
+        real = of.score
+
+        def score(self: object, *texts: object, real: Any = real, kind: str = kind) -> object:
+            calls.append(kind)
+            return real(self, *texts)
+
+        monkeypatch.setattr(of, "score", score)
+    monkeypatch.setattr(speed, "BURST_S", 0)  # a call a sample
+    found = Speeds([contestant(floats)], 1, 32, bench.PROMPTS).parts(16, 2, rounds=2)
+    assert found.keys() == {"tiny onnx"}
+    # One warms up, two count: a call without a profile, and one within that with it.
+    plain, profiled = ["any"], ["profiled", "any"]
+    assert calls == [*plain, *profiled, *profiled, *plain, *plain, *profiled]
