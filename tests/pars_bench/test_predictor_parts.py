@@ -6,9 +6,9 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
 from onnx import helper
@@ -16,7 +16,7 @@ from tiny_predictor import write_tiny_predictor
 
 from pars_bench.predictor import bench, speed
 from pars_bench.predictor.contestants import Contestant
-from pars_bench.predictor.parts import OPTIMISED, Profiled, part_of, surplus
+from pars_bench.predictor.parts import OPTIMISED, Profiled, part_of
 from pars_bench.predictor.report import PARTS
 from pars_bench.predictor.speed import Speeds
 from pars_export.errors import ParsError
@@ -99,11 +99,27 @@ def test_an_operator_that_nobody_knows_is_the_rest() -> None:
     assert part_of(helper.make_node("MatMul", ["x", "key"], ["y"]), {"weight"}) == "attention"
 
 
-def test_a_profile_takes_as_much_at_every_node() -> None:
-    taken = np.array([5.0, 7.0, 18.0])
-    assert surplus(taken, 24.0) == 2.0  # 3 + 5 + 16
-    assert surplus(taken, 40.0) == 0.0  # it took nothing that could be seen
-    assert surplus(taken, 3.0) == 5.0  # no node took less than nothing
+def test_what_a_profile_takes_for_itself_is_taken_off(
+    floats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiled = Profiled(contestant(floats), 1, 32, tmp_path)
+    for _ in range(3):
+        profiled.score(["what is the moon"])
+    events = [
+        {"name": "_kernel_time", "dur": 13 if node.op_type == "Softmax" else 3, "op": node.op_type}
+        for node in onnx.load(str(tmp_path / OPTIMISED)).graph.node
+    ]
+    given = [{**each, "args": {"op_name": each["op"]}} for _ in range(3) for each in events]
+    given.insert(0, {"name": "model_run", "dur": 1000})
+    profile = tmp_path / "given.json"
+    profile.write_text(json.dumps(given))
+    monkeypatch.setattr(profiled._core, "session", SimpleNamespace(end_profiling=lambda: profile))
+    found = profiled.parts(1.0)
+    assert found["surplus"] == pytest.approx(3e-6)
+    outside = found["shares"]["outside"]
+    assert found["shares"] == pytest.approx(
+        {**dict.fromkeys(PARTS, 0), "functions": 1 - outside, "outside": outside}
+    )
 
 
 def test_a_profile_of_something_else_is_refused(floats: Path, tmp_path: Path) -> None:

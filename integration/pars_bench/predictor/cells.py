@@ -11,7 +11,7 @@ from typing import Any, cast
 
 from pars_bench.experiment import Facts
 from pars_bench.predictor.contestants import Contestant
-from pars_bench.predictor.grid import FEW, START_PROMPTS, TOKENS, Grid
+from pars_bench.predictor.grid import FEW, PROFILED_ROUNDS, START_PROMPTS, TOKENS, Grid
 from pars_bench.predictor.processes import Child, measure_memory, measure_start, start_speeds
 from pars_bench.predictor.report import Order, Parity, PredictorReport, SpeedCell
 from pars_bench.predictor.texts import makers_of, repeated
@@ -71,7 +71,7 @@ class Cells:
                         "threads": threads,
                         "length": length,
                         "batch": batch,
-                        "rounds": grid.rounds,
+                        "rounds": PROFILED_ROUNDS * grid.rounds,
                     }
             for turn in range(grid.burst_rounds):
                 found[f"burst-{threads}-{turn}"] = {

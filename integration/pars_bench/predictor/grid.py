@@ -14,6 +14,8 @@ TOKENS_LARGE = 512
 
 START_PROMPTS = 32
 """Prompts scored in a fresh process, before its largest memory is read."""
+PROFILED_ROUNDS = 3
+"""Samples of a profiled call, to one of another: a single node is disturbed more than a call."""
 FEW = 256
 """Prompts of the burst, evenly taken, that are ranked in one call and in one call each as well."""
 

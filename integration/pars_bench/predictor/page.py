@@ -72,10 +72,11 @@ _PARTS = """\
 Of a call, batch {batch}, {threads}: milliseconds a prompt, and the share of the call. The shares
 are those of the engine's own nodes in onnxruntime's profile, which was taken of the same file in
 the same shape, in turns with calls without one; the milliseconds are these shares of the time
-above. A profile takes some time for itself at each node ({least:.1f} to {most:.1f} microseconds
-here), which is taken off. Rounding is all that int8 adds to a product: scales of the inputs,
-rounding them, scaling the results. Attention's own products have no weights and are float32. The
-rest are the other nodes: sums with biases, residuals and the mask, embeddings, moves."""
+above. A profile takes some time for itself at each node: what the shortest took, which does next
+to nothing ({least:.1f} to {most:.1f} microseconds), is taken off all. Rounding is all that int8
+adds to a product: scales of the inputs, rounding them, scaling the results. Attention's own
+products have no weights and are float32. The rest are the other nodes: sums with biases, residuals
+and the mask, embeddings, moves."""
 
 _PARTS_NAMED = {
     "products": "products with weights",

@@ -131,8 +131,9 @@ class Profiled:
         outside = min(float(np.median(self._outside[1:])), seconds)
         # A profile's clock runs on while others have the CPU: the lower calls are undisturbed.
         nodes = np.percentile(taken, 25, axis=0)
-        each = surplus(nodes, seconds - outside)
-        nodes -= each
+        # What it notes of a node takes as long for a small one as for a large one.
+        surplus = float(nodes.min())
+        nodes -= surplus
         # What else sets a profiled call apart, as what others do meanwhile, does so in proportion.
         nodes *= (1 - outside / seconds) / nodes.sum()
         shares = dict.fromkeys(PARTS, 0.0)
@@ -140,12 +141,4 @@ class Profiled:
         for kind, node in zip(kinds, nodes, strict=True):
             shares[kind] += float(node)
         shares["outside"] = outside / seconds
-        return {"shares": shares, "nodes": len(nodes), "surplus": each}
-
-
-def surplus(taken: NDArray[np.float64], seconds: float) -> float:
-    """What a profile took for itself at each node: the same at a small one as at a large one.
-
-    So much that the others take ``seconds`` in all, but no more than the shortest took.
-    """
-    return float(np.clip((taken.sum() - seconds) / taken.size, 0.0, taken.min()))
+        return {"shares": shares, "nodes": len(nodes), "surplus": surplus}

@@ -89,6 +89,7 @@ def product_session(weight: NDArray[np.generic], threads: int) -> Any:
     onnxruntime packs the weight once, as it does a model's. Float32 weights take float32; int8
     weights take uint8 around 128 and give int32.
     """
+    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
     whole = weight.dtype == np.int8
@@ -118,13 +119,6 @@ def product_session(weight: NDArray[np.generic], threads: int) -> Any:
         constants,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
-    return session_of(model, threads)
-
-
-def session_of(model: Any, threads: int) -> Any:
-    """A session of an ONNX model on so many cores."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1

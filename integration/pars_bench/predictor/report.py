@@ -68,7 +68,7 @@ class Parts(TypedDict):
     nodes: int
     """Of its graph that ran in a call."""
     surplus: float
-    """Seconds that the profile took for itself at each node; taken off."""
+    """Seconds that the shortest node took: those of the profile itself; taken off every node."""
 
 
 class SpeedCell(TypedDict):
