@@ -124,7 +124,7 @@ def test_a_float_engine_has_no_rounding_to_speak_of() -> None:
     report = report_of("x onnx", {"what": "onnx"}, ms=0.5, bert_ms=80.0)
     (cell,) = report["speed"]
     shares = dict.fromkeys(PARTS, 0.0) | {"products": 0.3, "rest": 0.7}
-    cell["parts"] = {"x onnx": {"shares": shares, "nodes": 9, "surplus": 0.0}}
+    cell["parts"] = {"x onnx": {"shares": shares, "nodes": 9, "surplus": 0.0, "slower": 1.0}}
     assert over_floor_by_parts(report, cell, "x onnx", rounding=True) is None
     said = sentences(report)[0]
     # It is 1.68 times a floor of 0.298 ms; 0.15 ms of products are less than that floor.

@@ -117,6 +117,8 @@ def test_what_a_profile_takes_for_itself_is_taken_off(
     found = profiled.parts(1.0)
     assert found["surplus"] == pytest.approx(3e-6)
     outside = found["shares"]["outside"]
+    # Two nodes of 10 microseconds, in a call of a second.
+    assert found["slower"] == pytest.approx(20e-6 / (1 - outside))
     assert found["shares"] == pytest.approx(
         {**dict.fromkeys(PARTS, 0), "functions": 1 - outside, "outside": outside}
     )

@@ -73,10 +73,12 @@ Of a call, batch {batch}, {threads}: milliseconds a prompt, and the share of the
 are those of the engine's own nodes in onnxruntime's profile, which was taken of the same file in
 the same shape, in turns with calls without one; the milliseconds are these shares of the time
 above. A profile takes some time for itself at each node: what the shortest took, which does next
-to nothing ({least:.1f} to {most:.1f} microseconds), is taken off all. Rounding is all that int8
-adds to a product: scales of the inputs, rounding them, scaling the results. Attention's own
-products have no weights and are float32. The rest are the other nodes: sums with biases, residuals
-and the mask, embeddings, moves."""
+to nothing ({surplus} microseconds), is taken off all. After that they took {slower} times what they
+do without a profile; more than 1 says that something else ran, which the profile's clock does not
+leave out, and which makes long nodes longer than short ones. Rounding is all that int8 adds to a
+product: scales of the inputs, rounding them, scaling the results. Attention's own products have no
+weights and are float32. The rest are the other nodes: sums with biases, residuals and the mask,
+embeddings, moves."""
 
 _PARTS_NAMED = {
     "products": "products with weights",
@@ -273,13 +275,13 @@ def _parts(report: PredictorReport) -> Iterator[str]:
     cells = [c for c in cells_of(report, first["threads"], first["batch"]) if "parts" in c]
     if not cells:
         return
-    surplus = [found["surplus"] * 1e6 for cell in cells for found in cell["parts"].values()]
+    profiles = [found for cell in cells for found in cell["parts"].values()]
     yield "## Where a call's time goes"
     yield _PARTS.format(
         batch=first["batch"],
         threads=threads_named(first["threads"]),
-        least=min(surplus),
-        most=max(surplus),
+        surplus=_range([found["surplus"] * 1e6 for found in profiles]),
+        slower=_range([found["slower"] for found in profiles]),
     )
     lines = [
         f"| tokens | {' | '.join(str(cell['length']) for cell in cells)} |",
@@ -295,6 +297,11 @@ def _parts(report: PredictorReport) -> Iterator[str]:
                 ]
                 lines.append(f"| {name}: {label} | {' | '.join(shown)} |")
     yield "\n".join(lines)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = (f"{value:.2g}" for value in (min(values), max(values)))
+    return low if low == high else f"{low} to {high}"
 
 
 def _memories(report: PredictorReport) -> Iterator[str]:

@@ -128,17 +128,17 @@ class Profiled:
         # The first call only warms up. A call may be several runs.
         calls = len(self._outside)
         taken = np.array([event["dur"] for event in found]).reshape(calls, -1)[1:] / 1e6
-        outside = min(float(np.median(self._outside[1:])), seconds)
-        # A profile's clock runs on while others have the CPU: the lower calls are undisturbed.
+        outside = min(float(np.median(self._outside[1:])), 0.99 * seconds)
+        # A profile's clock runs on while others have the CPU: the lower calls are less disturbed.
         nodes = np.percentile(taken, 25, axis=0)
         # What it notes of a node takes as long for a small one as for a large one.
         surplus = float(nodes.min())
         nodes -= surplus
-        # What else sets a profiled call apart, as what others do meanwhile, does so in proportion.
-        nodes *= (1 - outside / seconds) / nodes.sum()
+        slower = float(nodes.sum()) / (seconds - outside)
+        nodes /= slower * seconds
         shares = dict.fromkeys(PARTS, 0.0)
         kinds = [part_of(node, matrices) for node in graph.node] * (self._core.runs // calls)
         for kind, node in zip(kinds, nodes, strict=True):
             shares[kind] += float(node)
         shares["outside"] = outside / seconds
-        return {"shares": shares, "nodes": len(nodes), "surplus": surplus}
+        return {"shares": shares, "nodes": len(nodes), "surplus": surplus, "slower": slower}

@@ -69,6 +69,8 @@ class Parts(TypedDict):
     """Of its graph that ran in a call."""
     surplus: float
     """Seconds that the shortest node took: those of the profile itself; taken off every node."""
+    slower: float
+    """What its nodes took then, over what they take without a profile: 1 where nothing else ran."""
 
 
 class SpeedCell(TypedDict):
