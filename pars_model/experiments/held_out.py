@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from pars_export.files import atomic_file, sha256_file
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.judging import RESAMPLES
-from pars_model.experiments.matrix import RIDGE
+from pars_model.experiments.matrix import OVER_RIDGE, RIDGE
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
 from pars_model.metrics import estimates, kendall_tau, tau_and_accuracy
@@ -26,8 +26,6 @@ Fits = dict[int, tuple[Path, Result]]
 """Predictor folder and result of each fit of a cell, by its number of prompts, 0 for all."""
 
 TARGET = 0.70
-OVER = 0.03
-"""Least that was wanted over the ridge, in every cell."""
 
 
 def part_of(bench: Workbench, cell: Cell, prompts: int) -> Path:
@@ -135,7 +133,7 @@ def curve(bench: Workbench, cell: Cell, fits: Fits, over_ridge: bool = False) ->
         cell: of the lengths.
         fits: two or more.
         over_ridge: ask for the lead over the ridge that learned from the same prompts, and for
-            what reaches `OVER`, instead of tau and `TARGET`.
+            what reaches `OVER_RIDGE`, instead of tau and `TARGET`.
     """
     from pars_export import Predictor
     from pars_export.artifact import folder_sha256
@@ -143,7 +141,7 @@ def curve(bench: Workbench, cell: Cell, fits: Fits, over_ridge: bool = False) ->
     path = bench.table(cell)
     folders, results = zip(*fits.values(), strict=True)
     sizes = [found["train"] for found in results]
-    wanted_of, target = (f"lead over the {RIDGE}", OVER) if over_ridge else ("tau", TARGET)
+    wanted_of, target = (f"lead over the {RIDGE}", OVER_RIDGE) if over_ridge else ("tau", TARGET)
 
     def compute() -> Result:
         lengths = read_lengths(path)

@@ -6,8 +6,8 @@ from pars_export.errors import InputError
 from pars_model.experiments import fine_tuning
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.fine_tuning import CORES, WHOLE_ALPACA
-from pars_model.experiments.held_out import OVER, TARGET, Fits, curve, in_full, part_of
-from pars_model.experiments.matrix import RIDGE, shown
+from pars_model.experiments.held_out import TARGET, Fits, curve, in_full, part_of
+from pars_model.experiments.matrix import OVER_RIDGE, RIDGE, shown
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table, word
 from pars_model.experiments.workbench import Result, Workbench
@@ -83,7 +83,7 @@ def run(bench: Workbench) -> Section:
     parts = [
         INTRODUCTION,
         table(HEAD, rows),
-        f"Wanted: {OVER} over the ridge, and tau {TARGET:.2f} in few minutes:",
+        f"Wanted: {OVER_RIDGE} over the ridge, and tau {TARGET:.2f} in few minutes:",
         "\n".join(goals),
         *ceilings,
         PAIRS,
@@ -108,7 +108,7 @@ def _pairings(bench: Workbench) -> str:
 def goal(cell: Cell, found: Result, gain: Estimate) -> str:
     """What was wanted in a cell, and what came of it."""
     told = [f"{gain.value:+.3f} [{gain.low:+.3f}, {gain.high:+.3f}] over the ridge"]
-    told[0] += f" ({word(gain.value >= OVER)})"
+    told[0] += f" ({word(gain.value >= OVER_RIDGE)})"
     if cell in fine_tuning.MINUTES:
         told.append(f"tau {found['tau'][0]:.3f} ({word(found['tau'][0] >= TARGET)})")
         minutes, most = found["minutes"], fine_tuning.MINUTES[cell]

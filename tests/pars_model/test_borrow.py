@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pars_model.__main__ import main
-from pars_model.borrow import SHARED, borrow, borrowed_places, same_rank
+from pars_model.borrow import SHARED, Floats, borrow, borrowed_places, same_rank
 from pars_model.lengths import read_lengths, split_prompts
 from pars_model.metrics import kendall_tau
 
@@ -17,9 +16,10 @@ TRUE = np.random.default_rng(0).permutation(200) / 20.0
 """How long an answer each of 200 prompts asks for, in log tokens."""
 
 
-def noisy(seed: int, noise: float = 1.5) -> np.ndarray[Any, np.dtype[np.float64]]:
+def noisy(seed: int, noise: float = 1.5) -> Floats:
     rng = np.random.default_rng(seed)
-    return np.ceil(np.exp(TRUE / 3 + noise * rng.standard_normal(len(TRUE))) * 20)
+    lengths: Floats = np.ceil(np.exp(TRUE / 3 + noise * rng.standard_normal(len(TRUE))) * 20)
+    return lengths
 
 
 def test_places_of_others_take_noise_out_of_an_order() -> None:
@@ -63,7 +63,7 @@ def test_an_llm_with_few_prompts_in_common_counts_for_nothing() -> None:
 def test_places_become_lengths_of_the_same_rank() -> None:
     lengths, cut_off = np.array([30.0, 10.0, 40.0, 40.0]), np.array([False, False, True, False])
     assert same_rank(np.array([0.5, -2.0, 0.7, 9.0]), lengths, cut_off).tolist() == [0, 1, 3, 2]
-    eight = same_rank(np.arange(8.0), lengths, cut_off)
+    eight = same_rank(np.array(range(8), dtype=np.float64), lengths, cut_off)
     assert eight.tolist() == [1, 1, 0, 0, 3, 3, 2, 2]
 
 
