@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 
 from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
+from pars_model.fitted_table import note_table
 
 BEST, LAST, UNFINISHED = "best.ckpt", "last.ckpt", "unfinished.ckpt"
 
@@ -38,12 +39,17 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
         self.best: float | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a fit that would never validate: its weights could not be chosen."""
+        """Refuse a fit that would never validate: its weights could not be chosen.
+
+        Those of any other are to say where its length table is.
+        """
         if stage == "fit" and trainer.limit_val_batches == 0:
             raise ConfigError(
                 "trainer.limit_val_batches is 0, but the best weights are chosen, and calibrated, "
                 "by validation: leave it at 1.0."
             )
+        if stage == "fit":
+            note_table(trainer.datamodule)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Keep these weights if they are the best so far."""

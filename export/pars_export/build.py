@@ -18,18 +18,11 @@ from pars_export.artifact import MANIFEST, Manifest, predictor_folder, read_mani
 from pars_export.batches import BatchPlan
 from pars_export.engines import ENGINES, EXACT, ONNX, Source, remember_built
 from pars_export.errors import PredictorError
+from pars_export.export_prompts import ExportPrompts, export_prompts
 from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
-from pars_export.parity import (
-    Bound,
-    builtin_texts,
-    demonstration_texts,
-    enough,
-    measure,
-    some_facts,
-    split,
-)
+from pars_export.parity import Bound, builtin_texts, measure, some_facts
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer, check_encoder
 from pars_export.runtimes.onnxruntime_engines import CPU_PLAN, OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
@@ -44,7 +37,7 @@ def write_encoder_predictor(
     encoder_config: Mapping[str, object],
     tokenizer_json: str,
     manifest: Manifest,
-    texts: Sequence[str] = (),
+    texts: Sequence[str] | ExportPrompts = (),
     to: Sequence[str] = (),
     threads: int = 1,
     options: BuildOptions | None = None,
@@ -58,7 +51,7 @@ def write_encoder_predictor(
         tokenizer_json: content of its encoder's `tokenizer.json`.
         manifest: input, calibration, training and metrics; engines and files are filled in here.
         texts: prompts for the comparison of engines, and for what engines are made by,
-            filled up by those of `pars_export.parity.demonstration_texts`.
+            filled up by those of `pars_export.parity.demonstration_texts`; or which are for what.
         to: names of `ENGINES` to write beside `torch` and `onnx`.
         threads: cores to use for the comparison.
         options: of TensorRT engines.
@@ -96,7 +89,7 @@ def write_encoder_predictor(
                 "file": ONNX,
                 "opset": OPSET,
                 "exporter": f"torch {torch.__version__}",
-                "parity": writer.compare("onnx", folder / ONNX, EXACT),
+                **writer.base(),
             },
         }
         engines |= {name: writer.write(name) for name in to}
@@ -117,7 +110,7 @@ def write_encoder_predictor(
 def add_engines(
     path: str | Path,
     to: Sequence[str],
-    texts: Sequence[str] = (),
+    texts: Sequence[str] | ExportPrompts = (),
     threads: int = 1,
     options: BuildOptions | None = None,
 ) -> Manifest:
@@ -150,8 +143,8 @@ def add_engines(
         tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
         reference = load_network(folder, WEIGHTS).eval()
         writer = _Writer(folder, manifest, reference, tokenizer, texts, threads, options)
-        parity = writer.compare("onnx", folder / ONNX, EXACT)
-        engines = {**manifest.engines, "onnx": {**manifest.engines["onnx"], "parity": parity}}
+        onnx = {**manifest.engines["onnx"], **writer.base()}
+        engines = {**manifest.engines, "onnx": onnx}
         engines |= {name: writer.write(name) for name in to}
         sealed = seal(folder, replace(manifest, engines=engines))
         remember_built(sealed, to)
@@ -185,17 +178,19 @@ class _Writer:
         manifest: Manifest,
         reference: RankerNetwork,
         tokenizer: TextTokenizer,
-        texts: Sequence[str],
+        texts: Sequence[str] | ExportPrompts,
         threads: int,
         options: BuildOptions | None,
     ) -> None:
-        calibration, self._texts = split(enough(texts)) if texts else demonstration_texts()
+        prompts = export_prompts(texts)
+        self._texts = prompts.compared_on.texts
+        self._beside = {"compared_on": prompts.compared_on.counts}
         self._folder = folder
         self._facts = manifest.facts.width
         self._tokenizer = tokenizer
         self._threads = threads
         self._reference = EncodedScorer(tokenizer, TorchCore(reference, threads))
-        ids = tokenizer.encode(calibration)
+        ids = tokenizer.encode(prompts.made_by.texts)
         self._source = Source(
             reference,
             folder / ONNX,
@@ -203,13 +198,18 @@ class _Writer:
             tokenizer.spec.max_length,
             options or BuildOptions(),
             some_facts(self._facts, len(ids)),
+            prompts.made_by.counts,
         )
+
+    def base(self) -> dict[str, object]:
+        """What the manifest says of the comparison of `onnx`, from which engines are made."""
+        return {"parity": self.compare("onnx", self._folder / ONNX, EXACT), **self._beside}
 
     def write(self, name: str) -> dict[str, object]:
         """Write one engine; return what the manifest says of it."""
         engine = ENGINES[name]
         path = self._folder / engine.file
-        found = {"file": engine.file, **engine.write(self._source, path)}
+        found = {"file": engine.file, **engine.write(self._source, path), **self._beside}
         bound = engine.bound_for(self._source.options)
         if engine.graph is None:
             return {**found, "parity": self.compare(name, path, bound)}

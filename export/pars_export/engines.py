@@ -40,6 +40,8 @@ class Source:
     """Of TensorRT engines."""
     facts: NDArray[np.float32] | None = None
     """What stands beside the prompts of ``ids``, (n, width), where the ranker reads facts."""
+    made_by: Mapping[str, int] = field(default_factory=dict)
+    """Number of the prompts of ``ids`` by kind, for the manifest."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,8 @@ def _int8(source: Source, path: Path) -> Mapping[str, object]:
     from pars_export.int8 import store_int8
 
     store_int8(source.onnx, path, source.ids, source.facts)
-    return {"weights": "int8", "computes": "int8", **_opsets(path)}
+    made_by = dict(source.made_by)
+    return {"weights": "int8", "computes": "int8", "made_by": made_by, **_opsets(path)}
 
 
 def _opsets(path: Path) -> Mapping[str, object]:
@@ -97,7 +100,8 @@ def _tensorrt(library: str) -> Callable[[Source, Path], Mapping[str, object]]:
         _graph(source, graph)
         profiles = profiles_for([len(each) for each in source.ids], source.max_length)
         facts = 0 if source.facts is None else source.facts.shape[1]
-        return build_engine(library, graph, path, profiles, source.options, facts)
+        found = build_engine(library, graph, path, profiles, source.options, facts)
+        return {**found, "made_by": dict(source.made_by)}
 
     return write
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from pars_export.errors import InputError
 
@@ -40,8 +40,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--texts",
         type=Path,
         metavar="FILE",
-        help="prompts to make engines by and to compare them on, one a line or JSONL; where there "
-        "are fewer than 628, those that ship with this package fill up (the default)",
+        help="prompts to make engines by and to compare them on, one a line or JSONL (default, for "
+        "a CKPT: those of the length table of its fit); where there are too few, those that ship "
+        "with this package fill up",
     )
     parser.add_argument("--threads", type=int, default=1, help="cores for the comparison")
     tensorrt = parser.add_argument_group("TensorRT engines")
@@ -77,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         texts = read_texts(args.texts)
     from pars_export.artifact import folder_sha256
     from pars_export.engines import parse_names
+    from pars_export.export_prompts import in_words
     from pars_export.tensorrt import BuildOptions
 
     capabilities = args.compute_capability.split(",") if args.compute_capability else ()
@@ -101,6 +103,8 @@ def run(args: argparse.Namespace) -> int:
         manifest = add_engines(out, to, texts, args.threads, options)
     else:
         manifest = export_checkpoint(args.source, out, texts, to, args.threads, options)
+    counts = cast("dict[str, int]", manifest.engines["onnx"]["compared_on"])
+    print(f"compared on {in_words(counts)}")
     for name in ("onnx", *to):
         engine = manifest.engines[name]
         kind = "parity" if "parity" in engine else "graph_parity"
@@ -123,7 +127,8 @@ def export_checkpoint(
     Args:
         ckpt: the checkpoint; nothing in it is unpickled.
         out: where; an older predictor there is replaced.
-        texts: prompts to compare the engines on, filled up by some that ship with this package.
+        texts: prompts to compare the engines on, by default those of the table that the ranker was
+            fitted on; filled up by some that ship with this package.
         to: engines to write beside the ONNX model (`pars_export.engines.ENGINES`).
         threads: cores for the comparison.
         options: of TensorRT engines.
@@ -139,6 +144,7 @@ def export_checkpoint(
     from pars_export.calibration import Calibration
     from pars_export.facts import FactSpec
     from pars_model.checkpoint import load_ranker
+    from pars_model.fitted_table import prompts_of_fit
 
     ranker = load_ranker(ckpt)
     if ranker.calibration is None:
@@ -160,7 +166,7 @@ def export_checkpoint(
         ranker.hparams["encoder_config"],
         ranker.tokenizer_json,
         manifest,
-        texts,
+        texts or prompts_of_fit(ckpt, ranker) or (),
         to,
         threads,
         options,

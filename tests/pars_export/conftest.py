@@ -12,7 +12,7 @@ import pytest
 import torch
 from tiny_predictor import tiny_config, tiny_tokenizer_json
 
-from pars_export import build
+from pars_export import export_prompts
 from pars_export.artifact import Manifest
 from pars_export.build import add_engines, write_encoder_predictor
 from pars_export.calibration import Calibration
@@ -97,7 +97,7 @@ def engines(exported: Path, tmp_path_factory: pytest.TempPathFactory, texts: lis
     shutil.copytree(exported, folder)
     with pytest.MonkeyPatch.context() as patch:
         # On these prompts alone, not filled up: it is quicker, and bounds are for trained encoders.
-        patch.setattr(build, "enough", list)
+        patch.setattr(export_prompts, "enough", list)
         # Random weights on 32 channels average out less of the rounding than a trained encoder.
         int8 = ENGINES["onnx-int8"]
         loose = dataclasses.replace(int8.bound, tau=0.95)

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from minilm_predictor import minilm_network
 
-from pars_export import ConfigError, Predictor, PredictorError, build
+from pars_export import ConfigError, Predictor, PredictorError, export_prompts
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.build import add_engines
 from pars_export.built_here import remember
@@ -73,7 +73,7 @@ def test_the_real_builder_takes_the_graph_of_every_precision(
     folder: Path, precision: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(BY_PRECISION, "int8", LOOSE)
-    monkeypatch.setattr(build, "enough", list)  # LOOSE is for these texts
+    monkeypatch.setattr(export_prompts, "enough", list)  # LOOSE is for these texts
     options = BuildOptions(precision=precision, capabilities=("8.9",))
     manifest = add_engines(folder, ["tensorrt-rtx"], builtin_texts(), options=options)
     engine = manifest.engines["tensorrt-rtx"]

@@ -1,0 +1,85 @@
+"""The length table that a checkpoint was fitted on, found again when it is exported.
+
+A checkpoint holds the table's path and digest; the path goes no further, into no predictor folder.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from pars_export.errors import InputError
+from pars_export.export_prompts import ExportPrompts, table_prompts
+from pars_export.files import sha256_file
+from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
+
+if TYPE_CHECKING:
+    import lightning.pytorch as pl
+
+    from pars_model.module import ResponseLengthRanker
+
+log = logging.getLogger("pars")
+
+_PATH = "table_path"
+
+
+def note_table(data: pl.LightningDataModule | None) -> None:
+    """Have every checkpoint of a fit say where the table of its data module is."""
+    path = getattr(data, "path", None)
+    if data is not None and path is not None:
+        data.hparams[_PATH] = str(Path(path).resolve())
+
+
+def prompts_of_fit(ckpt: Path, ranker: ResponseLengthRanker) -> ExportPrompts | None:
+    """Prompts to export a ranker by, from the table that it was fitted on.
+
+    They are chosen by their hash, so they are the same each time.
+
+    Args:
+        ckpt: the checkpoint, one that can be read.
+        ranker: what was read from it.
+
+    Returns:
+        None where the table is not known, gone or another one by now; a warning says so.
+    """
+    found = ranker.training_summary.get("data", {})
+    try:
+        table = _read(ckpt, found)
+    except InputError as error:
+        log.warning(
+            "%s: engines are compared on prompts that ship with this package; name others by "
+            "--texts.",
+            error,
+        )
+        return None
+    split = split_prompts(table, found["val_fraction"], found["test_fraction"])
+    if found["trained_on_all"]:
+        split = np.full_like(split, "train")
+    by_hash = sorted(
+        zip(table.prompts, split, strict=True), key=lambda each: text_fraction(each[0])
+    )
+    held_out = [text for text, part in by_hash if part != "train"]
+    learned = [text for text, part in by_hash if part == "train"]
+    return table_prompts(held_out, learned)
+
+
+def _read(ckpt: Path, found: Mapping[str, Any]) -> LengthTable:
+    held = torch.load(ckpt, map_location="cpu", weights_only=True, mmap=True)
+    path = held.get("datamodule_hyper_parameters", {}).get(_PATH)
+    if not isinstance(path, str) or "table_sha256" not in found:
+        raise InputError(f"{ckpt} does not say where the length table of its fit is")
+    if not Path(path).is_file():
+        raise InputError(f"{path}, the length table of the fit, is gone")
+    try:
+        if sha256_file(Path(path)) == found["table_sha256"]:
+            return read_lengths(path)
+    except (OSError, InputError) as error:
+        raise InputError(
+            f"{path}, the length table of the fit, cannot be read ({error})"
+        ) from error
+    raise InputError(f"{path} has changed since the fit, whose length table it was")
