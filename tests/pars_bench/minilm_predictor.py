@@ -6,19 +6,24 @@ it is beside those of a trained one.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from pars_export.artifact import Manifest
 from pars_export.build import write_encoder_predictor
 from pars_export.calibration import Calibration
+from pars_export.engines import BY_PRECISION
 from pars_export.inputs import InputSpec, TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.parity import demonstration_texts
 from pars_model.encoder import find_encoder, pretrained_weights
 
 NAME = "embedded:minilm"
+UNTRAINED = replace(BY_PRECISION["int8"], tau=0.97)
+"""What int8 keeps of the order by a head that nobody trained; all other bounds are real ones."""
 
 
 def minilm_network() -> RankerNetwork:
@@ -31,8 +36,8 @@ def minilm_network() -> RankerNetwork:
     return network
 
 
-def write_minilm_predictor(folder: Path) -> Path:
-    """A predictor folder of it, with the engines every one has."""
+def write_minilm_predictor(folder: Path, **settings: Any) -> Path:
+    """A predictor folder of it, with the engines every one has, or more by ``settings``."""
     files = find_encoder(NAME)
     manifest = Manifest(
         kind="encoder",
@@ -45,7 +50,9 @@ def write_minilm_predictor(folder: Path) -> Path:
     with torch.inference_mode():
         texts = torch.cat([_pooled(network, tokenizer, text) for text in demonstration_texts()[0]])
         network.head.weight.copy_(torch.pca_lowrank(texts, q=1)[2].T)
-    write_encoder_predictor(folder, network, files.config, files.tokenizer_json, manifest)
+    write_encoder_predictor(
+        folder, network, files.config, files.tokenizer_json, manifest, **settings
+    )
     return folder
 
 

@@ -123,13 +123,22 @@ def test_an_engine_that_scores_otherwise_on_its_gpu_leaves_nothing(
     assert not list(built_here.parent.rglob("*"))
 
 
+@pytest.mark.parametrize(
+    ("precision", "bound"),
+    [
+        ("fp32", Bound(1.0, 1.1, 1.0)),
+        # As it is but for the difference: 32 channels that nobody trained do not keep the order.
+        ("int8", replace(BY_PRECISION["int8"], difference=10.0)),
+    ],
+)
 def test_a_graph_beyond_its_bound_leaves_nothing(
-    folder: Path, built_here: Path, monkeypatch: pytest.MonkeyPatch
+    folder: Path, built_here: Path, monkeypatch: pytest.MonkeyPatch, precision: str, bound: Bound
 ) -> None:
-    monkeypatch.setitem(BY_PRECISION, "fp32", Bound(1.0, 1.1, 1.0))
+    monkeypatch.setitem(BY_PRECISION, precision, bound)
     before = folder_sha256(folder)
-    with pytest.raises(PredictorError, match=r"orders .* otherwise .* at least 1\.1 is wanted"):
-        add_engines(folder, ["tensorrt-rtx"], TEXTS, options=FP32)
+    wanted = rf"orders .* otherwise .* at least {bound.tau} is wanted"
+    with pytest.raises(PredictorError, match=wanted):
+        add_engines(folder, ["tensorrt-rtx"], TEXTS, options=replace(FP32, precision=precision))
     assert folder_sha256(folder) == before
     assert not (folder / RTX).exists()
     assert not list(built_here.parent.rglob("*"))

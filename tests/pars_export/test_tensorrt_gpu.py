@@ -20,7 +20,7 @@ from statistics import median
 
 import numpy as np
 import pytest
-from minilm_predictor import NAME, write_minilm_predictor
+from minilm_predictor import NAME, UNTRAINED, write_minilm_predictor
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
@@ -34,8 +34,6 @@ from pars_export.tensorrt import BuildOptions, import_library
 
 PREDICTOR = "PARS_GPU_PREDICTOR"
 ROOT = Path(__file__).parents[2]
-UNTRAINED = replace(BY_PRECISION["int8"], tau=0.97)
-"""What int8 keeps of the order by a head that nobody trained; all other bounds are real ones."""
 RAN: list[str] = []
 """Runtimes that scored on the GPU in this run."""
 

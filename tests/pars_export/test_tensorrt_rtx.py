@@ -14,16 +14,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from minilm_predictor import minilm_network
+from minilm_predictor import UNTRAINED, minilm_network, write_minilm_predictor
 
-from pars_export import ConfigError, Predictor, PredictorError, export_prompts
+from pars_export import ConfigError, Predictor, PredictorError, build, export_prompts
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.build import add_engines
 from pars_export.built_here import remember
 from pars_export.engines import BY_PRECISION, ENGINES
+from pars_export.export_prompts import ExportPrompts, Sample
 from pars_export.files import sha256_file
 from pars_export.onnx import export_half
-from pars_export.parity import Bound, builtin_texts
+from pars_export.parity import Bound, builtin_texts, demonstration_texts
 from pars_export.runtimes.tensorrt import Context, Engine, Runtime, profiles_of
 from pars_export.tensorrt import (
     BuildOptions,
@@ -115,6 +116,30 @@ def test_the_real_builder_takes_the_real_encoder(tmp_path: Path) -> None:
         {"opt": [16, 128], "max": [64, 128]},
     ]
     assert 20e6 < (tmp_path / "engine").stat().st_size < 80e6, "22 million weights in half"
+
+
+def test_int8_of_the_real_encoder_keeps_the_order_of_a_head_that_nobody_trained(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(BY_PRECISION, "int8", UNTRAINED)
+    monkeypatch.setattr(build, "builtin_texts", lambda: builtin_texts()[::8])
+    made_by, compared_on = demonstration_texts()  # some of them, for time
+    prompts = ExportPrompts(
+        Sample(made_by[::4], {"shipped": 32}), Sample(compared_on[::5], {"shipped": 100})
+    )
+    options = BuildOptions("int8", capabilities=("8.9",))
+    folder = write_minilm_predictor(
+        tmp_path / "predictor", texts=prompts, to=["tensorrt-rtx"], options=options
+    )
+    engine: Any = read_manifest(folder).engines["tensorrt-rtx"]
+    assert (engine["made_by"], engine["compared_on"]) == ({"shipped": 32}, {"shipped": 100})
+    parity = engine["graph_parity"]
+    assert parity["prompts"] == 100
+    assert UNTRAINED.tau == parity["tau_bound"] <= parity["tau"] < 1
+    assert 0 < parity["max_abs_diff"] <= parity["bound"]
+    assert parity["batch_diff"] <= parity["batch_bound"]
+    assert (folder / RTX).stat().st_size > 10e6
+    assert not list(folder.glob("*.graph.onnx"))
 
 
 def test_options_that_cannot_be() -> None:
