@@ -185,7 +185,8 @@ def test_the_command_adds_engines_in_place(
     command = ["export", str(folder), "--to", "onnx-bf16", "--texts", str(lines)]
     assert main(command) == 0
     printed = capsys.readouterr().out.splitlines()
-    assert printed[1].startswith("onnx-bf16 against torch (parity): {")
+    assert printed[0].startswith("compared on ")
+    assert printed[2].startswith("onnx-bf16 against torch (parity): {")
     assert printed[-1] == str(folder)
     assert folder_sha256(folder) in printed[-2]
     assert main([*command, "--out", str(tmp_path / "other")]) == 2
@@ -377,7 +378,9 @@ def test_the_onnx_of_a_folder_is_compared_anew(
     after = dict(add_engines(folder, [], [f"say {n}" for n in range(700)]).engines["onnx"])
     parity: Any = after.pop("parity")
     assert parity["prompts"] == 572
+    assert after.pop("compared_on") == {"given": 572}
     assert before.pop("parity") != parity
+    assert before.pop("compared_on") == {"given": 47, "shipped": 453}
     assert after == before
     export_onnx(make_network(seed=99), folder / "model.onnx")
     manifest = read_manifest(exported)

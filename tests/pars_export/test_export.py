@@ -224,7 +224,9 @@ def test_int8_of_the_real_encoder_keeps_its_promise(fit: Fit, tmp_path: Path) ->
     )
     out = tmp_path / "p"
     assert main(["export", str(checkpoint), "--out", str(out), "--to", "onnx-int8"]) == 0
-    parity: Any = read_manifest(out).engines["onnx-int8"]["parity"]
+    engine: Any = read_manifest(out).engines["onnx-int8"]
+    assert (engine["made_by"], engine["compared_on"]) == ({"table": 128}, {"table": 500})
+    parity = engine["parity"]
     assert (parity["prompts"], parity["tau_bound"]) == (500, 0.99)
     assert 0.99 <= parity["tau"] < 1
     assert parity["batch_diff"] <= parity["batch_bound"] == pytest.approx(parity["bound"] / 200)
