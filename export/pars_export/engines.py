@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -59,6 +59,9 @@ class Engine:
     graph: str | None = None
     """The ONNX file that is compared first, for an engine that only a GPU can run; it is removed
     afterwards."""
+    again: Callable[[Source, Path], Iterator[Mapping[str, object]]] | None = None
+    """Writes the file anew while it is beyond its bound, nearer to float32 and slower each time;
+    gives what the manifest says of it beside what `write` gave."""
     load: Callable[[Path, Mapping[str, object], int], Core | None] | None = None
     """Loads such an engine to be compared itself, by its file, what the manifest says of it and the
     numbers it reads beside the ids; gives None where no GPU here can run it."""
@@ -81,6 +84,13 @@ def _int8(source: Source, path: Path) -> Mapping[str, object]:
     store_int8(source.onnx, path, source.ids, source.facts)
     made_by = dict(source.made_by)
     return {"weights": "int8", "computes": "int8", "made_by": made_by, **_opsets(path)}
+
+
+def _int8_sparing(source: Source, path: Path) -> Iterator[Mapping[str, object]]:
+    from pars_export.spared import store_sparing
+
+    for layers in store_sparing(source.onnx, path, source.ids, source.facts):
+        yield {"float_layers": layers}
 
 
 def _opsets(path: Path) -> Mapping[str, object]:
@@ -156,9 +166,16 @@ BY_PRECISION = {
 # Beside `torch` and `onnx`, which every predictor folder of an encoder has.
 ENGINES: dict[str, Engine] = {
     "onnx-bf16": Engine("model-bf16.onnx", Bound(0.1, 0.99, 1e-3), _bf16, "onnxruntime"),
-    "onnx-int8": Engine("model-int8.onnx", Bound(0.2, 0.99, 1e-3), _int8, "onnxruntime"),
+    "onnx-int8": Engine(
+        "model-int8.onnx", Bound(0.2, 0.99, 1e-3), _int8, "onnxruntime", again=_int8_sparing
+    ),
     "tensorrt": Engine(
-        "model.engine", EXACT, _tensorrt("tensorrt"), "tensorrt", "model.graph.onnx", _on_its_gpu
+        "model.engine",
+        EXACT,
+        _tensorrt("tensorrt"),
+        "tensorrt",
+        "model.graph.onnx",
+        load=_on_its_gpu,
     ),
     "tensorrt-rtx": Engine(
         "model-rtx.engine",
@@ -166,7 +183,7 @@ ENGINES: dict[str, Engine] = {
         _tensorrt("tensorrt_rtx"),
         "tensorrt_rtx",
         "model-rtx.graph.onnx",
-        _on_a_gpu_that_fits,
+        load=_on_a_gpu_that_fits,
     ),
 }
 NAMES = ("onnx", *ENGINES)

@@ -18,7 +18,7 @@ signed weights is the product that x86 and Arm CPUs are fast at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,8 @@ _SMALLEST_TABLE = 1024  # embeddings of fewer entries stay float
 
 
 @dataclass
-class _Input:
-    """What is known of one tensor that weights are multiplied with."""
+class Seen:
+    """What some prompts told of one tensor that weights are multiplied with."""
 
     gram: NDArray[np.float64]
     largest: NDArray[np.float64]
@@ -57,9 +57,19 @@ def store_int8(
 ) -> None:
     """Write the int8 form of ``source``, rounded for the prompts ``ids`` (and their ``facts``)."""
     model = onnx.load(str(source))
-    rewriter = _Rewriter(model, observe(model, ids, facts))
-    rewriter.run()
+    rewrite(model, observe(model, ids, facts))
     onnx.save(model, str(target))
+
+
+def rewrite(model: onnx.ModelProto, seen: Mapping[str, Seen], spared: Collection[str] = ()) -> None:
+    """Put a model's products into int8, in place.
+
+    Args:
+        model: in float32.
+        seen: what `observe` saw of it.
+        spared: names of the results of products that stay in float32.
+    """
+    _Rewriter(model, seen, spared).run()
 
 
 def weights_of(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
@@ -77,29 +87,16 @@ def observe(
     model: onnx.ModelProto,
     ids: Sequence[Sequence[int]],
     facts: NDArray[np.float32] | None = None,
-) -> dict[str, _Input]:
+) -> dict[str, Seen]:
     """Run the prompts one by one and sum up every product's input of (batch, length, channels)."""
     names = list(dict.fromkeys(node.input[0] for node in products(model)))
     tapped = onnx.ModelProto()
     tapped.CopyFrom(model)
     for name in names:
         tapped.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        tapped.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    seen: dict[str, _Input] = {}
-    rows = np.linspace(0, len(ids) - 1, min(PROMPTS, len(ids))).astype(int)
-    for row in rows:
-        text = np.array([ids[row]], dtype=np.int64)
-        feed: dict[str, NDArray[np.generic]] = {
-            "input_ids": text,
-            "attention_mask": np.ones_like(text),
-        }
-        if facts is not None:
-            feed["facts"] = facts[[row]]
+    session = plain_session(tapped)
+    seen: dict[str, Seen] = {}
+    for feed in feeds(ids, facts):
         for name, found in zip(names, session.run(names, feed), strict=True):
             if found.ndim != 3:
                 continue
@@ -109,8 +106,33 @@ def observe(
                 gram += seen[name].gram
                 largest = np.maximum(largest, seen[name].largest)
             least = min(float(values.min()), seen[name].least if name in seen else 0.0)
-            seen[name] = _Input(gram, largest, least)
+            seen[name] = Seen(gram, largest, least)
     return seen
+
+
+def plain_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    """A model on one core of the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def feeds(
+    ids: Sequence[Sequence[int]], facts: NDArray[np.float32] | None = None
+) -> Iterator[dict[str, NDArray[np.generic]]]:
+    """Inputs of a model for prompts, each by itself, evenly taken where they are over `PROMPTS`."""
+    for row in np.linspace(0, len(ids) - 1, min(PROMPTS, len(ids))).astype(int):
+        text = np.array([ids[row]], dtype=np.int64)
+        feed: dict[str, NDArray[np.generic]] = {
+            "input_ids": text,
+            "attention_mask": np.ones_like(text),
+        }
+        if facts is not None:
+            feed["facts"] = facts[[row]]
+        yield feed
 
 
 @dataclass(frozen=True)
@@ -130,8 +152,11 @@ class _Rounded:
 class _Rewriter:
     """Replaces nodes of a model, in their order."""
 
-    def __init__(self, model: onnx.ModelProto, seen: dict[str, _Input]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, seen: Mapping[str, Seen], spared: Collection[str]
+    ) -> None:
         self._model = model
+        self._spared = spared
         self._seen = seen
         self._weights = weights_of(model)
         self._nodes: list[onnx.NodeProto] = []
@@ -141,7 +166,8 @@ class _Rewriter:
         # One input may feed several products (query, key and value), which then share its factor.
         self._fed: dict[str, list[NDArray[np.float64]]] = {}
         for node in products(model):
-            if node.input[0] not in seen:  # of one vector a prompt: nothing to gain
+            # Of one vector a prompt there is nothing to gain.
+            if node.input[0] not in seen or node.output[0] in spared:
                 continue
             self._fed.setdefault(node.input[0], []).append(self._weight(node.input[1]))
 
@@ -149,7 +175,8 @@ class _Rewriter:
         """Rewrite the model in place."""
         graph = self._model.graph
         for node in graph.node:
-            if node.op_type == "MatMul" and node.input[0] in self._fed:
+            spared = node.output[0] in self._spared
+            if node.op_type == "MatMul" and node.input[0] in self._fed and not spared:
                 self._product(node)
             elif node.op_type == "Gather" and self._is_table(node.input[0]):
                 self._lookup(node)
@@ -286,7 +313,7 @@ class _Rewriter:
         self._add("Mul", [wide, row_scales], output)
 
 
-def smoothing(seen: _Input, weights: list[NDArray[np.float64]]) -> NDArray[np.float64]:
+def smoothing(seen: Seen, weights: list[NDArray[np.float64]]) -> NDArray[np.float64]:
     """Factor (k,) of each channel: ranges of activations and weights become alike."""
     largest = np.max([np.abs(weight).max(axis=1) for weight in weights], axis=0)
     factor = np.maximum(seen.largest, 1e-3) ** _SMOOTHING

@@ -84,25 +84,33 @@ class Parity:
         """As it stands in the manifest."""
         return asdict(self)
 
-    def check(self, engine: str) -> None:
-        """Raise a PredictorError if the engine is worse than its bound."""
+    @property
+    def fault(self) -> str | None:
+        """In what the engine is worse than its bound, as the end of a sentence; None if it is not.
+
+        It begins after the words "The engine".
+        """
         if not self.max_abs_diff <= self.bound:  # NaN must fail too
-            raise PredictorError(
-                f"The {engine} engine's scores differ from the reference by up to "
-                f"{self.max_abs_diff:.3g} on {self.prompts} prompts, more than the "
-                f"{self.bound:.3g} allowed; nothing was written."
+            return (
+                f"'s scores differ from the reference by up to {self.max_abs_diff:.3g} on "
+                f"{self.prompts} prompts, more than the {self.bound:.3g} allowed"
             )
         if not self.tau >= self.tau_bound:
-            raise PredictorError(
-                f"The {engine} engine orders {self.prompts} prompts otherwise than the reference "
-                f"(tau {self.tau:.4f}, at least {self.tau_bound:g} is wanted); nothing was written."
+            return (
+                f" orders {self.prompts} prompts otherwise than the reference (tau {self.tau:.4f}, "
+                f"at least {self.tau_bound:g} is wanted)"
             )
         if not self.batch_diff <= self.batch_bound:
-            raise PredictorError(
-                f"The {engine} engine's scores depend on what else is in the batch, by up to "
-                f"{self.batch_diff:.3g} where {self.batch_bound:.3g} is allowed; nothing was "
-                "written."
+            return (
+                f"'s scores depend on what else is in the batch, by up to {self.batch_diff:.3g} "
+                f"where {self.batch_bound:.3g} is allowed"
             )
+        return None
+
+    def check(self, engine: str) -> None:
+        """Raise a PredictorError if the engine is worse than its bound."""
+        if self.fault is not None:
+            raise PredictorError(f"The {engine} engine{self.fault}; nothing was written.")
 
 
 def demonstration_texts() -> tuple[list[str], list[str]]:
