@@ -36,6 +36,14 @@ def test_the_floor_is_the_longer_of_computing_and_reading() -> None:
     assert work.floor([3, 5], rates | {"memory": 0.5}) == pytest.approx((50 + 8 * 5) / 0.5)
 
 
+def test_layers_that_int8_leaves_out_count_as_float32() -> None:
+    whole, half = (work_of_encoder(MINILM, "onnx-int8", layers) for layers in (0, 3))
+    floats = work_of_encoder(MINILM, "onnx")
+    assert half.weight_bytes == (whole.weight_bytes + floats.weight_bytes) / 2
+    middle = (whole.floor([64], RATES) + floats.floor([64], RATES)) / 2
+    assert half.floor([64], RATES) == pytest.approx(middle)
+
+
 def test_what_a_student_does_not_read_costs_it_nothing() -> None:
     work = Work("float32", 100, 0, 0, 0, 0, most_tokens=4)
     assert work.floor([4], RATES) == work.floor([400], RATES) > work.floor([3], RATES)

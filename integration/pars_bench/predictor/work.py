@@ -33,6 +33,8 @@ class Work:
     """Bytes of the embeddings that are looked up, per token."""
     most_tokens: int | None = None
     """Tokens read of a text, where there is a limit of its own."""
+    spared: float = 0.0
+    """Share of the operations with weights that stay in float32 in an int8 engine."""
 
     def floor(self, lengths: Sequence[int], rates: Mapping[str, float]) -> float:
         """Least seconds of a call with texts of these lengths.
@@ -45,30 +47,35 @@ class Work:
         """
         read = [min(length, self.most_tokens or length) for length in lengths]
         tokens, squares = sum(read), sum(length * length for length in read)
-        compute = (tokens * self.weights + len(read) * self.text) / rates[self.precision]
+        weights = tokens * self.weights + len(read) * self.text
+        compute = weights * (1 - self.spared) / rates[self.precision]
+        compute += weights * self.spared / rates["float32"]
         compute += squares * self.attention / rates["float32"]
         moved = (self.weight_bytes + tokens * self.row_bytes) / rates["memory"]
         return max(compute, moved)
 
 
-def work_of_encoder(config: Mapping[str, object], engine: str) -> Work:
+def work_of_encoder(config: Mapping[str, object], engine: str, float_layers: int = 0) -> Work:
     """Of a transformer with full attention, by its configuration.
 
     Args:
         config: content of its `config.json`.
         engine: the runtime that computes it; `onnx-int8` multiplies in int8, `onnx-bf16` has
             weights of two bytes.
+        float_layers: layers that an int8 engine has in float32.
     """
     width, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
     parameters = sum(count * rows * columns for count, rows, columns in products_of(config))
     each = {"onnx-int8": 1, "onnx-bf16": 2}.get(engine, _FLOAT_BYTES)
+    spared = float_layers / layers
     return Work(
         precision="int8" if engine == "onnx-int8" else "float32",
         weights=2.0 * parameters,
         attention=4.0 * width * layers,
         text=0.0,
-        weight_bytes=float(parameters * each),
+        weight_bytes=parameters * (each * (1 - spared) + _FLOAT_BYTES * spared),
         row_bytes=float(width * each),
+        spared=spared,
     )
 
 
