@@ -1,18 +1,18 @@
 """Let what other LLMs answered to the same prompts help to label those of one LLM.
 
-One answer of one LLM is a noisy sample; what many LLMs answered to a prompt tells how long an
-answer it asks for. Each training prompt gets a length out of the LLM's own lengths: the one whose
-rank is the mean of the LLM's own and the others'. Prompts that others have answered and the LLM has
-not are learned from too. Validation and test prompts keep the LLM's own lengths, and what others
-answered to them is not looked at.
+One answer of one LLM is a noisy sample of how long an answer a prompt asks for; what many LLMs
+answered tells more. Each training prompt of the LLM gets one of its own training lengths: the one
+whose rank is that of the weighted mean of its own place among them and of the mean place that the
+others give it. What several samples of a training prompt told is one row then. Validation and test
+prompts keep the LLM's own lengths, and what others answered to them is not looked at.
+
+All else of the LLM's rows stays as it is; other LLMs' rows are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from dataclasses import dataclass
-from itertools import pairwise
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from pars_export.errors import InputError
-from pars_export.facts import Facts, rows
 from pars_export.files import atomic_file
 
 if TYPE_CHECKING:
@@ -32,103 +31,91 @@ Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
 SHARED = 30
-"""Fewest prompts that another LLM must have in common with the one that borrows."""
+"""Fewest training prompts that another LLM must have in common with the one that borrows."""
 WEIGHT = 0.5
 
 
-def borrowed_places(own: Floats, others: Floats, weight: float = WEIGHT) -> Floats:
-    """Where each prompt stands among an LLM's lengths, its own word and that of others averaged.
-
-    Another LLM's lengths become places by the prompts that both answered: its shortest answer there
-    stands where the one LLM's shortest does, and so on. LLMs with fewer than `SHARED` such prompts
-    count for nothing.
+def lenders(others: Floats) -> Floats:
+    """Those of other LLMs who tell of an LLM's prompts: not of too few, nor always the same.
 
     Args:
-        own: lengths of the LLM, (prompts,); NaN where it has none.
-        others: lengths of other LLMs, (LLMs, prompts), each in its own unit; NaN where none.
-        weight: of the own place; the mean of the others has the rest.
+        others: what they answered to the prompts, (LLMs, items); NaN where unknown.
+    """
+    found = [
+        each
+        for each in others
+        for told in [each[~np.isnan(each)]]
+        if len(told) >= SHARED and len(np.unique(told)) > 1
+    ]
+    return np.array(found).reshape(-1, others.shape[1])
+
+
+def borrowed(length: Floats, censored: Bools, others: Floats, weight: float = WEIGHT) -> Ints:
+    """For each of an LLM's items, the number of the item whose length it is given.
+
+    Lengths become places: the normal deviates of their ranks. Another LLM's lengths become places
+    by the items that it answered: its shortest there takes the place of the LLM's own shortest
+    there, and so on, so that units and scales mean nothing. Where fewer LLMs tell, the mean is less
+    sure, and shrinks towards the middle: of k sources that agree by a correlation r, by
+    kr / (1 + (k - 1) r), the best linear prediction of what they have in common.
+
+    Args:
+        length: the LLM's lengths, (items,).
+        censored: whether they were cut off, (items,).
+        others: what other LLMs answered to the same prompts, (LLMs, items); NaN where unknown.
+        weight: of the LLM's own place, 0 to 1; the mean of the others has the rest, and all where
+            there is one. An item that no other knows has its own.
 
     Returns:
-        Normal deviates (prompts,), higher for longer; NaN where nobody answered.
+        (items,); each number itself where ``weight`` is 1 or nobody else tells.
     """
-    known = ~np.isnan(own)
-    mine = np.full(len(own), np.nan)
-    mine[known] = norm.ppf((rankdata(own[known]) - 0.5) / known.sum())
-    lenders = [each for each in others if (known & ~np.isnan(each)).sum() >= SHARED]
-    theirs = np.array([_aligned(each, mine) for each in lenders]).reshape(-1, len(own))
+    count = len(length)
+    ranks = rankdata(length + 0.25 * censored)  # lengths are whole or half: cut-off ones come after
+    own = norm.ppf((ranks - 0.5) / count)
+    theirs = np.array([_aligned(each, own) for each in lenders(others)]).reshape(-1, count)
     told = ~np.isnan(theirs)
-    count = told.sum(axis=0)
-    mean = np.where(told, theirs, 0.0).sum(axis=0) / np.where(count, count, np.nan)
-    both = weight * mine + (1 - weight) * mean
-    return np.where(np.isnan(mean), mine, np.where(known, both, mean))
-
-
-def _aligned(lengths: Floats, places: Floats) -> Floats:
-    """One LLM's lengths (prompts,) as places like those of another, NaN where it has none."""
-    shared = ~np.isnan(lengths) & ~np.isnan(places)
-    values, at = np.unique(lengths[shared], return_inverse=True)
-    # Equal lengths share the mean of the places that they would take one by one.
-    order = np.argsort(np.argsort(lengths[shared], kind="stable"))
-    means = np.bincount(at, np.sort(places[shared])[order]) / np.bincount(at)
-    aligned: Floats = np.interp(lengths, values, means)  # NaN stays NaN
-    return aligned
-
-
-def same_rank(places: Floats, lengths: Floats, censored: Bools) -> Ints:
-    """For each of some places (n,) the number of the length (m,) that has its rank."""
-    order = np.lexsort((censored, lengths))
-    share = (rankdata(places, method="ordinal") - 0.5) / len(places)
-    found: Ints = order[(share * len(order)).astype(np.int64)]
+    sources = told.sum(axis=0)
+    if weight == 1 or not sources.any():
+        return np.arange(count)
+    mean = np.where(told, theirs, 0.0).sum(axis=0) / np.maximum(sources, 1)
+    agreement = float(np.clip(np.corrcoef(own[sources > 0], mean[sources > 0])[0, 1], 0.05, 0.95))
+    sources = sources + 1
+    shrunk = sources * agreement / (1 + (sources - 1) * agreement)
+    places = np.where(sources > 1, weight * own + (1 - weight) * mean, own) * shrunk
+    order = np.lexsort((censored, length))
+    found: Ints = order[(rankdata(places) - 0.5).astype(np.int64)]
     return found
 
 
-@dataclass(frozen=True)
-class Labels:
-    """Lengths to learn from.
+def _aligned(lengths: Floats, places: Floats) -> Floats:
+    """One LLM's lengths (items,) as places like those of another; NaN where it has none."""
+    known = ~np.isnan(lengths)
+    _, at = np.unique(lengths[known], return_inverse=True)
+    # Equal lengths share the mean of the places that they would take one by one.
+    order = np.argsort(np.argsort(lengths[known], kind="stable"))
+    means = np.bincount(at, np.sort(places[known])[order]) / np.bincount(at)
+    aligned = np.full(len(lengths), np.nan)
+    aligned[known] = means[at]
+    return aligned
 
-    Attributes:
-        prompts: numbers of the prompts, (n,).
-        items: the LLM's item whose length each gets, (n,).
-        lenders: number of other LLMs that told of any.
-        alone: number of prompts that others alone have answered.
+
+def others_of(table: LengthTable, group: int, items: Ints) -> Floats:
+    """What the other LLMs of a table answered to the prompts of items, (LLMs, items).
+
+    An LLM that answered a prompt in several data sets counts by its median; what was cut off is
+    unknown, for it may have been cut off anywhere.
     """
-
-    prompts: Ints
-    items: Ints
-    lenders: int
-    alone: int
-
-
-def borrow(table: LengthTable, group: int, learned: Bools, weight: float = WEIGHT) -> Labels:
-    """Label the prompts that one LLM learns from with the help of the others of a table.
-
-    Args:
-        table: lengths of several LLMs.
-        group: number of the one that is labelled.
-        learned: whether a prompt may be learned from, (prompts,); no other is looked at.
-        weight: of its own lengths, 0 to 1.
-
-    Raises:
-        InputError: no other LLM has `SHARED` of these prompts in common with it.
-    """
-    lengths = np.full((len(table.groups), len(table.prompts)), np.nan)
-    lengths[table.group, table.prompt] = table.length
-    lengths[:, ~learned] = np.nan
-    own, others = lengths[group], np.delete(lengths, group, axis=0)
-    known = ~np.isnan(own)
-    common = (known & ~np.isnan(others)).sum(axis=1)
-    if not (common >= SHARED).any():
-        raise InputError(
-            f"{table.path}: no other LLM has {SHARED} training prompts in common with "
-            f"{table.groups[group]} (at most {common.max(initial=0)}): measure others on the same "
-            "prompts, or fit on its own lengths."
-        )
-    places = borrowed_places(own, others, weight)
-    prompts = np.flatnonzero(~np.isnan(places))
-    mine = np.flatnonzero((table.group == group) & learned[table.prompt])
-    whose = same_rank(places[prompts], table.length[mine], table.censored[mine])
-    alone = int((~known[prompts]).sum())
-    return Labels(prompts, mine[whose], int((common >= SHARED).sum()), alone)
+    column = {prompt: number for number, prompt in enumerate(np.unique(table.prompt[items]))}
+    told: dict[tuple[int, int], list[float]] = {}
+    for other in np.flatnonzero((table.group != group) & ~table.censored).tolist():
+        prompt = int(table.prompt[other])
+        if prompt in column:
+            told.setdefault((int(table.group[other]), prompt), []).append(table.length[other])
+    found = np.full((len(table.groups), len(column)), np.nan)
+    for (other, prompt), lengths in told.items():
+        found[other, column[prompt]] = np.median(lengths)
+    columns = [column[prompt] for prompt in table.prompt[items].tolist()]
+    return np.delete(found, group, axis=0)[:, columns]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -140,31 +127,83 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight",
         type=float,
         default=WEIGHT,
-        help=f"of its own lengths, 0 (others' alone) to 1 (its own alone); default {WEIGHT:g}",
+        help=f"of its own lengths, 0 (the order is others' alone) to 1; default {WEIGHT:g}",
     )
-    parser.add_argument("--out", type=Path, required=True, help=".parquet, .jsonl or .csv")
+    parser.add_argument("--out", type=Path, required=True, help="a file of the table's kind")
 
 
 def run(args: argparse.Namespace) -> int:
     """Entry of ``pars borrow``."""
     from pars_model.lengths import read_lengths, split_prompts
+    from pars_model.rows import read_raw
     from pars_model.writing import writer_of
 
     if not 0 <= args.weight <= 1:
         raise InputError(f"--weight is {args.weight:g}: expected 0 to 1.")
     write = writer_of(args.out)
+    if args.out.suffix != args.table.suffix or args.out.resolve() == args.table.resolve():
+        raise InputError(
+            f"--out {args.out}: expected another {args.table.suffix} file than the table."
+        )
     table = read_lengths(args.table)
     group = _group(table, args.llm, args.config)
-    split = split_prompts(table)
-    labels = borrow(table, group, split == "train", args.weight)
+    split = dict(zip(table.prompts, split_prompts(table).tolist(), strict=True))
+    mine = np.flatnonzero(table.group == group)
+    parts = [split[table.prompts[prompt]] for prompt in table.prompt[mine].tolist()]
+    if "val" not in parts:
+        raise InputError(
+            f"{table.path} has no validation prompts of {table.groups[group]}, and borrowed "
+            "lengths must not choose the weights: measure more prompts, or name some in the "
+            "column split."
+        )
+    learned = mine[[part == "train" for part in parts]]
+    others = others_of(table, group, learned)
+    told = lenders(others)
+    if not len(told):
+        most = (~np.isnan(others)).sum(axis=1).max(initial=0)
+        raise InputError(
+            f"{table.path}: no other LLM has {SHARED} training prompts in common with "
+            f"{table.groups[group]} and answers of different lengths to them (at most {most} in "
+            "common): measure others on the same prompts, or fit on its own lengths."
+        )
+    whose = learned[borrowed(table.length[learned], table.censored[learned], others, args.weight)]
+    label = {
+        (table.prompts[table.prompt[item]], table.datasets[table.dataset[item]]): (
+            table.length[other],
+            bool(table.censored[other]),
+        )
+        for item, other in zip(learned.tolist(), whose.tolist(), strict=True)
+    }
+    kept = []
+    for row, raw in read_raw(args.table):
+        if (row.model, row.config) != (table.groups[group].model, table.groups[group].config):
+            continue
+        if split[row.text] != "train":
+            kept.append({**raw, "split": split[row.text]})
+        elif (row.text, row.dataset) in label:
+            kept.append(_labelled(raw, *label.pop((row.text, row.dataset)), row.facts.max_tokens))
     with atomic_file(args.out) as temporary:
-        write(temporary, list(_rows(table, group, labels, split)))
+        write(temporary, kept)
+    shared = (~np.isnan(told)).any(axis=0).sum()
     print(
-        f"{len(labels.prompts):,} training prompts of {table.groups[group]}, of which "
-        f"{labels.alone:,} by others alone; {labels.lenders} other LLMs lent their lengths."
+        f"{len(learned):,} training prompts of {table.groups[group]}; {len(told)} other LLMs lent "
+        f"their lengths of {shared:,} of them."
     )
     print(args.out)
     return 0
+
+
+def _labelled(
+    raw: Mapping[str, object], length: float, cut_off: bool, cap: int | None
+) -> dict[str, object]:
+    """A row with another length, which its own cap would have cut off too."""
+    if cap and length >= cap:
+        length, cut_off = cap, True
+    found = {**raw, "response_tokens": round(length), "split": "train"}
+    found["finish_reason"] = "length" if cut_off else "stop"
+    if "reasoning_tokens" in raw:
+        found["reasoning_tokens"] = None  # of another answer
+    return found
 
 
 def _group(table: LengthTable, llm: str, config: str | None) -> int:
@@ -187,35 +226,3 @@ def _group(table: LengthTable, llm: str, config: str | None) -> int:
         f"{table.path} has no lengths of {wanted}: --llm is a name of its column model, and "
         f"--config one of its column config; there are {known}."
     )
-
-
-def _rows(
-    table: LengthTable, group: int, labels: Labels, split: NDArray[np.str_]
-) -> Iterator[dict[str, object]]:
-    """Labelled rows of the training prompts, and all samples of the others as they are."""
-    own = {int(table.prompt[item]): int(item) for item in np.flatnonzero(table.group == group)}
-    dataset = dict(zip(table.prompt.tolist(), table.dataset.tolist(), strict=True))
-    facts = rows(table.facts, len(table))
-    told = [name for name, each in table.facts.items() if not np.isnan(each).all()]
-    ends = list(pairwise(table.sample_start.tolist()))
-
-    def row(prompt: int, sample: int, length: float, cut_off: bool) -> dict[str, object]:
-        known = facts[own[prompt]] if prompt in own else Facts()
-        return {
-            "prompt": table.prompts[prompt],
-            "response_tokens": round(length),
-            "model": table.groups[group].model,
-            "config": table.groups[group].config,
-            "dataset": table.datasets[dataset[prompt]],
-            "split": str(split[prompt]),
-            "sample": sample,
-            "finish_reason": "length" if cut_off else "stop",
-            **{name: getattr(known, name) for name in told},
-        }
-
-    for prompt, item in zip(labels.prompts.tolist(), labels.items.tolist(), strict=True):
-        yield row(prompt, 0, table.length[item], bool(table.censored[item]))
-    for prompt, item in own.items():
-        if split[prompt] != "train":
-            for sample, at in enumerate(range(*ends[item])):
-                yield row(prompt, sample, table.sample_length[at], bool(table.sample_censored[at]))

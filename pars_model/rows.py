@@ -51,6 +51,11 @@ class Row:
 
 def read_rows(path: Path) -> list[Row]:
     """All rows of a table; see :func:`pars_model.lengths.read_lengths` for what is refused."""
+    return [row for row, _ in read_raw(path)]
+
+
+def read_raw(path: Path) -> list[tuple[Row, Mapping[str, object]]]:
+    """All rows of a table, as `read_rows`, and beside each its fields as they stand in the file."""
     names, raw = _read(path)
     if not names:
         return []
@@ -60,7 +65,8 @@ def read_rows(path: Path) -> list[Row]:
         raise InputError(_missing(path, "prompt (or messages)", names))
     tools = "tools" in names  # then a row without any had none
     return [
-        _row(f"{path}, row {number}", fields, tools) for number, fields in enumerate(raw, start=1)
+        (_row(f"{path}, row {number}", fields, tools), fields)
+        for number, fields in enumerate(raw, start=1)
     ]
 
 

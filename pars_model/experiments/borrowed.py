@@ -10,9 +10,9 @@ from dataclasses import asdict, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from pars_model.borrow import borrowed_places, same_rank
+from pars_model.borrow import borrowed, lenders
 from pars_model.experiments import matrix_page
-from pars_model.experiments.cells import Cell, read_dataset
+from pars_model.experiments.cells import Cell, cut_off, read_dataset
 from pars_model.experiments.frozen import FrozenCell, frozen_cell
 from pars_model.experiments.heads import CODE, HeadSettings, fit_head
 from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, prompt_sets
@@ -33,7 +33,9 @@ CELLS: Mapping[Cell, str] = {
     Cell("zeroeval_math_l5", "gpt-4o-2024-05-13", "MATH level 5, GPT-4o"): GPT,
     Cell("zeroeval_crux", "gpt-4o-2024-05-13", "CRUXEval, GPT-4o"): GPT,
     Cell("zeroeval_crux", "o1-mini-2024-09-12", "CRUXEval, o1-mini (reasoning)", True): GPT,
-    Cell("arena_hard_1k_478", "vicuna-13b-v1.5", "Arena (2023), Vicuna-13B"): "vicuna",
+    Cell(
+        "arena_hard_1k_478", "vicuna-13b-v1.5", "Arena (2023), Vicuna-13B"
+    ): "(?i)vicuna|llama|wizard",
     Cell(
         "alpaca_eval", "Meta-Llama-3.1-405B-Instruct-Turbo", "AlpacaEval (chat), Llama-3.1-405B"
     ): LLAMA,
@@ -46,15 +48,21 @@ OWN, HALF, OTHERS = "own lengths", "half others'", "others' alone"
 WEIGHTS = {OWN: 1.0, HALF: 0.5, OTHERS: 0.0}
 """Of the LLM's own lengths."""
 HEAD = HeadSettings(delta=0.05, lr=RATE)
+BORROWED = (
+    *CODE,
+    *(f"pars_model.{name}" for name in ("borrow", "experiments.borrowed", "metrics", "ngrams")),
+)
+"""Modules that the scores depend on."""
 COLUMNS = ("labels", "tau [95 %]", f"less that of {OWN} [95 %]", RIDGE, f"less the {RIDGE}'s")
 INTRODUCTION = """\
-One LLM's prompts, labelled by what other LLMs answered to them (`pars borrow`): each training
-prompt gets one of the LLM's own lengths, the one whose rank is the mean of the LLM's own rank and
-those of the others, or of the others alone. LLMs of its own kin are left out, and nobody's lengths
-of prompts that choose or judge are borrowed: there the LLM's own count. The margin objective on
-frozen features, as in the first section with the middle one of its learning rates; the n-gram ridge
-learns from the same labels. What the *others' alone* give needs no length of the LLM to learn from:
-only its distribution of lengths, which orders nothing."""
+One LLM's training prompts, labelled by what other LLMs answered to them too (`pars borrow`): each
+gets one of the LLM's own training lengths, the one whose rank is that of the mean of its own place
+and of the mean place that the others give it; or of the others' place alone. LLMs of its own kin
+are left out, by name. What others answered to prompts that choose or judge is not looked at: there
+the LLM's own lengths count. The margin objective on frozen features, as in the first section with
+the middle one of its learning rates; tau by the LLM's own lengths of another tenth chooses the
+epoch. The n-gram ridge learns from the same labels, without that tenth. With the *others' alone*
+the LLM's own lengths order none of the training prompts."""
 
 
 def run(bench: Workbench) -> Section:
@@ -128,8 +136,8 @@ def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, others: Floats, se
             labels = labelled(frozen.table, others, part == "train", weight)
             head = fit_head(labels, frozen.features, part, HEAD, seed)[1]
             texts = np.array(labels.prompts, dtype=object)
-            target, _ = rank_targets(labels, ~judged[labels.prompt])
-            ridge = NgramRidge(list(texts[~judged]), target[~judged])
+            target, _ = rank_targets(labels, (part == "train")[labels.prompt])
+            ridge = NgramRidge(list(texts[part == "train"]), target[part == "train"])
             return {
                 "head": head[judged].tolist(),
                 "ridge": ridge.score(list(texts[judged])).tolist(),
@@ -138,24 +146,29 @@ def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, others: Floats, se
         settings = {**asdict(HEAD), "weight": weight, "seed": seed}
         settings["others"] = hashlib.sha256(others.tobytes()).hexdigest()
         label = f"{cell.title}, {name}, seed {seed}"
-        code = (*CODE, "pars_model.borrow", "pars_model.ngrams")
-        found = bench.kept(label, settings, compute, code, frozen.sha256)
+        found = bench.kept(label, settings, compute, BORROWED, frozen.sha256)
         scores[name] = np.array(found["head"])
         scores[_ridge_of(name)] = np.array(found["ridge"])
     return Judged(np.flatnonzero(judged), scores)
 
 
 def others_of(bench: Workbench, cell: Cell, lengths: LengthTable) -> Floats:
-    """What LLMs that are not of the cell's kin answered to a table's prompts, (LLMs, prompts)."""
+    """What LLMs that are not of the cell's kin answered to a table's prompts, (LLMs, prompts).
+
+    The median of several answers; what was cut off is unknown.
+    """
     texts, rows = read_dataset(bench.data_root, cell.dataset)
     place = {text: number for number, text in enumerate(lengths.prompts)}
-    found: dict[str, Floats] = {}
+    told: dict[tuple[str, int], list[int]] = {}
     for row in rows:
         number = place.get(texts.get(row["prompt_id"], ""))
-        if number is not None and row["length"] > 0 and not re.search(CELLS[cell], row["model"]):
-            mine = found.setdefault(row["model"], np.full(len(place), np.nan))
-            mine[number] = row["length"]
-    return np.array([found[name] for name in sorted(found)]).reshape(-1, len(place))
+        if number is not None and not cut_off(row) and not re.search(CELLS[cell], row["model"]):
+            told.setdefault((row["model"], number), []).append(row["length"])
+    names = {name: number for number, name in enumerate(sorted({name for name, _ in told}))}
+    found = np.full((len(names), len(place)), np.nan)
+    for (name, number), answers in told.items():
+        found[names[name], number] = np.median(answers)
+    return lenders(found)
 
 
 def labelled(
@@ -170,11 +183,10 @@ def labelled(
         weight: of its own lengths.
     """
     learned = np.flatnonzero(train[lengths.prompt])
-    own, cut_off = lengths.length[learned], lengths.censored[learned]
-    places = borrowed_places(own, others[:, lengths.prompt[learned]], weight)
-    whose = same_rank(places, own, cut_off)
     length, censored = lengths.length.copy(), lengths.censored.copy()
-    length[learned], censored[learned] = own[whose], cut_off[whose]
+    told = others[:, lengths.prompt[learned]]
+    whose = learned[borrowed(length[learned], censored[learned], told, weight)]
+    length[learned], censored[learned] = lengths.length[whose], lengths.censored[whose]
     return replace(
         lengths,
         length=length,

@@ -56,10 +56,10 @@ def over_ridge(comparisons: Sequence[Comparison], reference: str) -> str:
     """One line: what a method gains over the n-gram ridge in the worst and in the best cell."""
     gains = {each.setting.title: gain_over_ridge(each, reference) for each in comparisons}
     ends = sorted(gains, key=gains.__getitem__)
-    shown = " to ".join(f"{gains[title]:+.3f} ({title})" for title in (ends[0], ends[-1]))
+    told = " to ".join(f"{gains[title]:+.3f} ({title})" for title in (ends[0], ends[-1]))
     few = sum(gain < OVER_RIDGE for gain in gains.values())
     return (
-        f"On the frozen encoder tau of {reference} less that of the {RIDGE} is {shown}, and under "
+        f"On the frozen encoder tau of {reference} less that of the {RIDGE} is {told}, and under "
         f"{OVER_RIDGE:+.2f} in {few} of {len(gains)} cells."
     )
 

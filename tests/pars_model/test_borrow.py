@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +9,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from pars_model.__main__ import main
-from pars_model.borrow import SHARED, Floats, borrow, borrowed_places, same_rank
-from pars_model.lengths import read_lengths, split_prompts
+from pars_model.borrow import SHARED, Floats, Ints, borrowed, lenders, others_of
+from pars_model.lengths import LengthTable, read_lengths, split_prompts
 from pars_model.metrics import kendall_tau
+from pars_model.writing import writer_of
 
 TRUE = np.random.default_rng(0).permutation(200) / 20.0
 """How long an answer each of 200 prompts asks for, in log tokens."""
+WHOLE = np.zeros(len(TRUE), dtype=np.bool_)
 
 
 def noisy(seed: int, noise: float = 1.5) -> Floats:
@@ -22,138 +25,188 @@ def noisy(seed: int, noise: float = 1.5) -> Floats:
     return lengths
 
 
-def test_places_of_others_take_noise_out_of_an_order() -> None:
-    own = noisy(1)
-    others = np.array([noisy(seed) for seed in range(2, 12)])
-    nowhere = np.zeros(len(TRUE), dtype=np.bool_)
-    taus = [
-        kendall_tau(borrowed_places(own, others, weight), TRUE, nowhere)
-        for weight in (1.0, 0.5, 0.0)
-    ]
-    assert taus[0] == pytest.approx(kendall_tau(own, TRUE, nowhere))
+def tau(whose: Ints, own: Floats) -> float:
+    """How well the lengths that were given order what the prompts ask for."""
+    return kendall_tau(own[whose], TRUE, WHOLE)
+
+
+def test_others_take_noise_out_of_an_order() -> None:
+    own, others = noisy(1), np.array([noisy(seed) for seed in range(2, 12)])
+    taus = [tau(borrowed(own, WHOLE, others, weight), own) for weight in (1.0, 0.5, 0.0)]
+    assert taus[0] == pytest.approx(kendall_tau(own, TRUE, WHOLE))
     assert taus[0] + 0.1 < taus[1] < taus[2]
+
+
+def test_a_whole_weight_changes_nothing() -> None:
+    own = noisy(1)
+    cut_off = own > np.quantile(own, 0.9)
+    whose = borrowed(own, cut_off, noisy(2)[None], 1.0)
+    np.testing.assert_array_equal(whose, np.arange(len(own)))
 
 
 def test_units_and_scales_of_others_mean_nothing() -> None:
     own, others = noisy(1), np.array([noisy(2), noisy(3)])
-    found = borrowed_places(own, others)
-    np.testing.assert_allclose(found, borrowed_places(own * 7, others**2 + 5))
+    found = borrowed(own, WHOLE, others)
+    np.testing.assert_array_equal(found, borrowed(own, WHOLE, others**2 + 5))
 
 
-def test_a_prompt_is_placed_by_whoever_answered_it() -> None:
-    own, others = noisy(1), np.array([noisy(2), noisy(3)])
-    own[:40], others[:, 40:60], others[0, :20] = np.nan, np.nan, np.nan
-    others[:, 0], own[199] = np.nan, np.nan
-    found = borrowed_places(own, others)
-    alone = borrowed_places(own, others, weight=1.0)
-    assert np.isnan(found[0])
-    assert not np.isnan(found[1:]).any()
-    np.testing.assert_allclose(found[40:60], alone[40:60])
-    assert np.abs(found[60:199] - alone[60:199]).max() > 0.1
+def test_equal_places_get_one_length() -> None:
+    own, other = noisy(1), np.floor(TRUE)
+    found = own[borrowed(own, WHOLE, other[None], 0.0)]
+    assert all(len(set(found[other == value])) == 1 for value in set(other))
 
 
-def test_an_llm_with_few_prompts_in_common_counts_for_nothing() -> None:
-    own, few = noisy(1), noisy(2)
+def test_prompts_that_few_others_know_go_to_the_middle() -> None:
+    own, others = noisy(1), np.array([noisy(seed) for seed in range(2, 12)])
+    others[:, :100] = np.nan
+    found = borrowed(own, WHOLE, others)
+    spread = [np.std(np.log(own[found[part]])) for part in (slice(100), slice(100, None))]
+    assert spread[0] < spread[1]
+
+
+def test_too_few_or_equal_answers_lend_nothing() -> None:
+    own, few, same = noisy(1), noisy(2), np.full(len(TRUE), 225.0)
     few[SHARED - 1 :] = np.nan
-    np.testing.assert_array_equal(
-        borrowed_places(own, few[None], 0.0), borrowed_places(own, np.empty((0, len(own))))
-    )
+    same[:50] = np.nan
+    others = np.array([few, same])
+    assert lenders(others).shape == (0, len(own))
+    np.testing.assert_array_equal(borrowed(own, WHOLE, others, 0.0), np.arange(len(own)))
+    assert len(lenders(np.vstack([others, noisy(3)]))) == 1
 
 
-def test_places_become_lengths_of_the_same_rank() -> None:
-    lengths, cut_off = np.array([30.0, 10.0, 40.0, 40.0]), np.array([False, False, True, False])
-    assert same_rank(np.array([0.5, -2.0, 0.7, 9.0]), lengths, cut_off).tolist() == [0, 1, 3, 2]
-    eight = same_rank(np.array(range(8), dtype=np.float64), lengths, cut_off)
-    assert eight.tolist() == [1, 1, 0, 0, 3, 3, 2, 2]
+Rows = list[dict[str, object]]
 
 
-def rows(llms: int = 6, **more: object) -> list[dict[str, object]]:
+def rows(llms: int = 6, **more: object) -> Rows:
     return [
         {
             "prompt": f"question {number}",
             "response_tokens": int(length),
             "model": f"llm-{llm}",
             "dataset": "exam",
-            "prompt_tokens": 5 + number if llm == 0 else None,
             **more,
         }
         for llm in range(llms)
         for number, length in enumerate(noisy(llm))
-        if llm or number >= 50  # the first LLM has not answered the first fifty
     ]
 
 
-def written(path: Path, found: list[dict[str, object]]) -> Path:
+def written(path: Path, found: Rows) -> Path:
     pq.write_table(pa.Table.from_pylist(found), path)
     return path
+
+
+def borrow(path: Path, *more: str) -> LengthTable:
+    out = path.with_name(f"labelled{path.suffix}")
+    assert main(["borrow", str(path), "--llm", "llm-0", "--out", str(out), *more]) == 0
+    return read_lengths(out)
+
+
+def lengths_of(table: LengthTable, group: int = 0) -> dict[tuple[str, str], float]:
+    return {
+        (table.prompts[prompt], table.datasets[dataset]): length
+        for prompt, dataset, mine, length in zip(
+            table.prompt.tolist(),
+            table.dataset.tolist(),
+            table.group.tolist(),
+            table.length.tolist(),
+            strict=True,
+        )
+        if mine == group
+    }
 
 
 def test_a_table_is_labelled_where_it_is_learned_from_alone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    path, out = written(tmp_path / "all.parquet", rows()), tmp_path / "labelled.parquet"
-    assert main(["borrow", str(path), "--llm", "llm-0", "--out", str(out)]) == 0
-    before, after = read_lengths(path), read_lengths(out)
+    constant: Rows = [{**row, "model": "null", "response_tokens": 225} for row in rows(1)]
+    path = written(tmp_path / "all.parquet", [*rows(), *constant])
+    before, after = read_lengths(path), borrow(path)
     assert [str(group) for group in after.groups] == ["llm-0"]
-    split = dict(zip(before.prompts, split_prompts(before), strict=True))
-    assert {text: split[text] for text in after.prompts} == dict(
-        zip(after.prompts, after.split, strict=True)
-    )
-    mine = before.select(before.group == 0)
-    own = {before.prompts[p]: n for p, n in zip(mine.prompt, mine.length, strict=True)}
-    new = {after.prompts[p]: n for p, n in zip(after.prompt, after.length, strict=True)}
-    held_back = [text for text in own if split[text] != "train"]
+    split = dict(zip(before.prompts, split_prompts(before).tolist(), strict=True))
+    assert split == dict(zip(after.prompts, after.split.tolist(), strict=True))
+    own, new = lengths_of(before), lengths_of(after)
+    assert new.keys() == own.keys()
+    held_back = {key for key in own if split[key[0]] != "train"}
     assert held_back
-    assert all(new[text] == own[text] for text in held_back)
-    learned = {text for text, part in split.items() if part == "train"}
-    assert set(new) == learned | set(held_back), "others' test prompts are nobody's"
-    assert set(new.values()) <= set(own.values()), "its own lengths, in another order"
-    true = {f"question {number}": value for number, value in enumerate(TRUE)}
-    both = sorted(learned & set(own))
-    nowhere = np.zeros(len(both), dtype=np.bool_)
+    assert all(new[key] == own[key] for key in held_back)
+    learned = [key for key in own if key not in held_back]
+    assert {new[key] for key in learned} <= {own[key] for key in learned}
+    true = np.array([TRUE[int(text.split()[1])] for text, _ in learned])
     was, became = (
-        kendall_tau(
-            np.array([lengths[text] for text in both]),
-            np.array([true[text] for text in both]),
-            nowhere,
-        )
-        for lengths in (own, new)
+        kendall_tau(np.array([each[key] for key in learned]), true, WHOLE[: len(true)])
+        for each in (own, new)
     )
     assert was + 0.1 < became
-    tokens = dict(zip(after.prompt.tolist(), after.facts["prompt_tokens"].tolist(), strict=True))
-    place = {text: number for number, text in enumerate(after.prompts)}
-    assert tokens[place["question 60"]] == 65
     said = capsys.readouterr().out
-    assert f"{len(learned):,} training prompts of llm-0" in said
-    assert f"{len(learned - set(own)):,} by others alone" in said
+    assert f"{len(learned)} training prompts of llm-0; 5 other LLMs lent" in said
 
 
-def test_the_lengths_of_held_back_prompts_are_never_lent(tmp_path: Path) -> None:
-    table = read_lengths(written(tmp_path / "all.parquet", rows()))
-    learned = split_prompts(table) == "train"
-    found = borrow(table, 0, learned)
-    assert learned[found.prompts].all()
-    table.length[~learned[table.prompt]] = 10**6
-    again = borrow(table, 0, learned)
-    np.testing.assert_array_equal(found.items, again.items)
+def test_what_others_answered_to_held_back_prompts_is_not_looked_at(tmp_path: Path) -> None:
+    path = written(tmp_path / "all.parquet", rows())
+    table = read_lengths(path)
+    split = dict(zip(table.prompts, split_prompts(table).tolist(), strict=True))
+    found = lengths_of(borrow(path))
+    changed: Rows = [
+        {**row, "response_tokens": 1}
+        if row["model"] != "llm-0" and split[str(row["prompt"])] != "train"
+        else row
+        for row in rows()
+    ]
+    assert lengths_of(borrow(written(path, changed))) == found
 
 
-def test_cut_off_lengths_stay_cut_off_and_samples_of_held_back_prompts_stay_apart(
-    tmp_path: Path,
-) -> None:
-    found = rows()
-    longest = sorted(int(str(row["response_tokens"])) for row in found)[-100]
-    for row in found:
-        row["finish_reason"] = "length" if int(str(row["response_tokens"])) >= longest else "stop"
-    path = written(tmp_path / "all.parquet", [*found, *found])
-    out = tmp_path / "labelled.jsonl"
-    assert main(["borrow", str(path), "--llm", "llm-0", "--out", str(out)]) == 0
-    after = read_lengths(out)
-    assert after.length[after.censored].min() >= longest > after.length[~after.censored].max()
+def test_data_sets_samples_and_other_columns_stay(tmp_path: Path) -> None:
+    twice: Rows = [
+        {**row, "dataset": name, "unit": "tokens of its own", "note": "kept"}
+        for name in ("exam", "exam again")
+        for row in [*rows(), *rows(1)]
+    ]
+    path = written(tmp_path / "all.parquet", twice)
+    before, after = read_lengths(path), borrow(path)
+    assert lengths_of(after).keys() == lengths_of(before).keys()
     counts = np.diff(after.sample_start)
     train = (after.split == "train")[after.prompt]
     assert set(counts[train]) == {1}
     assert set(counts[~train]) == {2}
+    raw = pq.read_table(tmp_path / "labelled.parquet").to_pylist()
+    assert {row["note"] for row in raw} == {"kept"}
+    assert {row["unit"] for row in raw} == {"tokens of its own"}
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
+def test_what_is_written_can_be_fitted_on_whatever_was_known(tmp_path: Path, suffix: str) -> None:
+    known: dict[str, object] = {
+        "prompt_tokens": 7,
+        "max_tokens": 300,
+        "structured": True,
+        "reasoning": False,
+        "reasoning_tokens": 1,
+        "tools": None if suffix == ".csv" else json.dumps([{"type": "function"}]),
+    }
+    found = rows(3, **known)
+    if suffix == ".jsonl":
+        found = [{**row, "tools": [{"type": "function"}]} for row in found]
+    path = tmp_path / f"all{suffix}"
+    writer_of(path)(path, found)
+    before, after = read_lengths(path), borrow(path)
+    for name in ("prompt_tokens", "max_tokens", "structured", "reasoning", "tools"):
+        assert set(after.facts[name]) == set(before.facts[name]), name
+    cut_off = after.censored
+    assert 300 in after.length[cut_off]
+    assert after.length[(after.split == "train")[after.prompt]].max() == 300
+
+
+def test_lengths_that_others_were_cut_off_at_are_unknown(tmp_path: Path) -> None:
+    capped: Rows = [
+        {**row, "finish_reason": "length" if row["model"] == "llm-1" and number % 2 else "stop"}
+        for number, row in enumerate(rows(3))
+    ]
+    table = read_lengths(written(tmp_path / "all.parquet", capped))
+    mine = np.flatnonzero(table.group == 0)
+    others = others_of(table, 0, mine)
+    assert np.isnan(others).sum(axis=1).tolist() == [100, 0]
+    assert others[1].tolist() == noisy(2).tolist()
 
 
 @pytest.mark.parametrize(
@@ -165,7 +218,9 @@ def test_cut_off_lengths_stay_cut_off_and_samples_of_held_back_prompts_stay_apar
         (["--llm", "llm-0", "--weight", "1.5"], "--weight is 1.5: expected 0 to 1"),
         (["--llm", "llm-0", "--weight", "nan"], "--weight is nan: expected 0 to 1"),
         (["--llm", "llm-0", "--out", "table.xlsx"], "ends in .xlsx"),
-        (["--llm", "other"], "no other LLM has 30 training prompts in common with other"),
+        (["--llm", "llm-0", "--out", "table.csv"], "expected another .parquet file than"),
+        (["--llm", "lonely"], "no other LLM has 30 training prompts in common with lonely"),
+        (["--llm", "other"], "has no validation prompts of other, and borrowed"),
     ],
 )
 def test_what_cannot_be_labelled_is_refused(
@@ -173,8 +228,21 @@ def test_what_cannot_be_labelled_is_refused(
 ) -> None:
     lone = {"prompt": "a question of its own", "response_tokens": 5, "model": "other"}
     cold = {"prompt": "question 1", "response_tokens": 5, "model": "llm-1", "config": "cold"}
-    path = written(tmp_path / "all.parquet", [*rows(2, config=""), lone, cold])
+    lonely: Rows = [
+        {**row, "model": "lonely", "prompt": f"{row['prompt']}, alone"} for row in rows(1)
+    ]
+    path = written(tmp_path / "all.parquet", [*rows(2, config=""), *lonely, lone, cold])
     out = tmp_path / "labelled.parquet"
     assert main(["borrow", str(path), "--out", str(out), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_a_table_is_not_replaced_by_what_it_lends(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(tmp_path / "all.parquet", rows())
+    before = path.read_bytes()
+    assert main(["borrow", str(path), "--llm", "llm-0", "--out", str(path)]) == 2
+    assert "expected another .parquet file than the table" in capsys.readouterr().err
+    assert path.read_bytes() == before

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, cast
@@ -12,7 +13,7 @@ from pars_model.experiments.cells import Cell
 from pars_model.experiments.frozen import of_samples
 from pars_model.experiments.heads import HeadSettings
 from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, prompt_sets
-from pars_model.experiments.matrix_page import parts, short, verdict
+from pars_model.experiments.matrix_page import over_ridge, parts, short, verdict
 from pars_model.experiments.workbench import Workbench
 from pars_model.lengths import read_lengths
 from pars_model.metrics import Estimate, kendall_tau
@@ -162,6 +163,17 @@ def test_the_verdict_names_the_cells_where_the_reference_is_beaten() -> None:
     assert "Nothing beats margin" in verdict(cells[1:], ["margin", "other"], "margin")
     line = short("Loss", cells, ["margin", "other"], "margin")
     assert line.startswith("Loss: tau less that of margin is -0.005 [-0.011, +0.001] (other), in")
+
+
+def test_the_cells_where_a_method_is_little_over_the_ridge_are_counted() -> None:
+    def cell(title: str, ridge: float) -> matrix.Comparison:
+        found = compared(title, ["a prompt"], {"margin": Estimate(0.0, 0.0, 0.0)})
+        over = Standing(Estimate(ridge, None, None), (), Estimate(0.0, None, None))
+        tau = Standing(Estimate(0.5, None, None), (), Estimate(0.0, None, None))
+        return replace(found, standings={"margin": tau, matrix.RIDGE: over})
+
+    told = over_ridge([cell("Chat", 0.4), cell("Code", 0.51), cell("Maths", 0.48)], "margin")
+    assert "is -0.010 (Code) to +0.100 (Chat), and under +0.03 in 2 of 3 cells." in told
 
 
 def test_the_spread_of_an_llm_is_that_of_answers_that_ended(
