@@ -68,8 +68,10 @@ def table_prompts(held_out: Sequence[str], learned: Sequence[str]) -> ExportProm
         others = [text for text in (*compared, *calibration) if text not in taken]
         others.sort(key=taught.__contains__)
         texts += others[: wanted - len(texts)]
-    own = taught.union(held_out)
-    return ExportPrompts(_sample(made_by, TABLE, own), _sample(compared_on, TABLE, own))
+    # Whatever fills up counts as shipped, also where the ranker learned from it.
+    return ExportPrompts(
+        _sample(made_by, TABLE, taught), _sample(compared_on, TABLE, set(held_out))
+    )
 
 
 def in_words(counts: dict[str, int]) -> str:

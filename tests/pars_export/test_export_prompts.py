@@ -61,6 +61,17 @@ def test_shipped_prompts_that_taught_are_compared_on_last() -> None:
     taught = set(shipped[:200])
     assert sum(text in taught for text in prompts.compared_on.texts) == 200 - CALIBRATION
     assert prompts.compared_on.texts[:428] == [text for text in shipped[128:] if text not in taught]
+    assert prompts.compared_on.counts == {"shipped": PROMPTS}
+    assert prompts.made_by.counts == {"table": CALIBRATION}
+
+
+def test_the_demonstrations_own_prompts_count_as_the_table_where_they_taught_nothing() -> None:
+    made_by, compared_on = demonstration_texts()
+    held_out, learned = compared_on[:100], [*compared_on[100:], *made_by]
+    prompts = table_prompts(held_out, learned)
+    _check_disjoint(prompts)
+    assert prompts.made_by.counts == {"table": CALIBRATION}
+    assert prompts.compared_on.counts == {"table": 100, "shipped": PROMPTS - 100}
 
 
 def test_what_a_user_is_told() -> None:
