@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,6 +43,8 @@ def test_layers_that_int8_leaves_out_count_as_float32() -> None:
     assert half.weight_bytes == (whole.weight_bytes + floats.weight_bytes) / 2
     middle = (whole.floor([64], RATES) + floats.floor([64], RATES)) / 2
     assert half.floor([64], RATES) == pytest.approx(middle)
+    assert half.products() == replace(whole, attention=0)
+    assert floats.products() == replace(floats, attention=0)
 
 
 def test_what_a_student_does_not_read_costs_it_nothing() -> None:

@@ -105,6 +105,37 @@ def test_what_bounds_an_int8_engine() -> None:
     assert "would keep" not in said
 
 
+def test_products_alone_are_of_all_layers_where_an_engine_has_some_in_float32() -> None:
+    report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
+    with_int8(report, ms=9.0, attention=0.0)
+    (cell,) = report["speed"]
+    alone = cell["speeds"][products_name("x", "int8")] = {
+        "seconds": [3.2e-3] * 3,
+        "cores": (1.0, 1.0),
+    }
+    cell["speeds"]["int8, onnxruntime"]["seconds"] = [10e-3] * 3  # twice the rate of float32
+    page = render(report, [])
+    assert "*x int8: products with weights alone*" in page
+    assert "has its products with weights in int8 and" in page
+    floor = 32 * 1e7 / (OPERATIONS / 10e-3) * 1e3
+    work = report["contestants"]["x onnx-int8"]["work"]
+    assert work is not None
+    for spared, weight_bytes in ((0.0, 1e3), (0.25, 1.75e3)):
+        work |= {"spared": spared, "weight_bytes": weight_bytes}
+        found = over_floor_of_products(report, cell, "x onnx-int8")
+        assert found == pytest.approx(3.2 / floor)
+        assert over_floor(report, cell, "x onnx-int8") == pytest.approx(9 / floor / (1 + spared))
+    (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
+    assert "floor of int8 with 25% of its products with weights in float32 from 32 tokens" in said
+    assert "; its products with weights of all layers alone, by the same library" in said
+    page = render(report, [])
+    assert "*x int8: products with weights alone, all layers*" in page
+    assert "weights in int8 (x onnx-int8 25% of them in float32) and those of attention" in page
+    # All layers in int8 took this, so the rate is of all of them.
+    alone["seconds"] = [1e-3] * 3
+    assert rates_of(report, cell)["int8"] == pytest.approx(32 * 1e7 / 1e-3)
+
+
 def test_a_bound_is_never_beyond_the_engine_and_has_attention_once() -> None:
     report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
     with_int8(report, ms=9.0, attention=1e5)

@@ -16,9 +16,11 @@ from pars_bench.predictor.report import (
     over_floor,
     over_floor_by_parts,
     over_floor_of_products,
+    precision_named,
     prompts_named,
     quartiles,
     threads_named,
+    work_of,
 )
 
 OVER_FLOOR = 1.5
@@ -64,7 +66,7 @@ def _floors(report: PredictorReport) -> Iterator[str]:
         if len(ratios) < len(cells):
             shapes += f" (of {len(cells)} from {FROM_TOKENS} tokens on; larger calls have no floor)"
         yield (
-            f"{name} within {OVER_FLOOR:g} times the floor of {entry['work']['precision']} from "
+            f"{name} within {OVER_FLOOR:g} times the floor of {precision_named(entry)} from "
             f"{FROM_TOKENS} tokens on, one thread: {verdict(within == len(ratios))}, "
             f"holds in {within} of {shapes}; {ratios[best]:.2f} at best "
             f"({_shape(best)}), {median(ratios.values()):.2f} in the median, "
@@ -77,10 +79,12 @@ def _least(report: PredictorReport, name: str) -> str:
     cells = [cell for cell in cells_of(report, threads=1) if cell["length"] >= FROM_TOKENS]
     alone = [r for cell in cells if (r := over_floor_of_products(report, cell, name)) is not None]
     said = ""
+    work = work_of(report["contestants"][name])
     if alone:
+        layers = " of all layers" if work is not None and work.spared else ""
         said = (
-            f"; its products with weights alone, by the same library in the same rounds, take "
-            f"{median(alone):.2f} times what they would at the rate of large matrices"
+            f"; its products with weights{layers} alone, by the same library in the same "
+            f"rounds, take {median(alone):.2f} times what they would at the rate of large matrices"
         )
     missed = [
         cell for cell in cells if (over := over_floor(report, cell, name)) and over > OVER_FLOOR
@@ -196,12 +200,11 @@ def _bursts(report: PredictorReport) -> Iterator[str]:
 def _ceiling(entry: Entry, floor: float | None, wanted: float) -> str:
     if floor is None:
         return ""
-    assert entry["work"] is not None
     said = f"; its floor on this machine is {floor:.3g} s"
     if floor > wanted:
         said += (
             ", so nothing could whose products are no faster than the fastest in "
-            f"{entry['work']['precision']} measured here"
+            f"{precision_named(entry)} measured here"
         )
     return said
 

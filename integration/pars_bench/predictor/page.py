@@ -29,6 +29,7 @@ from pars_bench.predictor.report import (
     rates_measured,
     rates_of,
     threads_named,
+    work_of,
 )
 from pars_bench.predictor.speed import BURST_S
 from pars_export.files import atomic_file
@@ -54,10 +55,10 @@ copy in memory, whichever is longer. The rate is that of the fastest of {librari
 {size} by {size} and of the encoder's own products by themselves. Rows in italics tell what keeps an
 engine from it: its products with weights alone, by onnxruntime at the engine's own shapes, over
 what they would take at the rate of large matrices{ceilings}.
-`onnx-int8` has its products with weights in int8 and those of attention in float32; `onnx-bf16`
-computes in float32. OpenVINO chooses its precision: where the CPU multiplies bfloat16 it may stand
-below the floor, which is float32's. Calls of more tokens than all take turns in have no floor here,
-for no products were measured beside them.
+`onnx-int8` has its products with weights in int8{spared} and those of attention in float32;
+`onnx-bf16` computes in float32. OpenVINO chooses its precision: where the CPU multiplies bfloat16
+it may stand below the floor, which is float32's. Calls of more tokens than all take turns in have
+no floor here, for no products were measured beside them.
 {instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
@@ -165,6 +166,7 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
         _FLOOR.format(
             libraries=f"{', '.join(libraries)} and {last}",
             size=SIZE,
+            spared=_spared(report),
             instructions=_instructions(report),
             ceilings=_CEILINGS if any("parts" in cell for cell in report["speed"]) else "",
         ),
@@ -254,8 +256,10 @@ def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
     lines, seen = [], set()
     for name, entry in ours(report):
         assert entry["folder"] is not None
-        precision = "" if entry["work"] is None else str(entry["work"]["precision"])
-        alone = f"{entry['folder']} {precision}: products with weights alone"
+        work = work_of(entry)
+        precision = "" if work is None else work.precision
+        layers = ", all layers" if work is not None and work.spared else ""
+        alone = f"{entry['folder']} {precision}: products with weights alone{layers}"
         for label, measure in (
             (alone, over_floor_of_products),
             (f"{name}: with the floor's products", partial(over_floor_by_parts, rounding=False)),
@@ -335,6 +339,16 @@ def _largest(values: Iterable[float | None]) -> str:
     found = list(values)
     known = [value for value in found if value is not None]
     return f"{max(known):,.0f}" if known else "not known here" * bool(found)
+
+
+def _spared(report: PredictorReport) -> str:
+    """What int8 engines leave in float32, in brackets."""
+    found = [
+        f"{name} {work.spared:.0%} of them in float32"
+        for name, entry in ours(report)
+        if (work := work_of(entry)) is not None and work.spared
+    ]
+    return f" ({', '.join(found)})" if found else ""
 
 
 def _instructions(report: PredictorReport) -> str:

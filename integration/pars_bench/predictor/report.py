@@ -223,13 +223,16 @@ def over_floor(report: PredictorReport, cell: SpeedCell, name: str) -> float | N
 
 
 def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) -> float | None:
-    """What an engine's products with weights take alone, over large matrices' rate."""
+    """What an engine's products with weights take alone, over large matrices' rate.
+
+    Both are of all layers in the engine's precision, also where it leaves some in float32.
+    """
     entry = report["contestants"][name]
     work, alone = work_of(entry), _products(cell, entry)
     if work is None or alone is None:
         return None
     rates = _rates_of_matrices(cell)
-    return alone / replace(work, attention=0.0).floor([cell["length"]] * cell["batch"], rates)
+    return alone / work.products().floor([cell["length"]] * cell["batch"], rates)
 
 
 def over_floor_by_parts(
@@ -274,6 +277,15 @@ def _products(cell: SpeedCell, entry: Entry) -> float | None:
 def work_of(entry: Entry) -> Work | None:
     """What a contestant computes."""
     return None if entry["work"] is None else Work(**entry["work"])  # type: ignore[arg-type]
+
+
+def precision_named(entry: Entry) -> str:
+    """Of what a contestant's products with weights are, with the layers that int8 leaves out."""
+    work = work_of(entry)
+    if work is None:
+        return ""
+    spared = f" with {work.spared:.0%} of its products with weights in float32"
+    return work.precision + (spared if work.spared else "")
 
 
 def burst_floor(report: PredictorReport, burst: Burst, name: str) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ class Work:
     """
 
     precision: str
-    """Of the products with weights: `float32` or `int8`. All others are float32."""
+    """Of the products with weights: `float32`, or `int8` but for ``spared``; others are float32."""
     weights: float
     """Floating-point (or integer) operations with weights, per token; two to a multiplication."""
     attention: float
@@ -53,6 +53,11 @@ class Work:
         compute += squares * self.attention / rates["float32"]
         moved = (self.weight_bytes + tokens * self.row_bytes) / rates["memory"]
         return max(compute, moved)
+
+    def products(self) -> Work:
+        """The products with weights alone, all of them in `precision`."""
+        more = 1 + (_FLOAT_BYTES - 1) * self.spared  # what a layer in float32 has four bytes of
+        return replace(self, attention=0.0, weight_bytes=self.weight_bytes / more, spared=0.0)
 
 
 def work_of_encoder(config: Mapping[str, object], engine: str, float_layers: int = 0) -> Work:
