@@ -30,9 +30,8 @@ from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pars_export.gptq import LARGEST, column_scales, paired_scales, round_weight
+from pars_export.parity import CALIBRATION, evenly
 
-PROMPTS = 128
-"""Prompts whose activations the weights are rounded for."""
 _SMOOTHING = 0.5  # share of a channel's range that goes to the weights; the paper's
 FLOOR = 0.1701
 """Below every value of GELU, whose least is -0.16997 (of its tanh form -0.17004)."""
@@ -90,8 +89,7 @@ def observe(
 ) -> dict[str, Seen]:
     """Run the prompts one by one and sum up every product's input of (batch, length, channels)."""
     names = list(dict.fromkeys(node.input[0] for node in products(model)))
-    tapped = onnx.ModelProto()
-    tapped.CopyFrom(model)
+    tapped = copied(model)
     for name in names:
         tapped.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     session = plain_session(tapped)
@@ -110,6 +108,13 @@ def observe(
     return seen
 
 
+def copied(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of a model."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
 def plain_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
     """A model on one core of the CPU."""
     options = onnxruntime.SessionOptions()
@@ -123,8 +128,8 @@ def plain_session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
 def feeds(
     ids: Sequence[Sequence[int]], facts: NDArray[np.float32] | None = None
 ) -> Iterator[dict[str, NDArray[np.generic]]]:
-    """Inputs of a model for prompts, each by itself, evenly taken where they are over `PROMPTS`."""
-    for row in np.linspace(0, len(ids) - 1, min(PROMPTS, len(ids))).astype(int):
+    """Inputs of a model for prompts, each by itself; evenly taken, `CALIBRATION` at most."""
+    for row in evenly(len(ids), CALIBRATION):
         text = np.array([ids[row]], dtype=np.int64)
         feed: dict[str, NDArray[np.generic]] = {
             "input_ids": text,

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from pars_export.int8 import Seen, feeds, observe, plain_session, products, rewrite
+from pars_export.int8 import Seen, copied, feeds, observe, plain_session, products, rewrite
 
 SHARE = 1 / 3
 """Most layers that are left in float32; with more, an engine would be hardly faster than that."""
@@ -47,16 +47,19 @@ def store_sparing(
         facts: what stands beside them, (n, width), where the ranker reads facts.
 
     Yields:
-        Numbers of the layers that the file has in float32; `SHARE` of all at most, and nothing
-        where the names of the graph tell no layers apart.
+        Numbers of the layers that the file has in float32; `SHARE` of all at most, so nothing of
+        two layers or where the names of the graph tell none apart.
     """
     model = onnx.load(str(source))
     layers = layers_of(model)
+    most = int(len(layers) * SHARE)
+    if most == 0:
+        return
     seen = observe(model, ids, facts)
-    order = _by_sensitivity(model, layers, seen, ids, facts) if len(layers) > 1 else []
-    for count in range(1, int(len(layers) * SHARE) + 1):
+    order = _by_sensitivity(model, layers, seen, ids, facts)
+    for count in range(1, most + 1):
         spared = order[:count]
-        written = _copy(model)
+        written = copied(model)
         rewrite(written, seen, set().union(*(layers[number] for number in spared)))
         onnx.save(written, str(target))
         yield sorted(spared)
@@ -69,21 +72,19 @@ def _by_sensitivity(
     ids: Sequence[Sequence[int]],
     facts: NDArray[np.float32] | None,
 ) -> list[int]:
-    """Layers, first those that move the scores most when they alone are rounded."""
+    """Layers, first those that move the scores apart most when they alone are rounded."""
     every = {node.output[0] for node in products(model)}
-    wanted = _scores(model, ids, facts)
+    # Embeddings are rounded in every trial, so what they move is no layer's.
+    floats = copied(model)
+    rewrite(floats, seen, every)
+    wanted = _scores(floats, ids, facts)
     moved = {}
     for number, names in layers.items():
-        alone = _copy(model)
+        alone = copied(model)
         rewrite(alone, seen, every - names)
-        moved[number] = float(np.square(_scores(alone, ids, facts) - wanted).mean())
+        # What all scores are shifted by changes no order.
+        moved[number] = float((_scores(alone, ids, facts) - wanted).var())
     return sorted(moved, key=moved.__getitem__, reverse=True)
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    copied = onnx.ModelProto()
-    copied.CopyFrom(model)
-    return copied
 
 
 def _scores(

@@ -12,12 +12,12 @@ import onnx
 import pytest
 from minilm_predictor import minilm_network
 
-from pars_export import export_prompts
+from pars_export import export_prompts, spared
 from pars_export.artifact import folder_sha256, read_manifest
 from pars_export.build import add_engines
 from pars_export.engines import ENGINES
 from pars_export.errors import PredictorError
-from pars_export.int8 import plain_session, products, store_int8
+from pars_export.int8 import observe, plain_session, products, store_int8
 from pars_export.onnx import export_onnx
 from pars_export.predictor import Predictor
 from pars_export.spared import layers_of, store_sparing
@@ -57,16 +57,51 @@ def test_each_try_leaves_one_more_layer_in_float32_and_is_truer_than_int8(
     wanted, path = scores(minilm), tmp_path / "int8.onnx"
     store_int8(minilm, path, IDS)
     errors, left = [np.abs(scores(path) - wanted).mean()], [set[int]()]
-    for spared in store_sparing(minilm, path, IDS):
+    for layers in store_sparing(minilm, path, IDS):
         written = onnx.load(str(path))
         kinds = [node.op_type for node in written.graph.node]
-        assert kinds.count("MatMulIntegerToFloat") == 6 * (6 - len(spared))
-        assert set(layers_of(written)) == set(spared)
+        assert kinds.count("MatMulIntegerToFloat") == 6 * (6 - len(layers))
+        assert set(layers_of(written)) == set(layers)
         errors.append(np.abs(scores(path) - wanted).mean())
-        left.append(set(spared))
+        left.append(set(layers))
     assert [len(each) for each in left] == [0, 1, 2]
     assert left[1] < left[2]
     assert max(errors[1:]) < errors[0]
+
+
+def test_layers_are_compared_by_what_they_move_beside_rounded_embeddings(
+    minilm: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scored: list[onnx.ModelProto] = []
+
+    def spy(model: onnx.ModelProto, *given: object) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+        scored.append(model)
+        return np.zeros(1, dtype=np.float32)
+
+    monkeypatch.setattr(spared, "_scores", spy)
+    model = onnx.load(str(minilm))
+    layers = layers_of(model)
+    spared._by_sensitivity(model, layers, observe(model, IDS[:2]), IDS[:2], None)
+    counts = [[node.op_type for node in each.graph.node] for each in scored]
+    assert [each.count("MatMulIntegerToFloat") for each in counts] == [0, *[6] * len(layers)]
+    for each in scored:
+        tables = [
+            tensor.name for tensor in each.graph.initializer if tensor.name.endswith(".table")
+        ]
+        assert any("word_embeddings" in name for name in tables)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_where_no_layer_can_be_spared_nothing_is_run(
+    count: int, minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(*given: object) -> None:
+        raise AssertionError("it ran the prompts")
+
+    names = {number: frozenset({f"layer.{number}.x"}) for number in range(count)}
+    monkeypatch.setattr(spared, "layers_of", lambda model: names)
+    monkeypatch.setattr(spared, "observe", refused)
+    assert list(store_sparing(minilm, tmp_path / "int8.onnx", IDS)) == []
 
 
 def bounded(folder: Path, texts: list[str], tau: float, patch: pytest.MonkeyPatch) -> None:
