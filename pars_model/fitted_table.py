@@ -69,17 +69,21 @@ def prompts_of_fit(ckpt: Path, ranker: ResponseLengthRanker) -> ExportPrompts | 
 
 
 def _read(ckpt: Path, found: Mapping[str, Any]) -> LengthTable:
-    held = torch.load(ckpt, map_location="cpu", weights_only=True, mmap=True)
+    try:
+        held = torch.load(ckpt, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError:  # written in torch's format of before 1.6, which cannot be mapped
+        held = torch.load(ckpt, map_location="cpu", weights_only=True)
     path = held.get("datamodule_hyper_parameters", {}).get(_PATH)
     if not isinstance(path, str) or "table_sha256" not in found:
         raise InputError(f"{ckpt} does not say where the length table of its fit is")
-    if not Path(path).is_file():
-        raise InputError(f"{path}, the length table of the fit, is gone")
     try:
-        if sha256_file(Path(path)) == found["table_sha256"]:
+        there = Path(path).is_file()
+        if there and sha256_file(Path(path)) == found["table_sha256"]:
             return read_lengths(path)
     except (OSError, InputError) as error:
         raise InputError(
             f"{path}, the length table of the fit, cannot be read ({error})"
         ) from error
+    if not there:
+        raise InputError(f"{path}, the length table of the fit, is gone")
     raise InputError(f"{path} has changed since the fit, whose length table it was")

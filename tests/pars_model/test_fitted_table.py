@@ -161,6 +161,39 @@ def test_a_table_that_cannot_be_read_is_no_reason_to_refuse(
     assert "the length table of the fit, cannot be read (" in caplog.text
 
 
+def test_a_folder_that_cannot_be_entered_is_no_reason_to_refuse(
+    fitted: Path,
+    checkpoint: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ranker, real = load_ranker(checkpoint), Path.is_file
+
+    def is_file(path: Path) -> bool:
+        if path.name == "lengths.jsonl":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_file", is_file)
+    assert prompts_of_fit(checkpoint, ranker) is None
+    (message,) = caplog.messages
+    assert "lengths.jsonl, the length table of the fit, cannot be read ([Errno 13]" in message
+    assert message.endswith(
+        "compared on prompts that ship with this package; name others by --texts."
+    )
+
+
+def test_a_checkpoint_in_the_format_that_cannot_be_mapped_says_where_its_table_is(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    legacy = tmp_path / "legacy.ckpt"
+    content = torch.load(checkpoint, weights_only=True)
+    torch.save(content, legacy, _use_new_zipfile_serialization=False)
+    found = prompts_of_fit(legacy, load_ranker(legacy))
+    assert found is not None
+    assert found == prompts_of_fit(checkpoint, load_ranker(checkpoint))
+
+
 def test_a_checkpoint_from_before_tables_were_noted(
     checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
