@@ -14,7 +14,7 @@ import pytest
 from onnx import helper
 from tiny_predictor import write_tiny_predictor
 
-from pars_bench.predictor import bench, speed
+from pars_bench.predictor import bench, parts, speed
 from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.parts import OPTIMISED, Profiled, part_of
 from pars_bench.predictor.report import PARTS
@@ -99,6 +99,13 @@ def test_an_operator_that_nobody_knows_is_the_rest() -> None:
     assert part_of(helper.make_node("MatMul", ["x", "key"], ["y"]), {"weight"}) == "attention"
 
 
+def test_an_operator_that_nobody_knows_is_a_product_where_it_has_a_matrix() -> None:
+    for kind, part in (("Attention", "products"), ("Gather", "rest"), ("Reshape", "rest")):
+        node = helper.make_node(kind, ["x", "weight", "bias"], ["y"])
+        assert part_of(node, {"weight"}) == part
+        assert part_of(node, {"other"}) == "rest"
+
+
 def test_what_a_profile_takes_for_itself_is_taken_off(
     floats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,6 +142,42 @@ def test_a_profile_of_something_else_is_refused(floats: Path, tmp_path: Path) ->
         profiled.parts(1e-3)
 
 
+def test_a_profile_that_is_full_is_refused_as_such(
+    floats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    profiled = Profiled(contestant(floats), 1, 32, tmp_path)
+    for _ in range(2):
+        profiled.score(TEXTS)
+    given = [{"name": "a_kernel_time", "dur": 1, "args": {"op_name": "Add"}}] * 50
+    profile = tmp_path / "given.json"
+    profile.write_text(json.dumps(given))
+    monkeypatch.setattr(profiled._core, "session", SimpleNamespace(end_profiling=lambda: profile))
+    monkeypatch.setattr(parts, "MOST_EVENTS", 50)
+    with pytest.raises(ParsError, match=r"is full: it holds 50 events, .* fewer --rounds"):
+        profiled.parts(1e-3)
+
+
+def test_a_profile_gets_no_fuller_than_half(
+    floats: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept: list[int] = []
+    real = json.loads
+
+    def loads(text: str, **more: Any) -> Any:
+        found = real(text, **more)
+        if isinstance(found, list):
+            kept.append(len(found))
+        return found
+
+    nodes = len(onnx.load(str(floats / "model.onnx")).graph.node)
+    monkeypatch.setattr(parts, "MOST_EVENTS", 60 * nodes)
+    monkeypatch.setattr(json, "loads", loads)
+    monkeypatch.setattr(speed, "BURST_S", 1)  # many calls a sample, were there no limit
+    Speeds([contestant(floats)], 1, 32, bench.PROMPTS).parts(16, 2, rounds=2)
+    # The session has a few of its own, before any run.
+    assert 15 * nodes < kept[-1] <= 30 * nodes + 4
+
+
 def test_profiles_take_turns_with_calls_without_one(
     floats: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +193,7 @@ def test_profiles_take_turns_with_calls_without_one(
     monkeypatch.setattr(speed, "BURST_S", 0)  # a call a sample
     found = Speeds([contestant(floats)], 1, 32, bench.PROMPTS).parts(16, 2, rounds=2)
     assert found.keys() == {"tiny onnx"}
-    # One warms up, two count: a call without a profile, and one within that with it.
+    # One shows how much a profile holds, one warms up, two count: a call without a profile, and one
+    # within that with it.
     plain, profiled = ["any"], ["profiled", "any"]
-    assert calls == [*plain, *profiled, *profiled, *plain, *plain, *profiled]
+    assert calls == [*profiled, *plain, *profiled, *profiled, *plain, *plain, *profiled]

@@ -74,12 +74,14 @@ Of a call, batch {batch}, {threads}: milliseconds a prompt, and the share of the
 are those of the engine's own nodes in onnxruntime's profile, which was taken of the same file in
 the same shape, in turns with calls without one; the milliseconds are these shares of the time
 above. A profile takes some time for itself at each node: what the shortest took, which does next
-to nothing ({surplus} microseconds), is taken off all. After that they took {slower} times what they
-do without a profile; more than 1 says that something else ran, which the profile's clock does not
-leave out, and which makes long nodes longer than short ones. Rounding is all that int8 adds to a
-product: scales of the inputs, rounding them, scaling the results. Attention's own products have no
-weights and are float32. The rest are the other nodes: sums with biases, residuals and the mask,
-embeddings, moves."""
+to nothing ({surplus} microseconds), is taken off all. After that the first quartiles of the nodes
+sum up to {slower} times what a call without a profile, the tokenizer and Python left out, takes in
+the median. That has onnxruntime's way from node to node in it, which is shared out among the nodes:
+less than 1 is as it should be. More than 1 says that something else ran, which the profile's clock
+does not leave out, and which makes long nodes longer than short ones. Rounding is all that int8
+adds to a product: scales of the inputs, rounding them, scaling the results. Attention's own
+products have no weights and are float32. The rest are the other nodes: sums with biases, residuals
+and the mask, embeddings, moves."""
 
 _PARTS_NAMED = {
     "products": "products with weights",
@@ -168,7 +170,7 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
             size=SIZE,
             spared=_spared(report),
             instructions=_instructions(report),
-            ceilings=_CEILINGS if any("parts" in cell for cell in report["speed"]) else "",
+            ceilings=_CEILINGS if any(cell.get("parts") for cell in report["speed"]) else "",
         ),
         _rates(report),
         *_floors(report),
@@ -276,7 +278,7 @@ def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
 def _parts(report: PredictorReport) -> Iterator[str]:
     """What a call of the first batch and number of threads spends its time on."""
     first = report["speed"][0]
-    cells = [c for c in cells_of(report, first["threads"], first["batch"]) if "parts" in c]
+    cells = [c for c in cells_of(report, first["threads"], first["batch"]) if c.get("parts")]
     if not cells:
         return
     profiles = [found for cell in cells for found in cell["parts"].values()]

@@ -70,7 +70,11 @@ class Parts(TypedDict):
     surplus: float
     """Seconds that the shortest node took: those of the profile itself; taken off every node."""
     slower: float
-    """What its nodes took then, over what they take without a profile: 1 where nothing else ran."""
+    """What its nodes took then (the sum of their first quartiles, less the surplus of each), over
+    what a call without a profile leaves for them (its median, less what is outside). The latter has
+    onnxruntime's way from one node to the next in it, too: so it is below 1 where nothing else ran,
+    and each node's share has some of that way. Products' have, too, so that what would be left
+    without them is rather too little."""
 
 
 class SpeedCell(TypedDict):

@@ -87,7 +87,8 @@ class Speeds:
                     "plain": partial(self._scorers[name].score, texts),
                     "profiled": partial(profiled.score, texts),
                 }
-                plain = take_turns(calls, rounds, self._threads)["plain"]["seconds"]
+                most = profiled.most(texts, rounds + 1)
+                plain = take_turns(calls, rounds, self._threads, most)["plain"]["seconds"]
                 found[name] = profiled.parts(float(np.median(plain)))
         return found
 
@@ -158,11 +159,15 @@ def clock_of(threads: int) -> Callable[[], float]:
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], object]], rounds: int, threads: int | None = None
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    threads: int | None = None,
+    most: int = 1000,
 ) -> dict[str, Speed]:
     """One sample of each a round; the first round only warms up and is left out.
 
-    ``threads`` that compute: with one, seconds are of its CPU time, else of the clock.
+    ``threads`` that compute: with one, seconds are of its CPU time, else of the clock. A sample is
+    of ``most`` calls at most, beside the one that comes first.
     """
     names = list(calls)
     found: dict[str, Speed] = {name: {"seconds": [], "cores": (np.inf, 0.0)} for name in names}
@@ -171,11 +176,11 @@ def take_turns(
         place = turn % len(names)
         for name in names[place:] + names[:place]:
             seconds, cores = _sample(calls[name], often[name])
-            often[name] = max(1, min(1000, round(BURST_S / max(seconds, 1e-6))))
+            often[name] = max(1, min(most, round(BURST_S / max(seconds, 1e-6))))
             if turn:
                 found[name]["seconds"].append(seconds * cores if threads == 1 else seconds)
-                least, most = found[name]["cores"]
-                found[name]["cores"] = min(least, cores), max(most, cores)
+                least, largest = found[name]["cores"]
+                found[name]["cores"] = min(least, cores), max(largest, cores)
     return found
 
 
