@@ -30,19 +30,23 @@ if TYPE_CHECKING:
     from pars_bench.predictor.report import PredictorReport
 
 PROMPTS = Path(__file__).parents[1] / "demo" / "prompts.jsonl"
-MODULES = tuple(
-    f"pars_bench.predictor.{name}"
-    for name in (
-        "baselines",
-        "contestants",
-        "loading",
-        "parts",
-        "processes",
-        "products",
-        "rates",
-        "speed",
-        "texts",
-    )
+MODULES = (
+    "pars_bench.environment",
+    *(
+        f"pars_bench.predictor.{name}"
+        for name in (
+            "baselines",
+            "contestants",
+            "loading",
+            "parts",
+            "processes",
+            "products",
+            "rates",
+            "report",
+            "speed",
+            "texts",
+        )
+    ),
 )
 
 

@@ -2,7 +2,8 @@
 
 Started with `python -m pars_bench.predictor.loading`, an `Order` as JSON in the first line of the
 input. Whoever starts it has the clock: its first line comes when it could score. Each further line
-of input is a `Call`, and is answered with the most memory that the process ever had.
+of input is a `Call`, and is answered with the most memory that the process had: ever, or since the
+last call that counts it anew.
 """
 
 from __future__ import annotations
