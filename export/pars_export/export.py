@@ -76,6 +76,10 @@ def run(args: argparse.Namespace) -> int:
         from pars_export.prompts import read_texts
 
         texts = read_texts(args.texts)
+        if not texts:
+            raise InputError(
+                f"{args.texts}: found no prompt; expected at least one, a line or JSONL each."
+            )
     from pars_export.artifact import folder_sha256
     from pars_export.engines import parse_names
     from pars_export.export_prompts import in_words

@@ -122,9 +122,12 @@ def test_the_predictor_scores_as_the_ranker(
 def test_pars_export_says_what_to_pin(
     checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    texts = tmp_path / "texts.txt"
+    texts, out = tmp_path / "texts.txt", tmp_path / "p"
+    texts.write_text("\n", encoding="utf-8")
+    assert main(["export", str(checkpoint), "--out", str(out), "--texts", str(texts)]) != 0
+    assert f"{texts}: found no prompt; expected at least one" in capsys.readouterr().err
+    assert not out.exists()
     texts.write_text("what is\nthe moon\n", encoding="utf-8")
-    out = tmp_path / "p"
     assert main(["export", str(checkpoint), "--out", str(out), "--texts", str(texts)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1] == str(out)
