@@ -41,7 +41,7 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a fit that would never validate: its weights could not be chosen.
 
-        Those of any other are to say where its length table is.
+        A fit that does notes where its length table is, so that its checkpoints hold the path.
         """
         if stage == "fit" and trainer.limit_val_batches == 0:
             raise ConfigError(
