@@ -45,6 +45,7 @@ MODULES = (
             "report",
             "speed",
             "texts",
+            "work",
         )
     ),
 )
