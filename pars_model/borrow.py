@@ -56,7 +56,7 @@ def borrowed(length: Floats, censored: Bools, others: Floats, weight: float = WE
     Lengths become places: the normal deviates of their ranks. Another LLM's lengths become places
     by the items that it answered: its shortest there takes the place of the LLM's own shortest
     there, and so on, so that units and scales mean nothing. Where fewer LLMs tell, the mean is less
-    sure, and shrinks towards the middle: of k sources that agree by a correlation r, by
+    sure, and shrinks towards the middle: of k sources that agree by a correlation r in the mean, by
     kr / (1 + (k - 1) r), the best linear prediction of what they have in common.
 
     Args:
@@ -67,7 +67,8 @@ def borrowed(length: Floats, censored: Bools, others: Floats, weight: float = WE
             there is one. An item that no other knows has its own.
 
     Returns:
-        (items,); each number itself where ``weight`` is 1 or nobody else tells.
+        (items,); each number itself where ``weight`` is 1, where nobody else tells, or where all
+        lengths are equal.
     """
     count = len(length)
     ranks = rankdata(length + 0.25 * censored)  # lengths are whole or half: cut-off ones come after
@@ -75,13 +76,18 @@ def borrowed(length: Floats, censored: Bools, others: Floats, weight: float = WE
     theirs = np.array([_aligned(each, own) for each in lenders(others)]).reshape(-1, count)
     told = ~np.isnan(theirs)
     sources = told.sum(axis=0)
-    if weight == 1 or not sources.any():
+    if weight == 1 or not sources.any() or not own.any():
         return np.arange(count)
+    agree = [
+        np.corrcoef(own[known], each[known])[0, 1]
+        for each, known in zip(theirs, told, strict=True)
+        if np.ptp(own[known])
+    ]
+    agreement = float(np.clip(np.mean(agree), 0.05, 0.95)) if agree else 0.05
     mean = np.where(told, theirs, 0.0).sum(axis=0) / np.maximum(sources, 1)
-    agreement = float(np.clip(np.corrcoef(own[sources > 0], mean[sources > 0])[0, 1], 0.05, 0.95))
-    sources = sources + 1
-    shrunk = sources * agreement / (1 + (sources - 1) * agreement)
-    places = np.where(sources > 1, weight * own + (1 - weight) * mean, own) * shrunk
+    # The LLM itself is a source too.
+    shrunk = (sources + 1) * agreement / (1 + sources * agreement)
+    places = np.where(sources > 0, weight * own + (1 - weight) * mean, own) * shrunk
     order = np.lexsort((censored, length))
     found: Ints = order[(rankdata(places) - 0.5).astype(np.int64)]
     return found

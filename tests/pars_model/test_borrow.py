@@ -74,6 +74,12 @@ def test_too_few_or_equal_answers_lend_nothing() -> None:
     assert len(lenders(np.vstack([others, noisy(3)]))) == 1
 
 
+def test_equal_lengths_stay() -> None:
+    own = np.full(len(TRUE), 7.0)
+    found = borrowed(own, WHOLE, noisy(2)[None], 0.0)
+    np.testing.assert_array_equal(found, np.arange(len(own)))
+
+
 Rows = list[dict[str, object]]
 
 
