@@ -6,13 +6,13 @@ whose rank is that of the weighted mean of its own place among them and of the m
 others give it. What several samples of a training prompt told is one row then. Validation and test
 prompts keep the LLM's own lengths, and what others answered to them is not looked at.
 
-All else of the LLM's rows stays as it is; other LLMs' rows are left out.
+All else of a row stays as it is, of several samples that of the first; a label beyond a row's own
+cap is cut off at it. Other LLMs' rows are left out.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +33,8 @@ Ints = NDArray[np.int64]
 SHARED = 30
 """Fewest training prompts that another LLM must have in common with the one that borrows."""
 WEIGHT = 0.5
+_WRITTEN = ("split", "finish_reason", "reasoning_tokens")
+"""Columns that a labelled table has, whether the table had them or not."""
 
 
 def lenders(others: Floats) -> Floats:
@@ -55,16 +57,16 @@ def borrowed(length: Floats, censored: Bools, others: Floats, weight: float = WE
 
     Lengths become places: the normal deviates of their ranks. Another LLM's lengths become places
     by the items that it answered: its shortest there takes the place of the LLM's own shortest
-    there, and so on, so that units and scales mean nothing. Where fewer LLMs tell, the mean is less
-    sure, and shrinks towards the middle: of k sources that agree by a correlation r in the mean, by
-    kr / (1 + (k - 1) r), the best linear prediction of what they have in common.
+    there, and so on, so that units and scales mean nothing. What they have in common is predicted
+    from the mean of those k that tell, times kr / (1 + (k - 1) r), where r is their correlation
+    with the LLM in the mean: the fewer, the nearer to the middle. Where none tells it is predicted
+    from the LLM's own place, times r.
 
     Args:
         length: the LLM's lengths, (items,).
         censored: whether they were cut off, (items,).
         others: what other LLMs answered to the same prompts, (LLMs, items); NaN where unknown.
-        weight: of the LLM's own place, 0 to 1; the mean of the others has the rest, and all where
-            there is one. An item that no other knows has its own.
+        weight: of the LLM's own place, 0 to 1; what the others have in common has the rest.
 
     Returns:
         (items,); each number itself where ``weight`` is 1, where nobody else tells, or where all
@@ -83,11 +85,10 @@ def borrowed(length: Floats, censored: Bools, others: Floats, weight: float = WE
         for each, known in zip(theirs, told, strict=True)
         if np.ptp(own[known])
     ]
-    agreement = float(np.clip(np.mean(agree), 0.05, 0.95)) if agree else 0.05
+    r = float(np.clip(np.mean(agree), 0.05, 0.95)) if agree else 0.05
     mean = np.where(told, theirs, 0.0).sum(axis=0) / np.maximum(sources, 1)
-    # The LLM itself is a source too.
-    shrunk = (sources + 1) * agreement / (1 + sources * agreement)
-    places = np.where(sources > 0, weight * own + (1 - weight) * mean, own) * shrunk
+    common = np.where(sources > 0, mean * sources * r / (1 + (sources - 1) * r), own * r)
+    places = weight * own + (1 - weight) * common
     order = np.lexsort((censored, length))
     found: Ints = order[(rankdata(places) - 0.5).astype(np.int64)]
     return found
@@ -147,7 +148,8 @@ def run(args: argparse.Namespace) -> int:
     if not 0 <= args.weight <= 1:
         raise InputError(f"--weight is {args.weight:g}: expected 0 to 1.")
     write = writer_of(args.out)
-    if args.out.suffix != args.table.suffix or args.out.resolve() == args.table.resolve():
+    same_kind = args.out.suffix.lower() == args.table.suffix.lower()
+    if not same_kind or args.out.resolve() == args.table.resolve():
         raise InputError(
             f"--out {args.out}: expected another {args.table.suffix} file than the table."
         )
@@ -156,11 +158,11 @@ def run(args: argparse.Namespace) -> int:
     split = dict(zip(table.prompts, split_prompts(table).tolist(), strict=True))
     mine = np.flatnonzero(table.group == group)
     parts = [split[table.prompts[prompt]] for prompt in table.prompt[mine].tolist()]
-    if "val" not in parts:
+    if not {"train", "val"} <= set(parts):
         raise InputError(
-            f"{table.path} has no validation prompts of {table.groups[group]}, and borrowed "
-            "lengths must not choose the weights: measure more prompts, or name some in the "
-            "column split."
+            f"{table.path} has no training or no validation prompts of {table.groups[group]}, and "
+            "borrowed lengths must not choose the weights: measure more prompts, or name some in "
+            "the column split."
         )
     learned = mine[[part == "train" for part in parts]]
     others = others_of(table, group, learned)
@@ -174,42 +176,45 @@ def run(args: argparse.Namespace) -> int:
         )
     whose = learned[borrowed(table.length[learned], table.censored[learned], others, args.weight)]
     label = {
-        (table.prompts[table.prompt[item]], table.datasets[table.dataset[item]]): (
-            table.length[other],
-            bool(table.censored[other]),
-        )
+        (table.prompts[table.prompt[item]], table.datasets[table.dataset[item]]): (item, other)
         for item, other in zip(learned.tolist(), whose.tolist(), strict=True)
     }
-    kept = []
-    for row, raw in read_raw(args.table):
+    rows = read_raw(args.table)
+    # Every row has every column of the table, for files that take theirs from the first.
+    names = dict.fromkeys([*(name for _, raw in rows for name in raw if name), *_WRITTEN])
+    kept: list[dict[str, object]] = []
+    for row, raw in rows:
         if (row.model, row.config) != (table.groups[group].model, table.groups[group].config):
             continue
-        if split[row.text] != "train":
-            kept.append({**raw, "split": split[row.text]})
-        elif (row.text, row.dataset) in label:
-            kept.append(_labelled(raw, *label.pop((row.text, row.dataset)), row.facts.max_tokens))
+        found = {name: raw.get(name) for name in names}
+        found |= {"split": split[row.text], "response_tokens": row.length}
+        if split[row.text] == "train":
+            key = (row.text, row.dataset)
+            if key not in label:
+                continue
+            found |= _labelled(table, *label.pop(key), row.facts.max_tokens)
+        kept.append(found)
     with atomic_file(args.out) as temporary:
         write(temporary, kept)
     shared = (~np.isnan(told)).any(axis=0).sum()
     print(
-        f"{len(learned):,} training prompts of {table.groups[group]}; {len(told)} other LLMs lent "
-        f"their lengths of {shared:,} of them."
+        f"{len(learned):,} training lengths of {table.groups[group]}; others under {len(told)} "
+        f"names lent theirs to {shared:,} of them."
     )
     print(args.out)
     return 0
 
 
-def _labelled(
-    raw: Mapping[str, object], length: float, cut_off: bool, cap: int | None
-) -> dict[str, object]:
-    """A row with another length, which its own cap would have cut off too."""
-    if cap and length >= cap:
+def _labelled(table: LengthTable, item: int, other: int, cap: int | None) -> dict[str, object]:
+    """What a training row gets: the length of another item, which its own cap cuts off too."""
+    length, cut_off = float(table.length[other]), bool(table.censored[other])
+    if other != item and cap and length >= cap:
         length, cut_off = cap, True
-    found = {**raw, "response_tokens": round(length), "split": "train"}
-    found["finish_reason"] = "length" if cut_off else "stop"
-    if "reasoning_tokens" in raw:
-        found["reasoning_tokens"] = None  # of another answer
-    return found
+    return {
+        "response_tokens": round(length),
+        "finish_reason": "length" if cut_off else "stop",
+        "reasoning_tokens": None,  # those of another answer would say nothing
+    }
 
 
 def _group(table: LengthTable, llm: str, config: str | None) -> int:
@@ -230,5 +235,5 @@ def _group(table: LengthTable, llm: str, config: str | None) -> int:
     wanted = llm if config is None else f"{llm} under the config {config!r}"
     raise InputError(
         f"{table.path} has no lengths of {wanted}: --llm is a name of its column model, and "
-        f"--config one of its column config; there are {known}."
+        f"--config one of its column config; there are {known or 'unnamed ones alone'}."
     )

@@ -16,13 +16,13 @@ def writer_of(out: Path) -> Callable[[Path, Rows], None]:
     """What writes rows, each with the same keys, to a file of this kind.
 
     Raises:
-        InputError: a table is no such file.
+        InputError: no table is of that kind.
     """
-    if out.suffix not in _WRITERS:
+    if out.suffix.lower() not in _WRITERS:
         raise InputError(
             f"--out {out} ends in {out.suffix or 'nothing'}: expected {', '.join(_WRITERS)}"
         )
-    return _WRITERS[out.suffix]
+    return _WRITERS[out.suffix.lower()]
 
 
 def _write_parquet(path: Path, rows: Rows) -> None:
@@ -34,7 +34,21 @@ def _write_parquet(path: Path, rows: Rows) -> None:
 
 def _write_jsonl(path: Path, rows: Rows) -> None:
     with path.open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+        file.writelines(_line(row) + "\n" for row in rows)
+
+
+def _line(row: Mapping[str, object]) -> str:
+    text = json.dumps(row, ensure_ascii=False)
+    # A lone surrogate has no UTF-8, and is written by its number.
+    return text if text.isascii() or _encodes(text) else json.dumps(row)
+
+
+def _encodes(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _write_csv(path: Path, rows: Rows) -> None:

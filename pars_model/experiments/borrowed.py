@@ -19,7 +19,7 @@ from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, p
 from pars_model.experiments.matrix import RATE, RIDGE, shown
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
-from pars_model.lengths import LengthTable
+from pars_model.lengths import LengthTable, censored_median
 from pars_model.metrics import Estimate
 from pars_model.ngrams import NgramRidge, rank_targets
 
@@ -62,7 +62,7 @@ are left out, by name. What others answered to prompts that choose or judge is n
 the LLM's own lengths count. The margin objective on frozen features, as in the first section with
 the middle one of its learning rates; tau by the LLM's own lengths of another tenth chooses the
 epoch. The n-gram ridge learns from the same labels, without that tenth. With the *others' alone*
-the LLM's own lengths order none of the training prompts."""
+the LLM's own lengths order no training prompts but those that no other has answered."""
 
 
 def run(bench: Workbench) -> Section:
@@ -155,19 +155,22 @@ def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, others: Floats, se
 def others_of(bench: Workbench, cell: Cell, lengths: LengthTable) -> Floats:
     """What LLMs that are not of the cell's kin answered to a table's prompts, (LLMs, prompts).
 
-    The median of several answers; what was cut off is unknown.
+    The median of several answers; one that was cut off is unknown.
     """
     texts, rows = read_dataset(bench.data_root, cell.dataset)
     place = {text: number for number, text in enumerate(lengths.prompts)}
-    told: dict[tuple[str, int], list[int]] = {}
+    told: dict[tuple[str, int], list[tuple[float, bool]]] = {}
     for row in rows:
         number = place.get(texts.get(row["prompt_id"], ""))
-        if number is not None and not cut_off(row) and not re.search(CELLS[cell], row["model"]):
-            told.setdefault((row["model"], number), []).append(row["length"])
+        if number is not None and not re.search(CELLS[cell], row["model"]):
+            told.setdefault((row["model"], number), []).append((row["length"], cut_off(row)))
     names = {name: number for number, name in enumerate(sorted({name for name, _ in told}))}
     found = np.full((len(names), len(place)), np.nan)
     for (name, number), answers in told.items():
-        found[names[name], number] = np.median(answers)
+        several, bounds = zip(*answers, strict=True)
+        median, bound = censored_median(np.array(several, dtype=np.float64), np.array(bounds))
+        if not bound:
+            found[names[name], number] = median
     return lenders(found)
 
 

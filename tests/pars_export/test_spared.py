@@ -104,6 +104,16 @@ def test_where_no_layer_can_be_spared_nothing_is_run(
     assert list(store_sparing(minilm, tmp_path / "int8.onnx", IDS)) == []
 
 
+def test_the_layer_that_moves_the_scores_apart_most_is_spared_first(
+    minilm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of the embeddings alone, then of layers 0 to 5: a shift of all moves nothing apart.
+    moved = [0.0, 0.3, 0.1, 0.9, 0.0, 0.2, 0.5]
+    scores = iter(scale * np.arange(4.0) + (7.0 if scale == 0.1 else 0.0) for scale in moved)
+    monkeypatch.setattr("pars_export.spared._scores", lambda *_: next(scores))
+    assert list(store_sparing(minilm, tmp_path / "int8.onnx", IDS[:1])) == [[2], [2, 5]]
+
+
 def bounded(folder: Path, texts: list[str], tau: float, patch: pytest.MonkeyPatch) -> None:
     """Add int8 that is held to ``tau``, compared on these texts alone."""
     int8 = ENGINES["onnx-int8"]

@@ -10,7 +10,7 @@ import pytest
 
 from pars_model.__main__ import main
 from pars_model.borrow import SHARED, Floats, Ints, borrowed, lenders, others_of
-from pars_model.lengths import LengthTable, read_lengths, split_prompts
+from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
 from pars_model.metrics import kendall_tau
 from pars_model.writing import writer_of
 
@@ -56,12 +56,34 @@ def test_equal_places_get_one_length() -> None:
     assert all(len(set(found[other == value])) == 1 for value in set(other))
 
 
-def test_prompts_that_few_others_know_go_to_the_middle() -> None:
-    own, others = noisy(1), np.array([noisy(seed) for seed in range(2, 12)])
+def test_what_fewer_others_tell_goes_to_the_middle_and_by_how_far_they_agree() -> None:
+    own = noisy(1)
+
+    def spread(noise: float) -> float:
+        """Of lengths of prompts that no other knows, as a share of that of the others' prompts."""
+        others = np.array([noisy(seed, noise) for seed in range(2, 12)])
+        others[:, :100] = np.nan
+        found = np.log(own[borrowed(own, WHOLE, others, 0.0)])
+        return float(np.std(found[:100]) / np.std(found[100:]))
+
+    assert spread(50.0) < spread(0.5) < 1
+
+
+def test_a_weight_near_one_changes_hardly_anything() -> None:
+    own, others = noisy(1), np.array([noisy(seed) for seed in range(2, 7)])
     others[:, :100] = np.nan
-    found = borrowed(own, WHOLE, others)
-    spread = [np.std(np.log(own[found[part]])) for part in (slice(100), slice(100, None))]
-    assert spread[0] < spread[1]
+    found = own[borrowed(own, WHOLE, others, 1 - 1e-9)]
+    np.testing.assert_array_equal(found, own)
+
+
+def test_of_equal_lengths_one_that_was_cut_off_is_the_longer() -> None:
+    own, other = noisy(1), noisy(2)
+    top = np.sort(own)[-40]
+    own[own > top] = top
+    cut_off = np.zeros(len(own), dtype=np.bool_)
+    cut_off[np.flatnonzero(own == top)[::2]] = True
+    found = borrowed(own, cut_off, other[None], 1 - 1e-9)
+    np.testing.assert_array_equal(cut_off[found], cut_off)
 
 
 def test_too_few_or_equal_answers_lend_nothing() -> None:
@@ -145,7 +167,7 @@ def test_a_table_is_labelled_where_it_is_learned_from_alone(
     )
     assert was + 0.1 < became
     said = capsys.readouterr().out
-    assert f"{len(learned)} training prompts of llm-0; 5 other LLMs lent" in said
+    assert f"{len(learned)} training lengths of llm-0; others under 5 names lent theirs to" in said
 
 
 def test_what_others_answered_to_held_back_prompts_is_not_looked_at(tmp_path: Path) -> None:
@@ -182,25 +204,32 @@ def test_data_sets_samples_and_other_columns_stay(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv"])
 def test_what_is_written_can_be_fitted_on_whatever_was_known(tmp_path: Path, suffix: str) -> None:
+    # A prompt that is held back stands first, and the table says nothing of how answers ended.
     known: dict[str, object] = {
         "prompt_tokens": 7,
         "max_tokens": 300,
         "structured": True,
         "reasoning": False,
-        "reasoning_tokens": 1,
+        "reasoning_tokens": None,
         "tools": None if suffix == ".csv" else json.dumps([{"type": "function"}]),
     }
     found = rows(3, **known)
+    for row in found[::2]:
+        row["reasoning_tokens"] = row["response_tokens"]  # more than most labels
     if suffix == ".jsonl":
         found = [{**row, "tools": [{"type": "function"}]} for row in found]
+    found.sort(key=lambda row: text_fraction(str(row["prompt"])))
     path = tmp_path / f"all{suffix}"
     writer_of(path)(path, found)
     before, after = read_lengths(path), borrow(path)
     for name in ("prompt_tokens", "max_tokens", "structured", "reasoning", "tools"):
         assert set(after.facts[name]) == set(before.facts[name]), name
-    cut_off = after.censored
-    assert 300 in after.length[cut_off]
-    assert after.length[(after.split == "train")[after.prompt]].max() == 300
+    train = (after.split == "train")[after.prompt]
+    beyond = train & (after.length >= 300)
+    assert after.censored[beyond].all(), "a cap cuts off labels too"
+    own = lengths_of(before)
+    for (text, dataset), length in lengths_of(after).items():
+        assert length <= 300 or length == own[text, dataset], "but for those that stay"
 
 
 def test_lengths_that_others_were_cut_off_at_are_unknown(tmp_path: Path) -> None:
@@ -215,6 +244,31 @@ def test_lengths_that_others_were_cut_off_at_are_unknown(tmp_path: Path) -> None
     assert others[1].tolist() == noisy(2).tolist()
 
 
+def test_an_llm_that_answered_in_several_data_sets_lends_its_median(tmp_path: Path) -> None:
+    several: Rows = [
+        {
+            **row,
+            "dataset": f"exam {place}",
+            "response_tokens": place * int(str(row["response_tokens"])),
+        }
+        for place in (1, 2, 9)
+        for row in rows(2)
+        if row["model"] == "llm-1" or place == 1
+    ]
+    table = read_lengths(written(tmp_path / "all.parquet", several))
+    (found,) = others_of(table, 0, np.flatnonzero(table.group == 0))
+    assert found.tolist() == (2 * noisy(1)).tolist()
+
+
+def test_a_lone_surrogate_is_written_and_read(tmp_path: Path) -> None:
+    found = rows(3)
+    for row in found:
+        row["prompt"] = f"{row['prompt']} \ud800 \N{SNOWMAN}"
+    path = tmp_path / "all.jsonl"
+    writer_of(path)(path, found)
+    assert read_lengths(path).prompts == borrow(path).prompts
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -226,7 +280,7 @@ def test_lengths_that_others_were_cut_off_at_are_unknown(tmp_path: Path) -> None
         (["--llm", "llm-0", "--out", "table.xlsx"], "ends in .xlsx"),
         (["--llm", "llm-0", "--out", "table.csv"], "expected another .parquet file than"),
         (["--llm", "lonely"], "no other LLM has 30 training prompts in common with lonely"),
-        (["--llm", "other"], "has no validation prompts of other, and borrowed"),
+        (["--llm", "other"], "has no training or no validation prompts of other, and borrowed"),
     ],
 )
 def test_what_cannot_be_labelled_is_refused(
