@@ -2,12 +2,14 @@
 
 One answer of one LLM is a noisy sample of how long an answer a prompt asks for; what many LLMs
 answered tells more. Each training prompt of the LLM gets one of its own training lengths: the one
-whose rank is that of the weighted mean of its own place among them and of the mean place that the
-others give it. What several samples of a training prompt told is one row then. Validation and test
+whose rank is that of the weighted mean of its own place among them and of what the others have in
+common, predicted from the mean of their places. What several samples of a training prompt told is
+one row then. Validation and test
 prompts keep the LLM's own lengths, and what others answered to them is not looked at.
 
-All else of a row stays as it is, of several samples that of the first; a label beyond a row's own
-cap is cut off at it. Other LLMs' rows are left out.
+All else of a row stays as it is, of several samples that of the first, with what only others of
+them tell of facts; a label beyond a prompt's own cap is cut off at it. Other LLMs' rows are left
+out.
 """
 
 from __future__ import annotations
@@ -21,6 +23,8 @@ from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
 from pars_export.errors import InputError
+from pars_export.facts import NAMES
+from pars_export.facts import rows as rows_of_facts
 from pars_export.files import atomic_file
 
 if TYPE_CHECKING:
@@ -35,6 +39,8 @@ SHARED = 30
 WEIGHT = 0.5
 _WRITTEN = ("split", "finish_reason", "reasoning_tokens")
 """Columns that a labelled table has, whether the table had them or not."""
+_FACTS = tuple(name for name in NAMES if name != "tools")
+"""Facts whose column holds the value that is read of it."""
 
 
 def lenders(others: Floats) -> Floats:
@@ -134,7 +140,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--weight",
         type=float,
         default=WEIGHT,
-        help=f"of its own lengths, 0 (the order is others' alone) to 1; default {WEIGHT:g}",
+        help=f"of its own lengths, 0 (others' alone, where any answered) to 1; default {WEIGHT:g}",
     )
     parser.add_argument("--out", type=Path, required=True, help="a file of the table's kind")
 
@@ -179,7 +185,7 @@ def run(args: argparse.Namespace) -> int:
         (table.prompts[table.prompt[item]], table.datasets[table.dataset[item]]): (item, other)
         for item, other in zip(learned.tolist(), whose.tolist(), strict=True)
     }
-    rows = read_raw(args.table)
+    rows, facts = read_raw(args.table), rows_of_facts(table.facts, len(table))
     # Every row has every column of the table, for files that take theirs from the first.
     names = dict.fromkeys([*(name for _, raw in rows for name in raw if name), *_WRITTEN])
     kept: list[dict[str, object]] = []
@@ -188,11 +194,15 @@ def run(args: argparse.Namespace) -> int:
             continue
         found = {name: raw.get(name) for name in names}
         found |= {"split": split[row.text], "response_tokens": row.length}
+        found["finish_reason"] = "length" if row.censored else "stop"
         if split[row.text] == "train":
             key = (row.text, row.dataset)
             if key not in label:
                 continue
-            found |= _labelled(table, *label.pop(key), row.facts.max_tokens)
+            item, other = label.pop(key)
+            empty = [name for name in _FACTS if name in names and found[name] in (None, "")]
+            found |= {name: getattr(facts[item], name) for name in empty}
+            found |= _labelled(table, item, other, facts[item].max_tokens)
         kept.append(found)
     with atomic_file(args.out) as temporary:
         write(temporary, kept)
@@ -207,11 +217,11 @@ def run(args: argparse.Namespace) -> int:
 
 def _labelled(table: LengthTable, item: int, other: int, cap: int | None) -> dict[str, object]:
     """What a training row gets: the length of another item, which its own cap cuts off too."""
-    length, cut_off = float(table.length[other]), bool(table.censored[other])
+    length, cut_off = round(table.length[other]), bool(table.censored[other])
     if other != item and cap and length >= cap:
         length, cut_off = cap, True
     return {
-        "response_tokens": round(length),
+        "response_tokens": length,
         "finish_reason": "length" if cut_off else "stop",
         "reasoning_tokens": None,  # those of another answer would say nothing
     }

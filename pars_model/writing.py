@@ -29,7 +29,13 @@ def _write_parquet(path: Path, rows: Rows) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    pq.write_table(pa.Table.from_pylist(rows), path, compression="zstd")
+    try:
+        table = pa.Table.from_pylist(rows)
+    except (pa.ArrowException, OverflowError) as error:
+        raise InputError(
+            f"A column cannot be written as Parquet ({error}): leave it out of the table."
+        ) from error
+    pq.write_table(table, path, compression="zstd")
 
 
 def _write_jsonl(path: Path, rows: Rows) -> None:

@@ -57,12 +57,13 @@ COLUMNS = ("labels", "tau [95 %]", f"less that of {OWN} [95 %]", RIDGE, f"less t
 INTRODUCTION = """\
 One LLM's training prompts, labelled by what other LLMs answered to them too (`pars borrow`): each
 gets one of the LLM's own training lengths, the one whose rank is that of the mean of its own place
-and of the mean place that the others give it; or of the others' place alone. LLMs of its own kin
-are left out, by name. What others answered to prompts that choose or judge is not looked at: there
-the LLM's own lengths count. The margin objective on frozen features, as in the first section with
-the middle one of its learning rates; tau by the LLM's own lengths of another tenth chooses the
-epoch. The n-gram ridge learns from the same labels, without that tenth. With the *others' alone*
-the LLM's own lengths order no training prompts but those that no other has answered."""
+and of what the others have in common, predicted from the mean of their places; or of the latter
+alone. LLMs of its own kin are left out, by name. What others answered to prompts that choose or
+judge is not looked at: there the LLM's own lengths count. The margin objective on frozen features,
+as in the first section with the middle one of its learning rates; tau by the LLM's own lengths of
+another tenth chooses the epoch. The n-gram ridge learns from the same labels, without that tenth.
+With the *others' alone* the LLM's own lengths order no training prompts but those that no other has
+answered."""
 
 
 def run(bench: Workbench) -> Section:

@@ -260,6 +260,27 @@ def test_an_llm_that_answered_in_several_data_sets_lends_its_median(tmp_path: Pa
     assert found.tolist() == (2 * noisy(1)).tolist()
 
 
+def test_facts_of_any_sample_are_kept_and_cap_a_label(tmp_path: Path) -> None:
+    first: Rows = [{**row, "max_tokens": None} for row in rows(3)]
+    second: Rows = [{**row, "max_tokens": 300} for row in rows(3)]
+    after = borrow(written(tmp_path / "all.parquet", [*first, *second]))
+    train = (after.split == "train")[after.prompt]
+    assert set(after.facts["max_tokens"][train]) == {300.0}
+    assert after.censored[train & (after.length >= 300)].all()
+
+
+def test_what_parquet_cannot_hold_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = pa.Table.from_pylist(rows(3))
+    large = pa.array([2**63 + number for number in range(len(table))], pa.uint64())
+    path, out = tmp_path / "all.parquet", tmp_path / "labelled.parquet"
+    pq.write_table(table.append_column("hash", large), path)
+    assert main(["borrow", str(path), "--llm", "llm-0", "--out", str(out)]) == 2
+    assert "A column cannot be written as Parquet" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_a_lone_surrogate_is_written_and_read(tmp_path: Path) -> None:
     found = rows(3)
     for row in found:
