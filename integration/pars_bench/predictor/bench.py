@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pars_bench.outputs import add_output_arguments
-from pars_bench.predictor.grid import DEFAULT, QUICK, Grid
+from pars_bench.predictor.grid import DEFAULT, QUICK, SMALL_ROUNDS, Grid
 from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
 
@@ -71,7 +71,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"cores for each call ({' '.join(map(str, DEFAULT.threads))})",
     )
     parser.add_argument(
-        "--rounds", type=int, metavar="N", help=f"samples of each cell ({DEFAULT.rounds})"
+        "--rounds",
+        type=int,
+        metavar="N",
+        help=f"samples of each cell, {SMALL_ROUNDS} times as many of small ones ({DEFAULT.rounds})",
     )
     parser.add_argument("--quick", action="store_true", help="few cells, to see that all runs")
     parser.add_argument(

@@ -12,6 +12,11 @@ take seconds, the predictor folders' own runtimes have one sample each."""
 TOKENS_LARGE = 512
 """The same for baselines of a hundred million weights, which take a second for that many."""
 
+SMALL_TOKENS = 256
+"""Calls of so many tokens or fewer take milliseconds: a sample is of few of them, and what the
+machine does in that moment moves it."""
+SMALL_ROUNDS = 3
+"""Rounds of theirs to one of larger calls."""
 START_PROMPTS = 32
 """Prompts scored in a fresh process, before its largest memory is read."""
 PROFILED_ROUNDS = 3
@@ -30,7 +35,7 @@ class Grid:
     """Texts of a call."""
     threads: tuple[int, ...] = (1, 2)
     rounds: int = 5
-    """Samples of each contestant in each cell."""
+    """Samples of each contestant in each cell; small calls have `SMALL_ROUNDS` times as many."""
     starts: int = 5
     """Fresh processes of each contestant for load time and memory."""
     slow_starts: int = 2
@@ -49,9 +54,12 @@ class Grid:
 
     def rounds_of(self, length: int, batch: int) -> int:
         """Samples of each contestant on ``batch`` texts of ``length`` tokens."""
-        return self.rounds if length * batch <= TOKENS else 1
+        tokens = length * batch
+        if tokens > TOKENS:
+            return 1
+        return self.rounds * (SMALL_ROUNDS if tokens <= SMALL_TOKENS else 1)
 
 
 DEFAULT = Grid()
-QUICK = Grid((16, 32), (1, 4), (1,), rounds=2, starts=1, slow_starts=1, burst=32, burst_rounds=1)
+QUICK = Grid((16, 32), (1, 4), (1,), rounds=1, starts=1, slow_starts=1, burst=32, burst_rounds=1)
 """Enough to see that everything runs; its numbers mean little."""

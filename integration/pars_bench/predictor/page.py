@@ -9,7 +9,7 @@ from pars_bench.facts import flatten
 from pars_bench.markdown import bullets
 from pars_bench.predictor.floor_page import floor_sections
 from pars_bench.predictor.goals import sentences
-from pars_bench.predictor.grid import TOKENS, TOKENS_LARGE
+from pars_bench.predictor.grid import SMALL_ROUNDS, SMALL_TOKENS, TOKENS, TOKENS_LARGE
 from pars_bench.predictor.memory_page import memory_sections
 from pars_bench.predictor.pictures import write_pictures
 from pars_bench.predictor.report import (
@@ -31,16 +31,17 @@ from pars_export.files import atomic_file
 _INTRODUCTION = """\
 A contestant gets texts and gives scores, so its tokenizer counts; texts have an exact number of
 tokens. All take turns in one process: a sample is the mean over calls for some {burst} ms, each of
-{rounds} rounds has one of each, and the figures are medians, with quartiles in brackets. With one
-thread the time is CPU time, so that nothing else on the machine counts, beyond what it takes of
-caches and memory; with more it is the clock's. The process is bound to as many CPUs as it may have
-threads. Contestants named after a folder are its runtimes. BERT-base (the paper's), OPT-125M
-(vllm-ltr's) and the Hugging Face pipeline (of the first folder's encoder) have random weights: they
-tell time, not how well they rank. Students read the first and last tokens of a long text alone, 64
-in all unless their folder says otherwise. The two large ones get up to {large:,} tokens a call, the
-others up to {tokens:,}, which a runtime may cut up (those of ONNX on a CPU into 512). Calls of more
-take seconds: of them the folders' own runtimes alone have one sample each. Runtimes that need a GPU
-take no part; `make test-gpu` tells their latency."""
+{rounds} rounds has one of each (of {small_rounds} in calls of {small} tokens or fewer), and the
+figures are medians, with quartiles in brackets. With one thread the time is CPU time, so that
+nothing else on the machine counts, beyond what it takes of caches and memory; with more it is the
+clock's. The process is bound to as many CPUs as it may have threads. Contestants named after a
+folder are its runtimes. BERT-base (the paper's), OPT-125M (vllm-ltr's) and the Hugging Face
+pipeline (of the first folder's encoder) have random weights: they tell time, not how well they
+rank. Students read the first and last tokens of a long text alone, 64 in all unless their folder
+says otherwise. The two large ones get up to {large:,} tokens a call, the others up to {tokens:,},
+which a runtime may cut up (those of ONNX on a CPU into 512). Calls of more take seconds: of them
+the folders' own runtimes alone have one sample each. Runtimes that need a GPU take no part; `make
+test-gpu` tells their latency."""
 
 _BURST = """\
 The {prompts}, all ranked in one call, by what each folder is loaded with by default; loaded anew
@@ -83,13 +84,17 @@ def write_page(page: Path, report: PredictorReport) -> None:
 
 def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
     """The whole page."""
+    rounds = report["settings"]["rounds"]
+    assert isinstance(rounds, int)
     parts = [
         "# What scoring a prompt costs",
         f"Made by `{report['settings']['command']}`; run it again to get your own numbers.",
         "\n".join(f"- {name}: {value}" for name, value in flatten(report["environment"])),
         "\n".join(f"- `{name}`: sha256 {sha}" for name, sha in report["predictors"].items()),
         _INTRODUCTION.format(
-            rounds=report["settings"]["rounds"],
+            rounds=rounds,
+            small_rounds=SMALL_ROUNDS * rounds,
+            small=SMALL_TOKENS,
             burst=round(BURST_S * 1e3),
             large=TOKENS_LARGE,
             tokens=TOKENS,
