@@ -23,17 +23,20 @@ from pars_export.files import atomic_folder, default_mode, sha256_file
 from pars_export.inputs import TEXT_VERSION, InputSpec
 
 FORMAT = "pars-predictor"
-FORMAT_VERSION = 3
-"""Newest that is read. 1 had no spread of lengths in its calibration, 2 no facts beside the text;
-both are read as ever, and what reads no facts is still written as 2."""
-_WITHOUT_FACTS = 2
+FORMAT_VERSION = 4
+"""Newest that is read. 1 had no spread of lengths in its calibration, 2 no facts beside the text,
+3 no n-gram half; all are read as ever. A folder is written as the oldest from 2 on that has all
+its keys, so one without a half is still 3 or 2, and one without facts as well is 2."""
+_PLAIN = 2
+_SINCE = {"facts": 3, "ngrams": 4}
+"""Format version that brought a key."""
 MANIFEST = "predictor.json"
 DEFAULT_PREDICTOR = Path(__file__).parent / "default"
 """The predictor inside the package; its `CARD.md` says what it learned from and how it ranks."""
 KINDS = ("encoder", "student", "table", "length")
 
 _REQUIRED = {"format", "format_version", "kind", "input", "engines", "files"}
-_OPTIONAL = {"calibration", "facts", "training", "metrics"}
+_OPTIONAL = {"calibration", "training", "metrics"}
 # One plain name: no folder, no parent, nothing hidden.
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
@@ -67,18 +70,22 @@ class Manifest:
     """Every file of the folder but the manifest itself."""
     facts: FactSpec = field(default_factory=FactSpec)
     """What it reads of a request beside its text; kind `encoder` only."""
+    ngrams: str | None = None
+    """File of the n-gram half, whose score joins the network's; kind `encoder` only."""
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise PredictorError(f"kind is {self.kind!r}; expected one of {', '.join(KINDS)}.")
         if self.facts and self.kind != "encoder":
             raise PredictorError(f"a predictor of kind {self.kind!r} reads no facts.")
+        if self.ngrams is not None and self.kind != "encoder":
+            raise PredictorError(f"a predictor of kind {self.kind!r} has no n-gram half.")
 
     def to_json(self) -> dict[str, object]:
         """Plain JSON, ready to be written."""
         found: dict[str, object] = {
             "format": FORMAT,
-            "format_version": FORMAT_VERSION if self.facts else _WITHOUT_FACTS,
+            "format_version": _PLAIN,
             "kind": self.kind,
             "input": {**asdict(self.input), "text": TEXT_VERSION},
             "engines": {name: dict(engine) for name, engine in self.engines.items()},
@@ -90,6 +97,11 @@ class Manifest:
             found["calibration"] = self.calibration.to_json()
         if self.facts:
             found["facts"] = self.facts.to_json()
+        if self.ngrams is not None:
+            found["ngrams"] = self.ngrams
+        found["format_version"] = max(
+            [_PLAIN, *(since for key, since in _SINCE.items() if key in found)]
+        )
         return found
 
     @classmethod
@@ -106,8 +118,8 @@ class Manifest:
         missing = sorted(_REQUIRED - set(value))
         if missing:
             raise PredictorError(f"the key {missing[0]!r} is missing; export the predictor again.")
-        optional = _OPTIONAL if version > _WITHOUT_FACTS else _OPTIONAL - {"facts"}
-        unknown = sorted(set(value) - _REQUIRED - optional)
+        later = {key for key, since in _SINCE.items() if version >= since}
+        unknown = sorted(set(value) - _REQUIRED - _OPTIONAL - later)
         if unknown:
             raise PredictorError(
                 f"the key {unknown[0]!r} is unknown in format version {version}; remove it, "
@@ -124,6 +136,7 @@ class Manifest:
             metrics=_object(value.get("metrics", {}), "metrics"),
             files=files,
             facts=FactSpec.from_json(value.get("facts", [])),
+            ngrams=_ngrams(value["ngrams"], files) if "ngrams" in value else None,
         )
 
 
@@ -180,6 +193,13 @@ def _engines(value: object, files: Mapping[str, FileEntry]) -> dict[str, dict[st
         if file not in files:
             raise PredictorError(f"engines.{name}.file is {file!r}, which files does not list.")
     return engines
+
+
+def _ngrams(value: object, files: Mapping[str, FileEntry]) -> str:
+    name = _text(value, "ngrams")
+    if name not in files:
+        raise PredictorError(f"ngrams is {name!r}, which files does not list.")
+    return name
 
 
 def _files(value: object) -> dict[str, FileEntry]:

@@ -1,4 +1,8 @@
-"""A ranker's network becomes a predictor folder: weights, engines, parity, manifest."""
+"""A ranker's network becomes a predictor folder: weights, engines, parity, manifest.
+
+Engines are made of and compared with the network alone. An n-gram half beside it is the same
+float32 sum after every engine.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import save_model
 
@@ -25,6 +31,7 @@ from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
 from pars_export.parity import Bound, Parity, builtin_texts, measure, some_facts
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer, check_encoder
+from pars_export.runtimes.ngram_half import HALF, half_bytes, read_half
 from pars_export.runtimes.onnxruntime_engines import CPU_PLAN, OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
 from pars_export.tensorrt import BuildOptions, check_known
@@ -44,6 +51,7 @@ def write_encoder_predictor(
     to: Sequence[str] = (),
     threads: int = 1,
     options: BuildOptions | None = None,
+    ngrams: Mapping[str, NDArray[np.generic]] | None = None,
 ) -> Manifest:
     """Write the predictor folder of a trained network, whole or not at all.
 
@@ -52,20 +60,22 @@ def write_encoder_predictor(
         network: the trained network.
         encoder_config: the `config.json` that its encoder was built from.
         tokenizer_json: content of its encoder's `tokenizer.json`.
-        manifest: input, calibration, training and metrics; engines and files are filled in here.
+        manifest: input, calibration, training and metrics, the latter of network and half
+            together; engines, files and the half are filled in here.
         texts: prompts for the comparison of engines, and for what engines are made by,
             filled up by those of `pars_export.parity.demonstration_texts`; or which are for what.
         to: names of `ENGINES` to write beside `torch` and `onnx`.
         threads: cores to use for the comparison.
         options: of TensorRT engines.
+        ngrams: arrays of its n-gram half (`pars_export.runtimes.ngram_half`); None for none.
 
     Returns:
         The manifest as written.
 
     Raises:
         PredictorError: an engine or the reloaded network does not score as the network does,
-            tokenizer and encoder do not belong together, or ``out`` holds something else than a
-            predictor.
+            tokenizer and encoder or half do not belong together, or ``out`` holds something else
+            than a predictor.
     """
     _check_options(to, options)
     with _naming(out), predictor_folder(out) as folder:
@@ -80,6 +90,10 @@ def write_encoder_predictor(
         (folder / TOKENIZER).write_text(tokenizer_json, encoding="utf-8")
         tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
         check_encoder(folder, tokenizer)
+        if ngrams is not None:
+            (folder / HALF).write_bytes(half_bytes(ngrams))
+            read_half(folder / HALF, tokenizer)  # what cannot be read back must not be written
+            manifest = replace(manifest, ngrams=HALF)
         save_model(network.float(), str(folder / WEIGHTS))
         # The reference is what a user will load, not the network in memory.
         reference = load_network(folder, WEIGHTS).eval()

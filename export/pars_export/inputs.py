@@ -210,6 +210,11 @@ class TextTokenizer:
         size: int = self._tokenizer.get_vocab_size(with_added_tokens=True)
         return size
 
+    @property
+    def id_bound(self) -> int:
+        """One more than the largest token id, which `vocab_size` is not where ids have gaps."""
+        return 1 + max(self._tokenizer.get_vocab(with_added_tokens=True).values())
+
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, at least one and at most ``spec.max_length`` of them.
 
@@ -217,6 +222,13 @@ class TextTokenizer:
             InputError: one of the texts is not a string.
         """
         return [self._encode(text, index) for index, text in enumerate(texts)]
+
+    def content(self, ids: list[int]) -> list[int]:
+        """Ids that `encode` gave without the special tokens around them.
+
+        At least one: `pad_id` where nothing else is left.
+        """
+        return ids[len(self._prefix) : len(ids) - len(self._suffix)] or [self.pad_id]
 
     def _encode(self, text: str, index: int) -> list[int]:
         if not isinstance(text, str):

@@ -50,12 +50,48 @@ def split_words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
-class WordTokenizer:
-    """Texts to ids and features, cut as an `InputSpec` says.
+def part_read(text: str, spec: InputSpec) -> str:
+    """The part of a text that is read, without lone surrogates.
 
     Texts of up to ``8 * max_length`` characters are read whole, of longer ones that many in
     all, half of them at either end (at the head alone with truncation `head`).
     """
+    keep = _CHARACTERS_PER_TOKEN * spec.max_length
+    if len(text) > 2 * keep:
+        both = spec.truncation == "head_tail"
+        text = f"{text[:keep]}\n{text[-keep:]}" if both else text[: 2 * keep]
+    return clean(text)
+
+
+def surface(text: str, spec: InputSpec, tokens_cut: bool = False) -> list[float]:
+    """`FEATURES` of a text: what `WordTokenizer.read` gives, without its tokens.
+
+    Args:
+        text: the whole of it.
+        spec: how it is cut; a part of it is read as `part_read` has it.
+        tokens_cut: whether its tokens are more than fit, which counts as cut too.
+    """
+    read = part_read(text, spec)
+    return _features(len(text), read, len(read.split()), spec, tokens_cut)
+
+
+def _features(whole: int, read: str, words: int, spec: InputSpec, tokens_cut: bool) -> list[float]:
+    """`FEATURES` from a text's characters, the part read and the number of words there."""
+    signs = read.encode()
+    size = max(len(signs), 1)
+    return [
+        math.log1p(whole),
+        math.log1p(words),
+        math.log1p(read.count("\n")),
+        (len(signs) - len(signs.translate(None, _CAPITALS))) / size,
+        (len(signs) - len(signs.translate(None, _DIGITS))) / size,
+        float(read.rstrip()[-1:] == "?"),
+        float(tokens_cut or whole > 2 * _CHARACTERS_PER_TOKEN * spec.max_length),
+    ]
+
+
+class WordTokenizer:
+    """Texts to ids and features, cut as an `InputSpec` says (`part_read`)."""
 
     def __init__(self, tokenizer_json: str, spec: InputSpec) -> None:
         """Build from the content of a `tokenizer.json` that `train_tokenizer` wrote.
@@ -73,7 +109,6 @@ class WordTokenizer:
             raise PredictorError(f"not a student's tokenizer: its first token is not {PAD}")
         self._ids = _Known(self._tokenizer)
         self._tail = spec.max_length // 2 if spec.truncation == "head_tail" else 0
-        self._keep = _CHARACTERS_PER_TOKEN * spec.max_length
 
     def pieces(self) -> list[str]:
         """The vocabulary in the order of its ids: whole words, and `##` before what goes on."""
@@ -82,30 +117,17 @@ class WordTokenizer:
 
     def read(self, text: str) -> tuple[list[int], list[float]]:
         """Ids (at least one, at most ``spec.max_length``) and `FEATURES` of one text."""
-        whole, keep = len(text), self._keep
-        if whole > 2 * keep:
-            text = f"{text[:keep]}\n{text[-keep:]}" if self._tail else text[: 2 * keep]
-        text = clean(text)
-        chunks = text.lower().split()
+        read = part_read(text, self.spec)
+        chunks = read.lower().split()
         ids: list[int] = []
         known = self._ids
         for chunk in chunks:
             ids += known[chunk]
         room = self.spec.max_length
-        cut = whole > 2 * keep or len(ids) > room
-        if len(ids) > room:
+        cut = len(ids) > room
+        if cut:
             ids = ids[: room - self._tail] + ids[len(ids) - self._tail :]
-        signs = text.encode()
-        size = max(len(signs), 1)
-        return ids or [0], [
-            math.log1p(whole),
-            math.log1p(len(chunks)),
-            math.log1p(text.count("\n")),
-            (len(signs) - len(signs.translate(None, _CAPITALS))) / size,
-            (len(signs) - len(signs.translate(None, _DIGITS))) / size,
-            float(text.rstrip()[-1:] == "?"),
-            float(cut),
-        ]
+        return ids or [0], _features(len(text), read, len(chunks), self.spec, cut)
 
     def read_all(self, texts: Sequence[str]) -> tuple[list[list[int]], NDArray[np.float32]]:
         """Ids of each text, and their features (n, len(FEATURES)).

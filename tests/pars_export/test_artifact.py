@@ -106,7 +106,7 @@ def test_damage(folder: Path, damage: Callable[[Path], object], sentence: str) -
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda m: m.update(format_version=4), r"format version 4, .* reads up to 3"),
+        (lambda m: m.update(format_version=5), r"format version 5, .* reads up to 4"),
         (lambda m: m.update(format_version="1"), "format_version is '1'"),
         (lambda m: m.update(format_version=True), "format_version is True"),
         (lambda m: m.update(format="gguf"), "it is no predictor"),

@@ -1,8 +1,11 @@
-"""What the networks of a student share: checked arrays, and the hash of neighbouring tokens."""
+"""What networks in numpy share: arrays read and checked, and the hash of neighbouring tokens."""
 
 from __future__ import annotations
 
+import zipfile
+import zlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,6 +32,27 @@ def pair_hash(first: Integers, second: Integers, buckets: int) -> Integers:
     return (mixed * buckets) >> 32
 
 
+def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
+    """The arrays of an `.npz` file by their names; nothing is unpickled.
+
+    Raises:
+        PredictorError: naming the file, which is damaged or of another form.
+    """
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in arrays.files}
+    except (
+        # What zipfile and numpy raise of a file that is not what they expect.
+        *(OSError, ValueError, TypeError, EOFError, KeyError, RuntimeError, MemoryError),
+        *(zipfile.BadZipFile, zlib.error),
+    ) as error:
+        raise PredictorError(f"{path}: no arrays that can be read ({error}).") from error
+    for name, array in found.items():
+        if not isinstance(array, np.ndarray):  # numpy gives the bytes of what is no array
+            raise PredictorError(f"{path}: no arrays that can be read ({name!r} is none).")
+    return found
+
+
 def floats(weights: Arrays, name: str) -> Floats:
     """An array, ready for use in memory."""
     return np.ascontiguousarray(weights[name], dtype=np.float32)
@@ -43,7 +67,7 @@ def check_arrays(
     """Size of each axis.
 
     Args:
-        weights: the arrays of `student.npz`.
+        weights: the arrays of an `.npz` file.
         shapes: name of each array to its axes; axes of one name are of one size.
         known: sizes that are known before.
         whole: names of the arrays of whole numbers; the others hold fractions.
@@ -54,7 +78,7 @@ def check_arrays(
     sizes = dict(known)
     for name, wanted in shapes.items():
         if name not in weights:
-            raise PredictorError(f"the array {name!r} is missing; distil the student again.")
+            raise PredictorError(f"the array {name!r} is missing; make the predictor again.")
         found = weights[name]
         if found.dtype.kind != ("i" if name in whole else "f") or found.ndim != len(wanted):
             raise PredictorError(

@@ -14,6 +14,7 @@ from pars_export.artifact import Manifest
 from pars_export.batches import BatchPlan, micro_batches, padded
 from pars_export.errors import PredictorError
 from pars_export.inputs import TextTokenizer
+from pars_export.runtimes.ngram_half import NgramHalf, read_half
 
 TOKENIZER = "tokenizer.json"
 CONFIG = "config.json"
@@ -35,12 +36,19 @@ class Core(Protocol):
 
 
 class EncodedScorer:
-    """Texts to scores through a tokenizer and a `Core`."""
+    """Texts to scores through a tokenizer and a `Core`, and an n-gram half where there is one."""
 
-    def __init__(self, tokenizer: TextTokenizer, core: Core, plan: BatchPlan | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: TextTokenizer,
+        core: Core,
+        plan: BatchPlan | None = None,
+        half: NgramHalf | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
         self._core = core
         self._plan = plan or BatchPlan()
+        self._half = half
         self.survives_fork = core.survives_fork
 
     def score(
@@ -55,7 +63,22 @@ class EncodedScorer:
                 scores[batch] = self._core(*rows)
             else:
                 scores[batch] = self._core(*rows, facts[batch])
+        if self._half is not None:
+            scores += self._half.score(texts, ids)
         return scores
+
+
+def encoded_scorer(
+    folder: Path, manifest: Manifest, core: Core, plan: BatchPlan | None = None
+) -> EncodedScorer:
+    """The scorer of an encoder's folder: all of it but the network, which ``core`` runs.
+
+    Raises:
+        PredictorError: a file is missing, cannot be read, or does not fit the others.
+    """
+    tokenizer = load_tokenizer(folder, manifest)
+    half = None if manifest.ngrams is None else read_half(folder / manifest.ngrams, tokenizer)
+    return EncodedScorer(tokenizer, core, plan, half)
 
 
 def load_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
@@ -64,12 +87,21 @@ def load_tokenizer(folder: Path, manifest: Manifest) -> TextTokenizer:
     Raises:
         PredictorError: a file is missing, or the two do not belong together.
     """
-    for name in (TOKENIZER, CONFIG):
-        if name not in manifest.files:
-            raise PredictorError(f"{folder / name}: an encoder needs this file; export it again.")
+    check_named(folder, manifest)
     tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
     check_encoder(folder, tokenizer)
     return tokenizer
+
+
+def check_named(folder: Path, manifest: Manifest) -> None:
+    """Whether the manifest names what every encoder needs; what it does not name is not read.
+
+    Raises:
+        PredictorError: it does not.
+    """
+    for name in (TOKENIZER, CONFIG):
+        if name not in manifest.files:
+            raise PredictorError(f"{folder / name}: an encoder needs this file; export it again.")
 
 
 def check_encoder(folder: Path, tokenizer: TextTokenizer) -> None:

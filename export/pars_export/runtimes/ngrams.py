@@ -1,4 +1,6 @@
-"""The linear part of a student: n-grams of subwords, hashed, and the text's surface features.
+"""A linear model: n-grams of subwords, hashed, and the text's surface features.
+
+It is a student's linear part, and an encoder's n-gram half.
 
 A text's tokens and pairs of neighbouring tokens count by (1 + log of how often) x idf, and all of
 them together have length 1. Its first and last tokens are features of their own. Nothing here looks
@@ -20,7 +22,7 @@ from pars_export.runtimes.arrays import Arrays, Floats, check_arrays, floats, pa
 from pars_export.words import FEATURES
 
 MARK = "ngram_token"
-"""The array that only students with this part have."""
+"""The array that only what has this part has."""
 SURFACE_BOUND = 3.0
 """Standardised surface features are cut to this: a text of a million characters is no surprise."""
 _PLACES = 4
@@ -130,7 +132,7 @@ class NgramNetwork:
     """Weights, and the way from ids to scores."""
 
     def __init__(self, weights: Arrays) -> None:
-        """Take the arrays of `student.npz`.
+        """Take the arrays of `student.npz`, or of a half.
 
         Raises:
             PredictorError: an array is missing or its shape does not fit the others.

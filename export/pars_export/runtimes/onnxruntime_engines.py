@@ -13,7 +13,7 @@ from pars_export.artifact import Manifest
 from pars_export.batches import BatchPlan
 from pars_export.errors import PredictorError
 from pars_export.onnx_file import check_self_contained
-from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
+from pars_export.runtimes.encoded import EncodedScorer, encoded_scorer
 
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}
 FACTS = {"facts": "tensor(float)"}
@@ -163,7 +163,6 @@ def load_tensorrt(folder: Path, manifest: Manifest, threads: int) -> EncodedScor
 def _load(
     engine: str, folder: Path, manifest: Manifest, threads: int, provider: str = CPU
 ) -> EncodedScorer:
-    tokenizer = load_tokenizer(folder, manifest)
     path = folder / str(manifest.engines[engine]["file"])
     core = OnnxCore(path, threads, provider, manifest.facts.width)
-    return EncodedScorer(tokenizer, core, CPU_PLAN if provider == CPU else None)
+    return encoded_scorer(folder, manifest, core, CPU_PLAN if provider == CPU else None)

@@ -12,7 +12,6 @@ token gives to the place after it, to its own and to the one before.
 
 from __future__ import annotations
 
-import zipfile
 from collections import defaultdict
 from collections.abc import Sequence
 from itertools import chain
@@ -32,6 +31,7 @@ from pars_export.runtimes.arrays import (
     check_arrays,
     floats,
     pair_hash,
+    read_arrays,
 )
 from pars_export.runtimes.blas import BlasThreads
 from pars_export.runtimes.ngrams import MARK, NgramNetwork
@@ -279,11 +279,7 @@ def load(folder: Path, manifest: Manifest, threads: int) -> StudentScorer:
             raise PredictorError(f"{folder / name}: a student needs this file; distil it again.")
     tokenizer = read_tokenizer(folder / TOKENIZER, manifest.input)
     path = folder / WEIGHTS
-    try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            weights = {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise PredictorError(f"{path}: no arrays that can be read ({error}).") from error
+    weights = read_arrays(path)
     try:
         network = read_network(weights, threads)
     except PredictorError as error:

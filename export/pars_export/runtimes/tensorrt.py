@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
 from pars_export.runtimes.cuda import Cuda, Device
-from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
+from pars_export.runtimes.encoded import EncodedScorer, encoded_scorer
 from pars_export.tensorrt import FACTS, INPUTS, OUTPUT, import_library
 
 _GRAPHS = 16
@@ -320,7 +320,7 @@ def _load(name: str, folder: Path, manifest: Manifest) -> EncodedScorer:
     core = load_core(
         name.replace("-", "_"), path, described, manifest.facts.width, expected=expected
     )
-    return EncodedScorer(load_tokenizer(folder, manifest), core)
+    return encoded_scorer(folder, manifest, core)
 
 
 def load_core(

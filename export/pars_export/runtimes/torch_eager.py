@@ -18,7 +18,8 @@ from pars_export.runtimes.encoded import (
     CONFIG,
     EncodedScorer,
     check_facts,
-    load_tokenizer,
+    check_named,
+    encoded_scorer,
     read_config,
 )
 
@@ -83,8 +84,8 @@ def load_network(folder: Path, file: str) -> RankerNetwork:
 
 def load(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
     """The reference scorer of a predictor folder."""
-    tokenizer = load_tokenizer(folder, manifest)
+    check_named(folder, manifest)
     network = load_network(folder, str(manifest.engines["torch"]["file"]))
     found = 0 if network.fact_head is None else network.fact_head.facts.in_features
     check_facts(folder / CONFIG, found, manifest)
-    return EncodedScorer(tokenizer, TorchCore(network, threads))
+    return encoded_scorer(folder, manifest, TorchCore(network, threads))

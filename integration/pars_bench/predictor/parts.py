@@ -14,7 +14,7 @@ from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.report import PARTS, Parts
 from pars_bench.predictor.speed import clock_of
 from pars_export.errors import ParsError
-from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
+from pars_export.runtimes.encoded import encoded_scorer
 
 if TYPE_CHECKING:
     import onnx
@@ -117,7 +117,7 @@ class Profiled:
         own, manifest = Path(contestant.folder), contestant.manifest(longest)
         file = own / str(manifest.engines[contestant.what]["file"])
         self._core = _Core(file, threads, folder)
-        self._scorer = EncodedScorer(load_tokenizer(own, manifest), self._core, CPU_PLAN)
+        self._scorer = encoded_scorer(own, manifest, self._core, CPU_PLAN)
         self._graph = folder / OPTIMISED
         self._clock = clock_of(threads)
         self._outside: list[float] = []
