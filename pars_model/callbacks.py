@@ -14,6 +14,7 @@ from lightning.pytorch.loggers import CSVLogger
 from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
 from pars_model.fitted_table import note_table
+from pars_model.ngram_half import add_half
 
 BEST, LAST, UNFINISHED = "best.ckpt", "last.ckpt", "unfinished.ckpt"
 
@@ -114,6 +115,28 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
                 f"{path} cannot be written ({error.strerror or error}): make room or give another "
                 "--trainer.default_root_dir; files that were there are intact."
             ) from error
+
+
+class AddNgramHalf(pl.Callback):  # type: ignore[misc]  # mypy does not follow lightning
+    """Adds an n-gram half (`pars_model.ngram_half`) to the best weights, at the end of a fit.
+
+    It comes after `KeepBest`, which writes them.
+    """
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse callbacks in an order in which the best weights are not there yet."""
+        before = trainer.callbacks[: trainer.callbacks.index(self)]
+        if stage == "fit" and not any(isinstance(each, KeepBest) for each in before):
+            raise ConfigError(
+                "trainer.callbacks has AddNgramHalf and no KeepBest before it, which writes the "
+                "weights that it adds to: put KeepBest first."
+            )
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Write best.ckpt once more."""
+        best = Path(trainer.default_root_dir, BEST)
+        if trainer.is_global_zero and not trainer.fast_dev_run and best.is_file():
+            add_half(best, trainer.datamodule)
 
 
 class RunLogger(CSVLogger):  # type: ignore[misc]  # mypy does not follow lightning

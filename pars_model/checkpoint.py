@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from pars_export.errors import InputError
+from pars_export.files import atomic_file
 from pars_model.module import LARGE_HPARAMS, ResponseLengthRanker
 
 
@@ -46,6 +47,14 @@ def load_ranker(path: str | Path) -> ResponseLengthRanker:
     ranker.on_load_checkpoint(checkpoint)
     ranker.eval()
     return ranker
+
+
+def rewrite(path: Path, ranker: ResponseLengthRanker) -> None:
+    """Write what a ranker has beside its weights into the checkpoint that it was read from."""
+    checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    ranker.on_save_checkpoint(checkpoint)
+    with atomic_file(path) as temporary:
+        torch.save(checkpoint, temporary)
 
 
 def _require(found: Mapping[str, object], keys: Iterable[str]) -> None:

@@ -18,6 +18,8 @@ from pars_export.errors import ConfigError, InputError
 from pars_export.facts import Facts, FactSpec, check_names, standardise
 from pars_export.inputs import InputSpec, TextTokenizer
 from pars_export.network import POOLINGS, RankerNetwork
+from pars_export.runtimes.arrays import Arrays
+from pars_export.runtimes.ngram_half import NgramHalf
 from pars_model.batches import Batch, pad
 from pars_model.calibration import fit_calibration
 from pars_model.encoder import find_encoder, pretrained_weights
@@ -62,6 +64,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     Attributes:
         calibration: from score to response lengths, fitted on the validation split of each epoch.
         fact_spec: the facts read and their standardisation; None until a fit has data.
+        ngrams: arrays of its n-gram half (`pars_model.ngram_half`), whose score is added to the
+            network's; None for none.
         metrics: tau-b and pair accuracy of the latest validation.
         training_summary: what the ranker was trained on, plain values.
 
@@ -138,6 +142,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         self.encoder.set_attn_implementation("sdpa")  # same scores, faster training
         self.dropout = nn.Dropout(dropout)
         self.calibration: dict[str, object] | None = None
+        self.ngrams: Arrays | None = None
+        self._half: NgramHalf | None = None
         self.metrics: dict[str, float] = {}
         self.training_summary: dict[str, Any] = {}
         self._seen: list[tuple[np.ndarray, ...]] = []
@@ -235,13 +241,42 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         Raises:
             InputError: a score is NaN or infinite.
         """
+        beside = self._spec().of(facts, len(texts))
+        return self.network_scores(texts, beside, batch_size) + self.half_scores(texts)
+
+    def network_scores(
+        self, texts: Sequence[str], beside: NDArray[np.float32] | None = None, batch_size: int = 64
+    ) -> NDArray[np.float32]:
+        """Scores (n,) of the network alone.
+
+        Args:
+            texts: prompts.
+            beside: what is read of each beside its text, (n, width); by default nothing is known.
+            batch_size: texts encoded together.
+
+        Raises:
+            InputError: a score is NaN or infinite.
+        """
         scores = np.empty(len(texts), dtype=np.float32)
-        for part, _, found in self._read(texts, facts, batch_size):
+        for part, _, found in self._read(texts, beside, batch_size):
             scores[part] = found
         return scores
 
+    def half_scores(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """What the n-gram half adds, (n,); zeros where there is none."""
+        if self.ngrams is None:
+            return np.zeros(len(texts), dtype=np.float32)
+        tokenizer = self.text_tokenizer()
+        if self._half is None:
+            self._half = NgramHalf(self.ngrams, tokenizer)
+        return self._half.score(texts, tokenizer.encode(texts))
+
+    def take_half(self, ngrams: Arrays | None) -> None:
+        """Have these arrays as n-gram half, or none."""
+        self.ngrams, self._half = ngrams, None
+
     def scores_and_vectors(self, texts: Sequence[str], batch_size: int = 64) -> NDArray[np.float32]:
-        """Rows (n, 1 + width): of each text its score, and the vector that the head reads.
+        """Rows (n, 1 + width): the network's score of each text, and the vector that gives it.
 
         Raises:
             InputError: a score is NaN or infinite.
@@ -251,25 +286,27 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             rows[part, 0], rows[part, 1:] = scores, vectors
         return rows
 
+    def _spec(self) -> FactSpec:
+        return self.fact_spec or standardise(self.fact_names, {})
+
     def _read(
-        self, texts: Sequence[str], facts: Sequence[Facts] | None, batch_size: int
+        self, texts: Sequence[str], known: NDArray[np.float32] | None, batch_size: int
     ) -> Iterator[tuple[list[int], NDArray[np.float32], NDArray[np.float32]]]:
         """(places of some texts, their pooled vectors, their scores), similar lengths together."""
         tokenizer = self.text_tokenizer()
         tokens = tokenizer.encode(texts)
         order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
-        spec = self.fact_spec or standardise(self.fact_names, {})
-        beside = torch.from_numpy(spec.of(facts, len(tokens)))
+        beside = torch.from_numpy(self._spec().of(None, len(tokens)) if known is None else known)
         for start in range(0, len(order), batch_size):
             part = order[start : start + batch_size]
             ids, mask = (
                 each.to(self.device)
                 for each in pad([tokens[place] for place in part], tokenizer.pad_id)
             )
-            known = None if self.fact_head is None else beside[part].to(self.device)
+            facts = None if self.fact_head is None else beside[part].to(self.device)
             with torch.inference_mode():
                 vectors = self.network.pool(self.encoder(input_ids=ids, attention_mask=mask), mask)
-                scores = self.network.score(vectors, known).cpu().numpy()
+                scores = self.network.score(vectors, facts).cpu().numpy()
             wrong = int(np.count_nonzero(~np.isfinite(scores)))
             if wrong:
                 raise InputError(
@@ -301,7 +338,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             found = self.trainer.datamodule.facts_of(batch.prompt.cpu().numpy())
             facts = torch.from_numpy(found).to(self.device)
         with torch.autocast(self.device.type, enabled=False):
-            return batch.prompt, self(batch.input_ids, batch.attention_mask, facts)
+            scores = self(batch.input_ids, batch.attention_mask, facts)
+        return batch.prompt, scores + self._beside_network(batch.prompt)
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of an earlier pass."""
@@ -317,10 +355,10 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             scores, lengths, censored, group, prompt = self._summarise("val")
             if self.trainer.state.fn == "fit":
                 data = getattr(self.trainer, "datamodule", None)
-                if data is not None:
-                    row, lengths, censored = data.responses(prompt, group)
-                    scores = scores[row]
-                self.calibration = fit_calibration(scores, lengths, censored)
+                if data is None:
+                    self.calibration = fit_calibration(scores, lengths, censored)
+                else:
+                    self.calibrate(scores, prompt, group, data)
                 self.training_summary = self._training_summary(len(np.unique(group)))
 
     def on_test_epoch_end(self) -> None:
@@ -335,8 +373,17 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         several = self.trainer.world_size > 1
         self.log(f"{stage}/loss", loss, batch_size=len(batch.input_ids), sync_dist=several)
         prompt = batch.prompt[batch.row]
+        scores = scores + self._beside_network(batch.prompt)[batch.row]
         found = (scores, batch.length, batch.censored, batch.group, prompt)
         self._seen.append(tuple(each.detach().cpu().numpy() for each in found))
+
+    def _beside_network(self, prompts: Tensor) -> Tensor:
+        """What the n-gram half adds to the scores of these prompts of the table, (p,)."""
+        if self.ngrams is None:
+            return torch.zeros(len(prompts), device=prompts.device)
+        known = self.trainer.datamodule.table.prompts
+        found = self.half_scores([known[number] for number in prompts.tolist()])
+        return torch.from_numpy(found).to(prompts.device)
 
     def _summarise(self, stage: str) -> tuple[np.ndarray, ...]:
         seen = [np.concatenate(each) for each in zip(*self._seen, strict=True)]
@@ -348,15 +395,28 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 f"The ranker's scores became NaN or infinite in epoch {self.current_epoch}: lower "
                 f"model.lr (now {self.hparams.lr}) or use trainer.precision 32-true."
             )
+        self.judge(scores, lengths, censored, group)
+        several = self.trainer.world_size > 1  # all have the same, which Lightning cannot know
+        named = {f"{stage}/{k}": v for k, v in self.metrics.items()}
+        self.log_dict(named, prog_bar=True, sync_dist=several)
+        return scores, lengths, censored, group, prompt
+
+    def judge(
+        self, scores: np.ndarray, lengths: np.ndarray, censored: np.ndarray, group: np.ndarray
+    ) -> None:
+        """Make `metrics` of the scores (n,) of the items of a split."""
         counts = group_counts(scores, lengths, censored, group)
         self.metrics = {
             "tau": mean_over_groups(counts, lambda each: each.tau),
             "pair_accuracy": mean_over_groups(counts, lambda each: each.accuracy),
         }
-        several = self.trainer.world_size > 1  # all have the same, which Lightning cannot know
-        named = {f"{stage}/{k}": v for k, v in self.metrics.items()}
-        self.log_dict(named, prog_bar=True, sync_dist=several)
-        return scores, lengths, censored, group, prompt
+
+    def calibrate(
+        self, scores: np.ndarray, prompt: np.ndarray, group: np.ndarray, data: Any
+    ) -> None:
+        """Make `calibration` of the scores (n,) of validation items, by all their responses."""
+        row, lengths, censored = data.responses(prompt, group)
+        self.calibration = fit_calibration(scores[row], lengths, censored)
 
     def _training_summary(self, groups: int) -> dict[str, Any]:
         data = getattr(self.trainer, "datamodule", None)
@@ -376,6 +436,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             "metrics": self.metrics,
             "training": self.training_summary,
             "facts": (self.fact_spec or FactSpec()).to_json(),
+            "ngrams": {k: torch.from_numpy(v) for k, v in (self.ngrams or {}).items()},
             "input": {
                 "max_length": self.input_spec.max_length,
                 "truncation": self.input_spec.truncation,
@@ -396,6 +457,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             )
         extra = checkpoint.get("pars", {})
         self.fact_spec = FactSpec.from_json(extra.get("facts", []))
+        found = {name: each.numpy() for name, each in extra.get("ngrams", {}).items()}
+        self.take_half(found or None)
         self.calibration = extra.get("calibration")
         self.metrics = extra.get("metrics", {})
         self.training_summary = extra.get("training", {})

@@ -174,4 +174,5 @@ def export_checkpoint(
         to,
         threads,
         options,
+        ranker.ngrams,
     )

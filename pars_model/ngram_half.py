@@ -1,0 +1,158 @@
+"""The n-gram half of a ranker: what its n-grams say of a prompt is added to the network's score.
+
+An encoder that learned from few prompts knows what a prompt is about, and misses what single words
+tell; with a linear model on n-grams it is the other way round. The half is one on the encoder's own
+tokens (`pars_model.linear`), fitted to the training prompts when the network has learned. Its share
+is what least squares give it beside the network on the validation prompts; of few of those, little
+is believed.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import norm, rankdata
+
+from pars_export.runtimes.ngram_half import NgramHalf, half_inputs
+from pars_model.checkpoint import load_ranker, rewrite
+from pars_model.linear import Arrays, Design, LinearShape
+from pars_model.metrics import kendall_tau
+from pars_model.ngrams import rank_targets
+
+if TYPE_CHECKING:
+    from pars_export.inputs import TextTokenizer
+    from pars_model.batches import Items
+    from pars_model.datamodule import PromptLengthDataModule
+    from pars_model.lengths import LengthTable
+
+Doubles = NDArray[np.float64]
+
+log = logging.getLogger("pars")
+
+PENALTIES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
+_INNER = 10
+"""One training prompt in this many chooses the penalty."""
+LEAST = 100
+"""Fewest training prompts that a half is fitted to."""
+SHARE = 0.25
+"""Of the half where nothing else is known; the network has the rest."""
+BELIEVED = 300
+"""Validation items whose word on the share weighs as much as `SHARE` does."""
+_MOST = 0.9
+
+
+def add_half(ckpt: Path, data: PromptLengthDataModule) -> None:
+    """Fit a half for the ranker of a checkpoint, and write it back with both.
+
+    Its metrics and calibration are then those of the sum. Nothing is written where there are too
+    few prompts, or where the sum ranks the validation prompts no better than the network does.
+
+    Args:
+        ckpt: the ranker's.
+        data: of its fit, set up.
+    """
+    table, items = data.table, data.items("val")
+    assert table is not None
+    train = data.split == "train"
+    if train.sum() < LEAST or not len(items):
+        log.info("There are too few prompts for an n-gram half.")
+        return
+    ranker = load_ranker(ckpt)
+    tokenizer = ranker.text_tokenizer()
+    arrays, penalty = fit_half(table, train, tokenizer)
+    texts = [table.prompts[number] for number in items.prompt]
+    network = ranker.network_scores(texts, items.facts)
+    ngrams = NgramHalf(arrays, tokenizer).score(texts, tokenizer.encode(texts))
+    share = share_of(network, ngrams, items)
+    factor = share / (1 - share) * float(network.std()) / max(float(ngrams.std()), 1e-9)
+    alone = ranker.metrics
+    ranker.take_half(scaled(arrays, factor))
+    scores = network + ranker.half_scores(texts)
+    ranker.judge(scores, items.length, items.censored, items.group)
+    if not ranker.metrics["tau"] > alone["tau"]:
+        log.info("N-grams add nothing to the ranker's order.")
+        return
+    ranker.calibrate(scores, items.prompt, items.group, data)
+    ranker.training_summary["ngram_half"] = {
+        "share": round(share, 3),
+        "penalty": penalty,
+        "tau_without": alone["tau"],
+    }
+    rewrite(ckpt, ranker)
+
+
+def fit_half(
+    table: LengthTable, train: NDArray[np.bool_], tokenizer: TextTokenizer
+) -> tuple[Arrays, float]:
+    """Fit a linear model on n-grams to the ranks of lengths.
+
+    Args:
+        table: lengths.
+        train: which of its prompts to learn from, (prompts,).
+        tokenizer: the encoder's.
+
+    Returns:
+        What `pars_export.runtimes.ngrams` reads, and the penalty, the one of `PENALTIES` that a
+        tenth of the training prompts chose.
+    """
+    target, _ = rank_targets(table, train[table.prompt])
+    learned = np.flatnonzero(train)
+    texts = [table.prompts[number] for number in learned]
+    ids, features = half_inputs(tokenizer, texts, tokenizer.encode(texts))
+    target, rows = target[learned], np.arange(len(learned))
+    design = Design(ids, features, rows, tokenizer.id_bound, LinearShape())
+    inner = rows % _INNER == 0
+
+    def fit(chosen: NDArray[np.int64], penalty: float) -> Doubles:
+        design.shape = replace(design.shape, penalty=penalty)
+        return design.fit(chosen, target[chosen], np.ones(len(chosen)))
+
+    def tau(penalty: float) -> float:
+        return kendall_tau(design.matrix[inner] @ fit(rows[~inner], penalty), target[inner])
+
+    penalty = max(PENALTIES, key=tau)
+    return design.arrays(fit(rows, penalty)), penalty
+
+
+def share_of(network: NDArray[np.float32], ngrams: NDArray[np.float32], items: Items) -> float:
+    """The half's share of a sum of two scores that spread alike.
+
+    Args:
+        network: scores of validation items, (n,).
+        ngrams: the half's, (n,).
+        items: their lengths.
+
+    Returns:
+        Between 0 and `_MOST`: of what least squares give and of `SHARE`, the mean weighted by the
+        number of items and `BELIEVED`.
+    """
+    target = np.zeros(len(items))
+    for group in np.unique(items.group):
+        mine = items.group == group
+        target[mine] = norm.ppf((rankdata(items.length[mine]) - 0.5) / mine.sum())
+    inputs = np.stack([_standardised(network), _standardised(ngrams)], axis=1)
+    weights = np.maximum(np.linalg.lstsq(inputs, target, rcond=None)[0], 0.0)
+    total = float(weights.sum())
+    found = float(weights[1]) / total if total > 0 else SHARE
+    share = (len(items) * found + BELIEVED * SHARE) / (len(items) + BELIEVED)
+    return min(share, _MOST)
+
+
+def _standardised(scores: NDArray[np.float32]) -> Doubles:
+    wide = scores.astype(np.float64)
+    found: Doubles = (wide - wide.mean()) / max(float(wide.std()), 1e-9)
+    return found
+
+
+def scaled(arrays: Arrays, factor: float) -> Arrays:
+    """The arrays of a half whose scores are ``factor`` times as large."""
+    weights = ("ngram_token", "ngram_pair", "ngram_end", "ngram_surface", "ngram_bias")
+    return {
+        name: (each.astype(np.float32) * factor).astype(each.dtype) if name in weights else each
+        for name, each in arrays.items()
+    }
