@@ -35,22 +35,23 @@ Doubles = NDArray[np.float64]
 log = logging.getLogger("pars")
 
 PENALTIES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-_INNER = 10
-"""One training prompt in this many chooses the penalty."""
+_FOLDS = 5
+"""Parts of the training prompts, each of which has a say in which penalty is taken."""
 LEAST = 100
 """Fewest training prompts that a half is fitted to."""
 SHARE = 0.25
 """Of the half where nothing else is known; the network has the rest."""
 BELIEVED = 300
 """Validation items whose word on the share weighs as much as `SHARE` does."""
-_MOST = 0.9
+_FEWEST, _MOST = 0.02, 0.9
+"""Shares that are worth a half, and that leave something to the network."""
 
 
 def add_half(ckpt: Path, data: PromptLengthDataModule) -> None:
     """Fit a half for the ranker of a checkpoint, and write it back with both.
 
     Its metrics and calibration are then those of the sum. Nothing is written where there are too
-    few prompts, or where the sum ranks the validation prompts no better than the network does.
+    few prompts, or where the half's share would be next to nothing.
 
     Args:
         ckpt: the ranker's.
@@ -69,19 +70,20 @@ def add_half(ckpt: Path, data: PromptLengthDataModule) -> None:
     network = ranker.network_scores(texts, items.facts)
     ngrams = NgramHalf(arrays, tokenizer).score(texts, tokenizer.encode(texts))
     share = share_of(network, ngrams, items)
+    if share < _FEWEST:
+        log.info("N-grams add nothing to the ranker's order.")
+        return
     factor = share / (1 - share) * float(network.std()) / max(float(ngrams.std()), 1e-9)
-    alone = ranker.metrics
+    ranker.judge(network, items.length, items.censored, items.group)
+    without = ranker.metrics["tau"]
     ranker.take_half(scaled(arrays, factor))
     scores = network + ranker.half_scores(texts)
     ranker.judge(scores, items.length, items.censored, items.group)
-    if not ranker.metrics["tau"] > alone["tau"]:
-        log.info("N-grams add nothing to the ranker's order.")
-        return
     ranker.calibrate(scores, items.prompt, items.group, data)
     ranker.training_summary["ngram_half"] = {
         "share": round(share, 3),
         "penalty": penalty,
-        "tau_without": alone["tau"],
+        "tau_without": without,
     }
     rewrite(ckpt, ranker)
 
@@ -97,8 +99,8 @@ def fit_half(
         tokenizer: the encoder's.
 
     Returns:
-        What `pars_export.runtimes.ngrams` reads, and the penalty, the one of `PENALTIES` that a
-        tenth of the training prompts chose.
+        What `pars_export.runtimes.ngrams` reads, and the penalty, the one of `PENALTIES` that is
+        best in the mean over parts of the training prompts, each judged by a fit to the others.
     """
     target, _ = rank_targets(table, train[table.prompt])
     learned = np.flatnonzero(train)
@@ -106,14 +108,18 @@ def fit_half(
     ids, features = half_inputs(tokenizer, texts, tokenizer.encode(texts))
     target, rows = target[learned], np.arange(len(learned))
     design = Design(ids, features, rows, tokenizer.id_bound, LinearShape())
-    inner = rows % _INNER == 0
 
     def fit(chosen: NDArray[np.int64], penalty: float) -> Doubles:
         design.shape = replace(design.shape, penalty=penalty)
         return design.fit(chosen, target[chosen], np.ones(len(chosen)))
 
     def tau(penalty: float) -> float:
-        return kendall_tau(design.matrix[inner] @ fit(rows[~inner], penalty), target[inner])
+        taus = []
+        for fold in range(_FOLDS):
+            inner = rows % _FOLDS == fold
+            scores = design.matrix[inner] @ fit(rows[~inner], penalty)
+            taus.append(kendall_tau(scores, target[inner]))
+        return float(np.mean(taus))
 
     penalty = max(PENALTIES, key=tau)
     return design.arrays(fit(rows, penalty)), penalty
@@ -128,7 +134,7 @@ def share_of(network: NDArray[np.float32], ngrams: NDArray[np.float32], items: I
         items: their lengths.
 
     Returns:
-        Between 0 and `_MOST`: of what least squares give and of `SHARE`, the mean weighted by the
+        0 to `_MOST`: of what least squares give and of `SHARE`, the mean weighted by the
         number of items and `BELIEVED`.
     """
     target = np.zeros(len(items))
