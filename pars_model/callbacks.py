@@ -74,7 +74,7 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
             self._save(trainer, LAST, weights_only=False)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """The fit ended well: its best weights become best.ckpt."""
+        """The fit ended well: its best weights become best.ckpt, and get their n-gram half."""
         if trainer.fast_dev_run:
             return
         if self.best is None:
@@ -83,8 +83,13 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
                 "trainer.max_epochs or trainer.max_steps, or validate more often."
             )
         unfinished = Path(trainer.default_root_dir, UNFINISHED)
-        if trainer.is_global_zero and unfinished.is_file():
-            unfinished.replace(unfinished.with_name(BEST))
+        if not trainer.is_global_zero:
+            return
+        best = unfinished.with_name(BEST)
+        if unfinished.is_file():
+            unfinished.replace(best)
+        if pl_module.hparams.get("ngram_half") and best.is_file():
+            add_half(best, trainer.datamodule)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, for a fit that is resumed."""
@@ -115,28 +120,6 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
                 f"{path} cannot be written ({error.strerror or error}): make room or give another "
                 "--trainer.default_root_dir; files that were there are intact."
             ) from error
-
-
-class AddNgramHalf(pl.Callback):  # type: ignore[misc]  # mypy does not follow lightning
-    """Adds an n-gram half (`pars_model.ngram_half`) to the best weights, at the end of a fit.
-
-    It comes after `KeepBest`, which writes them.
-    """
-
-    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse callbacks in an order in which the best weights are not there yet."""
-        before = trainer.callbacks[: trainer.callbacks.index(self)]
-        if stage == "fit" and not any(isinstance(each, KeepBest) for each in before):
-            raise ConfigError(
-                "trainer.callbacks has AddNgramHalf and no KeepBest before it, which writes the "
-                "weights that it adds to: put KeepBest first."
-            )
-
-    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Write best.ckpt once more."""
-        best = Path(trainer.default_root_dir, BEST)
-        if trainer.is_global_zero and not trainer.fast_dev_run and best.is_file():
-            add_half(best, trainer.datamodule)
 
 
 class RunLogger(CSVLogger):  # type: ignore[misc]  # mypy does not follow lightning

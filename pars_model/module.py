@@ -57,6 +57,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             structured, tools and reasoning: columns of the length table; none by default.
         fact_dropout: share of those facts taken for unknown in training, so that serving may lack
             any of them.
+        ngram_half: whether the best weights get an n-gram half (`pars_model.ngram_half`) at the end
+            of a fit.
         encoder_config: content of the encoder's config.json; given by a checkpoint, and then no
             pretrained weights are read.
         tokenizer_json: content of the encoder's tokenizer.json; given by a checkpoint.
@@ -94,6 +96,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         encoded_together: int = 16,
         facts: list[str] | None = None,
         fact_dropout: float = 0.1,
+        ngram_half: bool = False,
         encoder_config: dict[str, Any] | None = None,
         tokenizer_json: str | None = None,
     ) -> None:

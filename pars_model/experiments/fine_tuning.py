@@ -23,20 +23,25 @@ from pars_model.lengths import read_lengths, split_prompts
 CONFIG = Path("configs/default.yaml")
 CODE = tuple(
     f"pars_model.{name}"
-    for name in ("batches", "datamodule", "evidence", "losses", "module", "optim", "pairs")
+    for name in (
+        *("batches", "datamodule", "evidence", "linear", "losses"),
+        *("module", "ngram_half", "optim", "pairs"),
+    )
 )
 """Modules that a fine-tuning's scores depend on."""
+NETWORK_ALONE = ("--model.ngram_half", "false")
+"""Arguments of `pars fit` that leave out the n-gram half."""
 WHOLE_ALPACA = Cell("alpaca_52k", "text-davinci-003", "Alpaca, text-davinci-003")
 MINUTES, CORES = {CELLS[0]: 10.0, WHOLE_ALPACA: 30.0}, 2
 """Most that were wanted, with so many cores: fits on all prompts of these cells have as many
 threads, whatever the rest has."""
 
 
-def whole_fit(bench: Workbench, cell: Cell) -> tuple[Path, Result]:
-    """Predictor folder and result of the fit on all prompts of a cell."""
+def whole_fit(bench: Workbench, cell: Cell, more: Sequence[str] = ()) -> tuple[Path, Result]:
+    """Predictor folder and result of the fit on all prompts of a cell, as `fit` has it."""
     with threads_of(bench, cell, 0):
         path = bench.table(cell)
-        return predictor_folder(bench, path), fit(bench, cell, 0, path)
+        return predictor_folder(bench, path, more), fit(bench, cell, 0, path, more)
 
 
 @contextmanager

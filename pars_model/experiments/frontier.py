@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from pars_export.files import atomic_folder, sha256_file
 from pars_model.experiments import fine_tuning
-from pars_model.experiments.fine_tuning import CORES, WHOLE_ALPACA
+from pars_model.experiments.fine_tuning import CORES, NETWORK_ALONE, WHOLE_ALPACA
 from pars_model.experiments.frontier_page import (
     BURST,
     HEAD,
@@ -79,11 +79,11 @@ ROUNDS, ALONE = 5, 64
 INTRODUCTION = f"""\
 {CELL.title}: all learn from the same prompts with lengths; a tenth of the table's prompts, by a
 hash of the text, chooses epochs (the ridge learns from it too) and another tenth judges. Encoders
-are the first layers of MiniLM, fine-tuned by `configs/default.yaml` and run as `pars export` writes
-them (ONNX, float32). Students are distilled from all six layers (scores and vectors), which also
-read for them the prompts of Alpaca that the table has no lengths of and up to {SPLICED:,} spliced
-ones (what the hash keeps for choosing and judging is left out of both); two of them are trained
-apart, from seeds of their own, and score by their mean. The n-gram student is a
+are the first layers of MiniLM, fine-tuned by `configs/default.yaml`, but with no n-gram half, and
+run as `pars export` writes them (ONNX, float32). Students are distilled from all six layers (scores
+and vectors), which also read for them the prompts of Alpaca that the table has no lengths of and up
+to {SPLICED:,} spliced ones (what the hash keeps for choosing and judging is left out of both); two
+of them are trained apart, from seeds of their own, and score by their mean. The n-gram student is a
 ridge on subwords like the default predictor's linear half, its penalty chosen on the tenth that
 chooses. The default predictor knows neither this LLM nor these prompts. Everything has one seed.
 Microseconds are CPU time on one core of this machine, tokenising included: the median of {ROUNDS}
@@ -99,7 +99,7 @@ def run(bench: Workbench) -> Section:
     lengths = read_lengths(path)
     minutes: dict[str, float | None] = dict.fromkeys((DEFAULT, RIDGE, LENGTH, LINEAR))
     folders: dict[str, Path] = {}
-    folders[TEACHER], found = fine_tuning.whole_fit(bench, CELL)
+    folders[TEACHER], found = fine_tuning.whole_fit(bench, CELL, NETWORK_ALONE)
     minutes[TEACHER] = float(found["minutes"])
     folders[LINEAR] = write_linear(bench.out / "frontier" / "linear", lengths)
     left_out = [
@@ -136,13 +136,14 @@ def _encoder(bench: Workbench, path: Path, layers: int) -> tuple[Path, float]:
     from pars_model.callbacks import BEST
 
     place = bench.out / "frontier" / f"layers{layers}-threads{bench.threads}"
-    root = fine_tuning.fit_folder(place, path)
+    root = fine_tuning.fit_folder(place, path, NETWORK_ALONE)
     encoder, folder = root / "encoder", root / "predictor"
 
     def compute() -> Result:
         if not encoder.is_dir():
             shallow(encoder, layers)
-        minutes = fine_tuning.train(root, path, ["--model.encoder", str(encoder)])
+        more = ["--model.encoder", str(encoder), *NETWORK_ALONE]
+        minutes = fine_tuning.train(root, path, more)
         export_checkpoint(root / BEST, folder)
         return {"minutes": minutes}
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pars_export.files import sha256_file
-from pars_model.experiments.fine_tuning import fit, predictor_folder
+from pars_model.experiments.fine_tuning import NETWORK_ALONE, fit, predictor_folder
 from pars_model.experiments.held_out import Fits, curve, gain_of, in_full, judged_items, part_of
 from pars_model.experiments.matrix import RIDGE, shown
 from pars_model.experiments.objectives import CELLS
@@ -23,6 +23,7 @@ SIZES = (0, 3_500)
 CHANGES: Mapping[str, tuple[str, ...]] = {
     "batches sorted by length": ("--data.pool", "32"),
     "one learning rate for all layers": ("--model.layer_decay", "1.0"),
+    "no n-gram half": NETWORK_ALONE,
     "256 tokens": ("--model.max_length", "256"),
     "float32 throughout": ("--trainer.precision", "32-true"),
 }
