@@ -11,6 +11,7 @@ from typing import Any
 
 import onnx
 import pytest
+from numpy.testing import assert_allclose
 from onnx import helper
 from tiny_predictor import write_tiny_predictor
 
@@ -19,6 +20,7 @@ from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.parts import OPTIMISED, Profiled, part_of
 from pars_bench.predictor.report import PARTS
 from pars_bench.predictor.speed import Speeds
+from pars_export import Predictor
 from pars_export.errors import ParsError
 from pars_export.int8 import store_int8
 from pars_export.runtimes.encoded import EncodedScorer
@@ -91,6 +93,17 @@ def test_rounding_is_all_that_int8_adds(whole: Path, tmp_path: Path) -> None:
     each |= {"Reshape": 8 + 12, "Mul": 6 + 12, "Abs": 6, "Add": 2 + 2}
     shared = {"Shape": 1, "ReduceProd": 1, "Expand": 2, "Concat": 2}
     assert kind["rounding"] == {**each, **shared}
+
+
+def test_an_ngram_half_is_part_of_a_call(tmp_path: Path) -> None:
+    folder = write_tiny_predictor(tmp_path / "tiny", half=True)
+    (tmp_path / "profile").mkdir()
+    profiled = Profiled(contestant(folder), 1, 64, tmp_path / "profile")
+    wanted = Predictor.load(folder, "onnx").score(TEXTS)
+    assert_allclose(profiled._scorer.score(TEXTS), wanted, rtol=0, atol=1e-5)
+    for _ in range(2):
+        profiled.score(TEXTS)
+    assert sum(profiled.parts(1e-3)["shares"].values()) == pytest.approx(1)
 
 
 def test_an_operator_that_nobody_knows_is_the_rest() -> None:

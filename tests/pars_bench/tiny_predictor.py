@@ -6,6 +6,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 _WORDS = ["what", "is", "the", "moon", "write", "a", "story", "of", "ten", "words", "list", "facts"]
@@ -41,10 +43,25 @@ def tiny_config(tokenizer_json: str) -> dict[str, object]:
     }
 
 
-def write_tiny_predictor(folder: Path, facts: Sequence[str] = ()) -> Path:
+def tiny_half(tokenizer_json: str) -> dict[str, NDArray[np.generic]]:
+    """Arrays of an n-gram half with random weights, whose scores differ as the network's do."""
+    tokens = len(json.loads(tokenizer_json)["model"]["vocab"])
+    rng = np.random.default_rng(0)
+    sizes = {"token": tokens, "pair": 97, "end": 31}
+    half = {f"ngram_{name}": rng.normal(size=size) for name, size in sizes.items()}
+    half |= {f"ngram_{name}_idf": rng.uniform(0, 5, sizes[name]) for name in ("token", "pair")}
+    single = {name: rng.normal(size=7) for name in ("ngram_surface", "ngram_feature_mean")}
+    single |= {"ngram_feature_scale": rng.uniform(size=7), "ngram_bias": rng.normal(size=1)}
+    return {
+        **{name: each.astype(np.float16) for name, each in half.items()},
+        **{name: each.astype(np.float32) for name, each in single.items()},
+    }
+
+
+def write_tiny_predictor(folder: Path, facts: Sequence[str] = (), half: bool = False) -> Path:
     """A predictor folder of the kind encoder, with the engines every one has.
 
-    ``facts``: what it reads beside the text, and heeds as much.
+    ``facts``: what it reads beside the text, and heeds as much. ``half``: whether it has one.
     """
     import torch
 
@@ -74,5 +91,6 @@ def write_tiny_predictor(folder: Path, facts: Sequence[str] = ()) -> Path:
             facts=FactSpec(tuple(Standard(name, 0.5, 1.0) for name in facts)),
         ),
         builtin_texts(),
+        ngrams=tiny_half(tokenizer_json) if half else None,
     )
     return folder

@@ -10,16 +10,17 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_predictor import tiny_config, tiny_tokenizer_json
+from tiny_predictor import tiny_config, tiny_half, tiny_tokenizer_json
 
 from pars_export import export_prompts
-from pars_export.artifact import Manifest
+from pars_export.artifact import Manifest, read_manifest, write_predictor
 from pars_export.build import add_engines, write_encoder_predictor
 from pars_export.calibration import Calibration
 from pars_export.engines import ENGINES
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
 from pars_export.parity import builtin_texts, demonstration_texts
+from pars_export.runtimes.ngram_half import HALF, half_bytes
 
 MakeNetwork = Callable[..., RankerNetwork]
 """Pooling, outputs and seed to a network."""
@@ -103,4 +104,15 @@ def engines(exported: Path, tmp_path_factory: pytest.TempPathFactory, texts: lis
         loose = dataclasses.replace(int8.bound, tau=0.95)
         patch.setitem(ENGINES, "onnx-int8", dataclasses.replace(int8, bound=loose))
         add_engines(folder, ["onnx-bf16", "onnx-int8"], texts)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def halved(engines: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer_json: str) -> Path:
+    """The same predictor with an n-gram half beside every engine."""
+    folder = tmp_path_factory.mktemp("halved") / "predictor"
+    manifest = read_manifest(engines)
+    files: dict[str, Path | str | bytes] = {name: engines / name for name in manifest.files}
+    files[HALF] = half_bytes(tiny_half(tokenizer_json))
+    write_predictor(folder, dataclasses.replace(manifest, ngrams=HALF), files)
     return folder

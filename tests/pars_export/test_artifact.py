@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from pars_export.artifact import (
     write_predictor,
 )
 from pars_export.errors import PredictorError
+from pars_export.facts import FactSpec, Standard
 from pars_export.inputs import InputSpec
 from pars_export.table import write_length_predictor
 
@@ -54,6 +56,14 @@ def test_what_is_written_is_read_and_files_are_hashed(folder: Path) -> None:
     entry = manifest.files["weights.bin"]
     assert (entry.bytes, entry.sha256) == (100, hashlib.sha256(b"\0" * 100).hexdigest())
     assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+def test_a_folder_is_of_the_oldest_format_that_has_its_keys() -> None:
+    facts = FactSpec((Standard("tools", 0.5, 1.0),))
+    plain, half = Manifest(kind="encoder"), Manifest(kind="encoder", ngrams="n.npz")
+    found = [plain, replace(plain, facts=facts), half, replace(half, facts=facts)]
+    assert [each.to_json()["format_version"] for each in found] == [2, 3, 4, 4]
+    assert [("ngrams" in each.to_json()) for each in found] == [False, False, True, True]
 
 
 def test_the_same_content_has_the_same_pin_and_any_other_another(
@@ -121,6 +131,20 @@ def test_damage(folder: Path, damage: Callable[[Path], object], sentence: str) -
         (lambda m: m["input"].update(truncation="tail"), "truncation is 'tail'"),
         (lambda m: m.update(engines=[]), "engines must be an object"),
         (lambda m: m["engines"]["torch"].update(file="other"), "which files does not list"),
+        (lambda m: m.update(ngrams="config.json"), "'ngrams' is unknown in format version 2"),
+        (
+            lambda m: m.update(format_version=3, ngrams="config.json"),
+            "'ngrams' is unknown in format version 3",
+        ),
+        (
+            lambda m: m.update(format_version=4, ngrams="other"),
+            "ngrams is 'other', which files does not list",
+        ),
+        (lambda m: m.update(format_version=4, ngrams=None), "ngrams must be text, found None"),
+        (
+            lambda m: m.update(format_version=4, kind="student", ngrams="config.json"),
+            "of kind 'student' has no n-gram half",
+        ),
         (lambda m: m["files"].update({"../x": {}}), "only plain file names"),
         (lambda m: m["files"].update({"/etc/passwd": {}}), "only plain file names"),
         (lambda m: m["files"].update({"a/b": {}}), "only plain file names"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,15 +13,17 @@ import numpy as np
 import pytest
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
+from tiny_predictor import tiny_half
 
 from pars_export import ConfigError, InputError, Predictor, PredictorError
-from pars_export.artifact import Manifest, read_manifest
+from pars_export.artifact import Manifest, read_manifest, write_predictor
 from pars_export.build import add_engines, write_encoder_predictor
 from pars_export.calibration import Calibration
 from pars_export.facts import Facts, FactSpec, Standard, check_names, columns, rows, standardise
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
 from pars_export.parity import builtin_texts
+from pars_export.runtimes.ngram_half import HALF, half_bytes
 from pars_export.runtimes.torch_eager import load_network
 
 if TYPE_CHECKING:
@@ -191,6 +194,19 @@ def test_engines_are_added_to_it(predictor: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(predictor, tmp_path / "predictor")
     add_engines(folder, ["onnx-bf16"], builtin_texts())
     assert read_manifest(folder).facts == SPEC
+
+
+def test_an_ngram_half_stands_beside_them(
+    predictor: Path, tmp_path: Path, tokenizer_json: str
+) -> None:
+    manifest, folder = read_manifest(predictor), tmp_path / "predictor"
+    files: dict[str, Path | str | bytes] = {name: predictor / name for name in manifest.files}
+    files[HALF] = half_bytes(tiny_half(tokenizer_json))
+    write_predictor(folder, replace(manifest, ngrams=HALF), files)
+    plain, both = (Predictor.load(each, runtime="onnx") for each in (predictor, folder))
+    added = both.score(TEXTS, told()) - plain.score(TEXTS, told())
+    assert added.std() > 0.1
+    assert_allclose(both.score(TEXTS) - plain.score(TEXTS), added, rtol=0, atol=1e-5)
 
 
 def test_what_no_float_tells_apart_is_unknown() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pars_export.errors import ConfigError, InputError, PredictorError
 from pars_export.inputs import InputSpec, TextTokenizer, clean, text_digest, text_of
@@ -187,3 +188,25 @@ def test_refusals(tmp_path: Path, make: Make) -> None:
     (tmp_path / "broken.json").write_text("{}", encoding="utf-8")
     with pytest.raises(PredictorError, match=r"broken\.json: not a tokenizer"):
         TextTokenizer(tmp_path / "broken.json", InputSpec(16))
+
+
+@pytest.mark.parametrize("truncation", ["head", "head_tail"])
+@pytest.mark.parametrize("text", ["what is the moon", "a " * 100, "?", "", " \n"])
+def test_content_is_what_stands_between_special_tokens(
+    make: Make, truncation: str, text: str
+) -> None:
+    tokenizer = make(16, truncation)
+    (ids,) = tokenizer.encode([text])
+    first, *content, last = ids
+    assert [first, last] == tokenizer.encode([""])[0]
+    assert tokenizer.content(ids) == (content or [tokenizer.pad_id])
+
+
+def test_without_special_tokens_all_is_content(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    words = Tokenizer(models.WordLevel({"a": 0, "b": 7, "[UNK]": 3}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(path))
+    tokenizer = TextTokenizer(path, InputSpec(8))
+    assert [tokenizer.content(ids) for ids in tokenizer.encode(["a b b", ""])] == [[0, 7, 7], [0]]
+    assert (tokenizer.vocab_size, tokenizer.id_bound) == (3, 8), "ids may have gaps"

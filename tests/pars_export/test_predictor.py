@@ -101,10 +101,17 @@ def test_expected_tokens_follow_the_calibration(predictor: Predictor) -> None:
     assert_allclose(predictor.expected_tokens([0.0, 0.5, -50.0]), [100, 550, 1])
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch", "default"])
-def test_many_threads_at_once(engines: Path, runtime: str) -> None:
-    default = runtime == "default"
-    predictor = Predictor.default() if default else Predictor.load(engines, runtime=runtime)
+def loaded(engines: Path, halved: Path, name: str, threads: int = 1) -> Predictor:
+    """A runtime of the engines, `onnx` with an n-gram half (`half`), or the default predictor."""
+    if name == "default":
+        return Predictor.default(threads)
+    folder, runtime = (halved, "onnx") if name == "half" else (engines, name)
+    return Predictor.load(folder, runtime, threads=threads)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch", "half", "default"])
+def test_many_threads_at_once(engines: Path, halved: Path, runtime: str) -> None:
+    predictor = loaded(engines, halved, runtime)
     wanted = predictor.score(TEXTS[:16])
     # Every thread has a batch of its own, which may change a score as far as the engine promises.
     bound = ENGINES[runtime].bound if runtime in ENGINES else EXACT
@@ -212,17 +219,15 @@ def _in_child(work: Callable[[], bytes]) -> tuple[int, bytes]:
         ("onnx-int8", 1),
         ("onnx-int8", 2),
         ("torch", 1),
+        ("half", 1),
         ("default", 1),
     ],
 )
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_loads_again_even_when_the_lock_was_held(
-    engines: Path, runtime: str, threads: int
+    engines: Path, halved: Path, runtime: str, threads: int
 ) -> None:
-    default = runtime == "default"
-    predictor = (
-        Predictor.default(threads) if default else Predictor.load(engines, runtime, threads=threads)
-    )
+    predictor = loaded(engines, halved, runtime, threads)
     wanted = predictor.score(TEXTS[:4])
     with predictor._lock:  # as if another thread were in the middle of scoring
         status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())

@@ -4,14 +4,20 @@ import json
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from pars_export import InputError, PredictorError
 from pars_export.inputs import InputSpec
 from pars_export.parity import builtin_texts
-from pars_export.words import FEATURES, WordTokenizer, split_words, train_tokenizer
+from pars_export.words import (
+    FEATURES,
+    WordTokenizer,
+    split_words,
+    surface,
+    train_tokenizer,
+)
 
 TEXTS = ["Write a list of ten words.", "What is the moon? Write 10 words.", "write a story"] * 2
 
@@ -89,6 +95,17 @@ def test_any_text_is_read_the_same_each_time(text: str) -> None:
     assert 1 <= len(ids) <= 8
     assert all(math.isfinite(each) for each in features)
     assert reader.read(text) == (ids, features)
+
+
+@pytest.mark.parametrize("truncation", ["head", "head_tail"])
+@given(st.text(st.characters(exclude_categories=()), max_size=90))
+@example("Ab 1?\n" * 10)
+@example("\u0130 \x1c\u2028\x85 \ud800?")
+def test_the_surface_is_what_a_student_reads_of_it(truncation: str, text: str) -> None:
+    reader = tokenizer(CONTENT, 8, truncation)
+    features = reader.read(text)[1]
+    assert surface(text, reader.spec, tokens_cut=bool(features[-1])) == features
+    assert surface(text, reader.spec)[-1] == (len(text) > 64)
 
 
 def test_what_is_remembered_is_bounded(
