@@ -1,0 +1,192 @@
+"""The n-gram half: fitted at the end of a real fit, served with it, or left out."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+
+from pars_export import Predictor
+from pars_export.export import export_checkpoint
+from pars_export.runtimes.ngram_half import HALF, NgramHalf
+from pars_model.__main__ import main
+from pars_model.batches import Items
+from pars_model.checkpoint import load_ranker
+from pars_model.lengths import read_lengths, split_prompts
+from pars_model.metrics import kendall_tau
+from pars_model.ngram_half import BELIEVED, LEAST, SHARE, fit_half, scaled, share_of
+from tests.pars_model.conftest import rows_of, write_jsonl
+
+CONFIG = Path(__file__).parents[2] / "configs" / "default.yaml"
+
+
+def fit(encoder: Path, folder: Path, *more: str) -> Path:
+    """Fit a tiny encoder by the default recipe to the lengths of a folder; its best.ckpt."""
+    arguments = ["fit", "--config", str(CONFIG), "--data.path", str(folder / "lengths.jsonl")]
+    arguments += ["--model.encoder", str(encoder), "--model.max_length", "32"]
+    arguments += ["--trainer.max_epochs", "1", "--trainer.default_root_dir", str(folder)]
+    assert main([*arguments, "--trainer.accelerator", "cpu", *more]) == 0
+    return folder / "best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def fitted(encoder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of lengths.jsonl, and of the best.ckpt and last.ckpt of a fit to it."""
+    folder = tmp_path_factory.mktemp("fitted")
+    write_jsonl(folder / "lengths.jsonl", rows_of(400))
+    fit(encoder, folder)
+    return folder
+
+
+def test_the_checkpoint_tells_of_the_sum(fitted: Path) -> None:
+    ranker = load_ranker(fitted / "best.ckpt")
+    table = read_lengths(fitted / "lengths.jsonl")
+    val = np.flatnonzero((split_prompts(table) == "val")[table.prompt])
+    texts = [table.prompts[number] for number in table.prompt[val]]
+    network, whole = ranker.network_scores(texts), ranker.score(texts)
+    assert_allclose(whole, network + ranker.half_scores(texts), rtol=1e-6)
+    length, censored = table.length[val], table.censored[val]
+    assert ranker.metrics["tau"] == pytest.approx(kendall_tau(whole, length, censored))
+    told = ranker.training_summary["ngram_half"]
+    assert told["tau_without"] == pytest.approx(kendall_tau(network, length, censored), abs=1e-6)
+    # The lengths of these prompts hang on their words, and one epoch teaches the network little.
+    assert ranker.metrics["tau"] > told["tau_without"] + 0.1
+    assert kendall_tau(ranker.half_scores(texts), length, censored) > 0.3
+
+
+def test_what_is_served_is_the_sum(fitted: Path, tmp_path: Path) -> None:
+    ranker = load_ranker(fitted / "best.ckpt")
+    manifest = export_checkpoint(fitted / "best.ckpt", tmp_path / "predictor", ["one text"])
+    assert manifest.ngrams == HALF
+    predictor = Predictor.load(tmp_path / "predictor")
+    texts = [*read_lengths(fitted / "lengths.jsonl").prompts[:20], "", "\ud800", "word " * 5000]
+    assert_allclose(predictor.score(texts), ranker.score(texts), atol=2e-4)
+    assert np.abs(ranker.half_scores(texts)).max() > 0.01
+    assert manifest.metrics["tau"] == ranker.metrics["tau"]
+    tokens = predictor.expected_tokens(texts)
+    assert np.isfinite(tokens).all()
+
+
+def test_every_command_of_the_checkpoint_has_it(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--config", str(CONFIG), "--data.path", str(fitted / "lengths.jsonl")]
+    arguments += ["--ckpt_path", str(fitted / "best.ckpt"), "--trainer.accelerator", "cpu"]
+    arguments += ["--trainer.default_root_dir", str(tmp_path), "--model.max_length", "32"]
+    ranker = load_ranker(fitted / "best.ckpt")
+    arguments += ["--model.encoder", str(ranker.hparams["encoder"])]
+    assert main(["validate", *arguments]) == 0
+    assert f"{ranker.metrics['tau']:.3f}" in capsys.readouterr().out
+    assert main(["predict", *arguments]) == 0
+    lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
+    found = [json.loads(line) for line in lines]
+    wanted = ranker.score([each["prompt"] for each in found])
+    assert_allclose([each["score"] for each in found], wanted, atol=1e-4)
+
+
+def test_a_fit_that_is_over_gets_the_same_half_once_more(
+    encoder: Path, fitted: Path, tmp_path: Path
+) -> None:
+    for name in ("lengths.jsonl", "best.ckpt", "last.ckpt"):
+        shutil.copy(fitted / name, tmp_path)
+    before = load_ranker(tmp_path / "best.ckpt")
+    after = load_ranker(fit(encoder, tmp_path, "--ckpt_path", str(tmp_path / "last.ckpt")))
+    assert before.ngrams is not None
+    assert after.ngrams is not None
+    for name, each in before.ngrams.items():
+        assert_array_equal(each, after.ngrams[name])
+    assert after.training_summary["ngram_half"] == before.training_summary["ngram_half"]
+    assert after.calibration == before.calibration
+
+
+def test_a_training_goes_on_without_it(fitted: Path) -> None:
+    assert load_ranker(fitted / "last.ckpt").ngrams is None
+
+
+def test_it_stands_beside_facts(encoder: Path, tmp_path: Path) -> None:
+    rows = rows_of(300)
+    for row in rows:
+        row["prompt_tokens"] = len(str(row["prompt"]).split())
+    write_jsonl(tmp_path / "lengths.jsonl", rows)
+    ranker = load_ranker(fit(encoder, tmp_path, "--model.facts", "[prompt_tokens]"))
+    assert ranker.fact_spec
+    table = read_lengths(tmp_path / "lengths.jsonl")
+    val = np.flatnonzero((split_prompts(table) == "val")[table.prompt])
+    texts = [table.prompts[number] for number in table.prompt[val]]
+    beside = ranker.fact_spec.vectors(table.facts, len(table))[val]
+    scores = ranker.network_scores(texts, beside) + ranker.half_scores(texts)
+    tau = kendall_tau(scores, table.length[val], table.censored[val])
+    assert ranker.metrics["tau"] == pytest.approx(tau)
+
+
+@pytest.mark.parametrize(("prompts", "more"), [(300, ("false",)), (LEAST, ("true",))])
+def test_it_is_left_out(encoder: Path, tmp_path: Path, prompts: int, more: tuple[str, ...]) -> None:
+    write_jsonl(tmp_path / "lengths.jsonl", rows_of(prompts))
+    ranker = load_ranker(fit(encoder, tmp_path, "--model.ngram_half", *more))
+    assert ranker.ngrams is None
+    assert "ngram_half" not in ranker.training_summary
+    texts = ["write a story", "one word"]
+    assert_array_equal(ranker.score(texts), ranker.network_scores(texts))
+    manifest = export_checkpoint(tmp_path / "best.ckpt", tmp_path / "predictor", texts)
+    assert manifest.ngrams is None
+
+
+def test_it_learns_from_the_training_prompts_alone(fitted: Path) -> None:
+    table = read_lengths(fitted / "lengths.jsonl")
+    tokenizer = load_ranker(fitted / "best.ckpt").text_tokenizer()
+    train = split_prompts(table) == "train"
+    arrays, penalty = fit_half(table, train, tokenizer)
+    other = read_lengths(fitted / "lengths.jsonl")
+    other.length[~train[other.prompt]] = 1.0
+    again, same = fit_half(other, train, tokenizer)
+    assert penalty == same
+    for name, each in arrays.items():
+        assert_array_equal(each, again[name])
+    other.length[train[other.prompt]] = np.roll(other.length[train[other.prompt]], 1)
+    changed, _ = fit_half(other, train, tokenizer)
+    assert any((each != changed[name]).any() for name, each in arrays.items())
+
+
+def test_scaled_arrays_score_as_many_times_as_much(fitted: Path) -> None:
+    ranker = load_ranker(fitted / "best.ckpt")
+    assert ranker.ngrams is not None
+    texts = read_lengths(fitted / "lengths.jsonl").prompts[:50]
+    tokenizer = ranker.text_tokenizer()
+    ids = tokenizer.encode(texts)
+    once = NgramHalf(ranker.ngrams, tokenizer).score(texts, ids)
+    half = NgramHalf(scaled(ranker.ngrams, 0.5), tokenizer).score(texts, ids)
+    assert_allclose(half, 0.5 * once, atol=2e-3)
+
+
+def items_of(length: np.ndarray, group: np.ndarray) -> Items:
+    zeros = np.zeros(len(length))
+    numbers = np.arange(len(length))
+    return Items(numbers, length, zeros.astype(bool), group, zeros, zeros)
+
+
+def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None:
+    rng = np.random.default_rng(0)
+
+    def share(count: int, weight: float) -> float:
+        network, ngrams = rng.normal(size=(2, count)).astype(np.float32)
+        length = np.exp((1 - weight) * network + weight * ngrams).astype(np.float64)
+        # Of a second LLM with longer answers: places are those among its own.
+        group = np.arange(count) % 2
+        return share_of(network * 7 + 3, ngrams, items_of(length * (1 + 50 * group), group))
+
+    assert share(20_000, 0.5) == pytest.approx(0.5, abs=0.02)
+    assert share(20_000, 0.1) == pytest.approx(0.1, abs=0.02)
+    assert share(20_000, 0.0) == pytest.approx(0.0, abs=0.02)
+    few = 30
+    assert abs(share(few, 1.0) - SHARE) < few / (few + BELIEVED) * (1 - SHARE) + 1e-6
+    assert share(20_000, 1.0) <= 0.9
+
+
+def test_scores_without_order_get_the_usual_share() -> None:
+    flat = np.zeros(50, dtype=np.float32)
+    length = np.arange(1.0, 51.0)
+    assert share_of(flat, flat, items_of(length, np.zeros(50, int))) == pytest.approx(SHARE)
