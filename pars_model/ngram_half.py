@@ -18,9 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, rankdata
 
+from pars_export.runtimes.arrays import Arrays
 from pars_export.runtimes.ngram_half import NgramHalf, half_inputs
 from pars_model.checkpoint import load_ranker, rewrite
-from pars_model.linear import Arrays, Design, LinearShape
+from pars_model.linear import Design, LinearShape
 from pars_model.metrics import kendall_tau
 from pars_model.ngrams import rank_targets
 
