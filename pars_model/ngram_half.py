@@ -27,7 +27,6 @@ from pars_model.ngrams import rank_targets
 
 if TYPE_CHECKING:
     from pars_export.inputs import TextTokenizer
-    from pars_model.batches import Items
     from pars_model.datamodule import PromptLengthDataModule
     from pars_model.lengths import LengthTable
 
@@ -70,7 +69,7 @@ def add_half(ckpt: Path, data: PromptLengthDataModule) -> None:
     texts = [table.prompts[number] for number in items.prompt]
     network = ranker.network_scores(texts, items.facts)
     ngrams = NgramHalf(arrays, tokenizer).score(texts, tokenizer.encode(texts))
-    share = share_of(network, ngrams, items)
+    share = share_of(network, ngrams, items.length, items.group)
     if share < _FEWEST:
         log.info("N-grams add nothing to the ranker's order.")
         return
@@ -126,27 +125,33 @@ def fit_half(
     return design.arrays(fit(rows, penalty)), penalty
 
 
-def share_of(network: NDArray[np.float32], ngrams: NDArray[np.float32], items: Items) -> float:
+def share_of(
+    network: NDArray[np.float32],
+    ngrams: NDArray[np.float32],
+    length: Doubles,
+    group: NDArray[np.int64],
+) -> float:
     """The half's share of a sum of two scores that spread alike.
 
     Args:
         network: scores of validation items, (n,).
         ngrams: the half's, (n,).
-        items: their lengths.
+        length: lengths of those items, (n,).
+        group: whose they are, (n,); their ranks are taken within each.
 
     Returns:
         0 to `_MOST`: of what least squares give and of `SHARE`, the mean weighted by the
         number of items and `BELIEVED`.
     """
-    target = np.zeros(len(items))
-    for group in np.unique(items.group):
-        mine = items.group == group
-        target[mine] = norm.ppf((rankdata(items.length[mine]) - 0.5) / mine.sum())
+    target = np.zeros(len(length))
+    for each in np.unique(group):
+        mine = group == each
+        target[mine] = norm.ppf((rankdata(length[mine]) - 0.5) / mine.sum())
     inputs = np.stack([_standardised(network), _standardised(ngrams)], axis=1)
     weights = np.maximum(np.linalg.lstsq(inputs, target, rcond=None)[0], 0.0)
     total = float(weights.sum())
     found = float(weights[1]) / total if total > 0 else SHARE
-    share = (len(items) * found + BELIEVED * SHARE) / (len(items) + BELIEVED)
+    share = (len(length) * found + BELIEVED * SHARE) / (len(length) + BELIEVED)
     return min(share, _MOST)
 
 

@@ -117,7 +117,7 @@ def compare(
             chosen[name].append(rates[best])
             scores[name] = np.array(tried[best]["scores"])
         samples = variants[reference].samples
-        scores[RIDGE] = _ridge(bench, setting, frozen, labels, seed, samples)
+        scores[RIDGE] = ridge_scores(bench, setting, frozen, labels, seed, samples)
         judged = np.flatnonzero(frozen.part(seed) == "judge")
         scores[LENGTH] = np.array([float(len(truth.prompts[number])) for number in judged])
         runs.append(Judged(judged, scores))
@@ -153,7 +153,7 @@ def _fit(
     return bench.kept(label, settings, compute, CODE, frozen.sha256)
 
 
-def _ridge(
+def ridge_scores(
     bench: Workbench,
     setting: Setting,
     frozen: FrozenCell,

@@ -24,6 +24,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.facts",
         "the prompt's length in tokens, known at arrival, beside its text",
     ),
+    "halves": (
+        "pars_model.experiments.halves",
+        "the n-gram half beside a head on frozen features, in every cell of the sections above",
+    ),
     "mixed": (
         "pars_model.experiments.mixed",
         "one head for all data sets of an LLM: tau on each of them and on mixed traffic",

@@ -14,7 +14,6 @@ from pars_export import Predictor
 from pars_export.export import export_checkpoint
 from pars_export.runtimes.ngram_half import HALF, NgramHalf
 from pars_model.__main__ import main
-from pars_model.batches import Items
 from pars_model.checkpoint import load_ranker
 from pars_model.lengths import read_lengths, split_prompts
 from pars_model.metrics import kendall_tau
@@ -162,12 +161,6 @@ def test_scaled_arrays_score_as_many_times_as_much(fitted: Path) -> None:
     assert_allclose(half, 0.5 * once, atol=2e-3)
 
 
-def items_of(length: np.ndarray, group: np.ndarray) -> Items:
-    zeros = np.zeros(len(length))
-    numbers = np.arange(len(length))
-    return Items(numbers, length, zeros.astype(bool), group, zeros, zeros)
-
-
 def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None:
     rng = np.random.default_rng(0)
 
@@ -176,7 +169,8 @@ def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None
         length = np.exp((1 - weight) * network + weight * ngrams).astype(np.float64)
         # Of a second LLM with longer answers: places are those among its own.
         group = np.arange(count) % 2
-        return share_of(network * 7 + 3, ngrams, items_of(length * (1 + 50 * group), group))
+        length *= 1 + 50 * group
+        return share_of(network * 7 + 3, ngrams, length, group)
 
     assert share(20_000, 0.5) == pytest.approx(0.5, abs=0.02)
     assert share(20_000, 0.1) == pytest.approx(0.1, abs=0.02)
@@ -189,4 +183,4 @@ def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None
 def test_scores_without_order_get_the_usual_share() -> None:
     flat = np.zeros(50, dtype=np.float32)
     length = np.arange(1.0, 51.0)
-    assert share_of(flat, flat, items_of(length, np.zeros(50, int))) == pytest.approx(SHARE)
+    assert share_of(flat, flat, length, np.zeros(50, int)) == pytest.approx(SHARE)

@@ -1,0 +1,129 @@
+"""What an n-gram half is worth beside a head on frozen features, in every cell."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import numpy as np
+
+from pars_export.runtimes.ngram_half import NgramHalf
+from pars_model.experiments import borrowed, facts, matrix_page, objectives
+from pars_model.experiments.cells import Cell
+from pars_model.experiments.frozen import FrozenCell, frozen_cell
+from pars_model.experiments.heads import CODE, HeadSettings, fit_head
+from pars_model.experiments.judging import Judged, judge, mean_gain, prompt_sets
+from pars_model.experiments.matrix import OVER_RIDGE, RATE, RIDGE, Setting, ridge_scores, shown
+from pars_model.experiments.page import Section, table
+from pars_model.experiments.workbench import Result, Workbench
+from pars_model.metrics import Estimate
+from pars_model.module import ResponseLengthRanker
+from pars_model.ngram_half import BELIEVED, SHARE, fit_half, share_of
+
+CELLS: tuple[Cell, ...] = tuple(dict.fromkeys((*objectives.CELLS, *facts.CELLS, *borrowed.CELLS)))
+"""Those of three other sections."""
+HEAD = HeadSettings(delta=0.05, lr=RATE)
+ALONE, SUM, HALF = "head", "head and half", "half"
+METHODS = (ALONE, SUM, HALF, RIDGE)
+HALVES = (
+    *CODE,
+    "pars_export.runtimes.ngram_half",
+    "pars_export.runtimes.ngrams",
+    *(f"pars_model.{name}" for name in ("experiments.halves", "linear", "metrics", "ngram_half")),
+)
+"""Modules that the scores depend on."""
+COLUMNS = (
+    "cell",
+    "prompts",
+    *(f"{name} [95 %]" for name in METHODS),
+    f"{SUM} less the {RIDGE} [95 %]",
+    "share",
+)
+INTRODUCTION = f"""\
+The n-gram half that `pars fit` adds to a ranker (`model.ngram_half`), beside the margin objective's
+head on frozen features, with the middle one of the first section's learning rates: in each cell of
+Objectives, Facts and Borrowed lengths. The half learns from the prompts that the head learns from;
+those that choose the head's epoch choose its *share* of the sum, of which {SHARE:g} is believed as
+if {BELIEVED} of them had said so. The ridge, on words where the half is on subwords, learns from
+both kinds. Fine-tuned, the half is judged under *Parts of the recipe*."""
+
+
+def run(bench: Workbench) -> Section:
+    """Judge heads with and without a half in every cell."""
+    rows, gains, tables = [], [], []
+    leads: dict[str, list[Estimate]] = {ALONE: [], SUM: []}
+    for cell in CELLS:
+        frozen = frozen_cell(bench, cell)
+        found = [_judged(bench, cell, frozen, seed) for seed in range(bench.seeds)]
+        runs = [run for run, _ in found]
+        over_ridge, over_head = (judge(frozen.table, runs, each) for each in (RIDGE, ALONE))
+        for name, each in leads.items():
+            each.append(over_ridge[name].gain)
+        gains.append(over_head[SUM].gain)
+        tables.append(frozen.table.prompts)
+        rows.append(
+            [
+                cell.title,
+                f"{len(frozen.table.prompts):,}",
+                *(shown(over_ridge[name].tau) for name in METHODS),
+                shown(over_ridge[SUM].gain, signed=True),
+                f"{np.mean([share for _, share in found]):.2f}",
+            ]
+        )
+    sets = prompt_sets(tables)
+    gain = mean_gain(gains, sets)
+    lines = [_lead(name, each, sets) for name, each in leads.items()]
+    return Section(
+        "The n-gram half",
+        [
+            INTRODUCTION,
+            matrix_page.seeds(bench.seeds),
+            f"{SUM.capitalize()} less {ALONE}: {shown(gain, signed=True)} in the mean over "
+            f"{len(set(sets))} sets of prompts.",
+            "\n".join(f"- {line}" for line in lines),
+            table(COLUMNS, rows),
+        ],
+        short=f"N-gram half: tau less that of the {ALONE} {shown(gain, signed=True)}. {lines[1]}",
+    )
+
+
+def _lead(name: str, leads: list[Estimate], sets: list[int]) -> str:
+    """How far a method is over the ridge, and in how many cells it is as far as was wanted."""
+    values = [each.value for each in leads]
+    worst = min(range(len(values)), key=values.__getitem__)
+    reached = sum(value >= OVER_RIDGE for value in values)
+    above = sum(each.low is not None and each.low > 0 for each in leads)
+    below = sum(each.high is not None and each.high < 0 for each in leads)
+    return (
+        f"{name.capitalize()} less the {RIDGE}: {shown(mean_gain(leads, sets), signed=True)} in "
+        f"the mean, {OVER_RIDGE:g} or more in {reached} of {len(leads)} cells, least in "
+        f"{CELLS[worst].title} ({values[worst]:+.3f}); above zero beyond the interval in {above}, "
+        f"below in {below}."
+    )
+
+
+def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, seed: int) -> tuple[Judged, float]:
+    """Scores of one seed's judged prompts, and the half's share."""
+    part = frozen.part(seed)
+    judged = part == "judge"
+
+    def compute() -> Result:
+        tokenizer = ResponseLengthRanker().text_tokenizer()
+        table, texts = frozen.table, frozen.table.prompts
+        head = fit_head(table, frozen.features, part, HEAD, seed)[1]
+        arrays, _ = fit_half(table, part == "train", tokenizer)
+        half = NgramHalf(arrays, tokenizer).score(texts, tokenizer.encode(texts))
+        val = np.flatnonzero((part == "val")[table.prompt])
+        heads, halves = head[table.prompt[val]], half[table.prompt[val]]
+        share = share_of(heads, halves, table.length[val], table.group[val])
+        whole = (1 - share) * head / heads.std() + share * half / halves.std()
+        scores = {ALONE: head, SUM: whole, HALF: half}
+        return {
+            "scores": {name: each[judged].tolist() for name, each in scores.items()},
+            "share": share,
+        }
+
+    settings = {**asdict(HEAD), "seed": seed}
+    found = bench.kept(f"{cell.title}, seed {seed}", settings, compute, HALVES, frozen.sha256)
+    scores = {name: np.array(each) for name, each in found["scores"].items()}
+    scores[RIDGE] = ridge_scores(bench, Setting(cell), frozen, frozen.table, seed, 0)
+    return Judged(np.flatnonzero(judged), scores), float(found["share"])
