@@ -170,7 +170,7 @@ def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None
         # Of a second LLM with longer answers: places are those among its own.
         group = np.arange(count) % 2
         length *= 1 + 50 * group
-        return share_of(network * 7 + 3, ngrams, length.astype(np.float64), group)
+        return share_of(network * 7 + 3, ngrams, length, group)
 
     assert share(20_000, 0.5) == pytest.approx(0.5, abs=0.02)
     assert share(20_000, 0.1) == pytest.approx(0.1, abs=0.02)
@@ -182,5 +182,5 @@ def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None
 
 def test_scores_without_order_get_the_usual_share() -> None:
     flat = np.zeros(50, dtype=np.float32)
-    length = np.arange(1.0, 51.0)
+    length = np.linspace(1.0, 50.0, 50)
     assert share_of(flat, flat, length, np.zeros(50, int)) == pytest.approx(SHARE)
