@@ -191,6 +191,8 @@ class EpochBatches(Sampler[list[object]]):  # type: ignore[misc]  # mypy does no
         rank: which process this is, of ``world``: each takes every ``world``-th batch, and the
             first ones are repeated so that all take equally many.
         world: number of processes.
+        least: fewest batches of an epoch, all processes together; where ``make`` has fewer, an
+            epoch is several of its.
     """
 
     def __init__(
@@ -200,16 +202,20 @@ class EpochBatches(Sampler[list[object]]):  # type: ignore[misc]  # mypy does no
         seed: int,
         rank: int = 0,
         world: int = 1,
+        least: int = 1,
     ) -> None:
         self._make, self._epoch, self._seed = make, epoch, seed
         self._rank, self._world = rank, world
-        self._count = -(-len(make(np.random.default_rng(seed))) // world)
+        once = len(make(np.random.default_rng(seed)))
+        self._passes = max(1, -(-least // once))
+        self._count = -(-once * self._passes // world)
 
     def __len__(self) -> int:
         return self._count
 
     def __iter__(self) -> Iterator[list[object]]:
-        batches = self._make(np.random.default_rng((self._seed, self._epoch())))
+        rng = np.random.default_rng((self._seed, self._epoch()))
+        batches = [batch for _ in range(self._passes) for batch in self._make(rng)]
         again = itertools.cycle(batches)
         yield from itertools.islice(again, self._rank, self._count * self._world, self._world)
 

@@ -58,6 +58,8 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             repeated samples; 0.4 is a guess, known ones are 0.2 to 0.7.
         partners: random partners per prompt, where ``pairing`` is random.
         eval_batch_size: prompts per batch of validation, test and prediction.
+        least_batches: fewest batches of an epoch; where the prompts are too few, it takes all of
+            them several times, in other batches.
         pool: batches drawn together and sorted by token count; 1 for purely random batches. Pairs
             of sorted ones seldom join a short prompt and a long one.
         val_fraction: share of prompts for validation, where the table names none.
@@ -80,6 +82,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         spread: float = 0.4,
         partners: int = 10,
         eval_batch_size: int = 64,
+        least_batches: int = 1,
         pool: int = 1,
         val_fraction: float = 0.1,
         test_fraction: float = 0.1,
@@ -93,6 +96,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             ("batch_size", batch_size, 2 if pairing == "in_batch" else 1),
             ("eval_batch_size", eval_batch_size, 1),
             ("partners", partners, 1),
+            ("least_batches", least_batches, 1),
             ("pool", pool, 1),
             ("num_workers", num_workers, 0),
         ):
@@ -116,6 +120,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             )
         self.path, self.batch_size, self.pairing, self.delta = path, batch_size, pairing, delta
         self.survive, self.noise, self.spread = survive, noise, spread
+        self.least_batches = least_batches
         self.partners, self.pool, self.num_workers = partners, pool, num_workers
         self.eval_batch_size, self.seed = eval_batch_size, seed
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
@@ -285,7 +290,12 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         trainer = self.trainer
         assert trainer is not None
         sampler = EpochBatches(
-            make, lambda: trainer.current_epoch, self.seed, trainer.global_rank, trainer.world_size
+            make,
+            lambda: trainer.current_epoch,
+            self.seed,
+            trainer.global_rank,
+            trainer.world_size,
+            self.least_batches,
         )
         return DataLoader(
             Keys(),

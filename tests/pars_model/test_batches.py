@@ -80,6 +80,20 @@ def test_processes_share_the_batches_out() -> None:
     assert {key for part in parts for (key,) in part} == set(range(7))
 
 
+@pytest.mark.parametrize(("least", "passes"), [(1, 1), (7, 1), (8, 2), (15, 3)])
+def test_an_epoch_of_few_prompts_takes_them_several_times(least: int, passes: int) -> None:
+    def make(rng: np.random.Generator) -> list[list[object]]:
+        return [[int(n)] for n in rng.permutation(7)]
+
+    sampler = EpochBatches(make, lambda: 0, 0, least=least)
+    batches = [key for (key,) in sampler]
+    assert len(sampler) == len(batches) == 7 * passes
+    assert all(batches.count(key) == passes for key in range(7))
+    assert passes == 1 or batches[:7] != batches[7:14]
+    shared = [len(EpochBatches(make, lambda: 0, 0, rank, 2, least)) for rank in range(2)]
+    assert min(shared) * 2 >= max(least, 7)
+
+
 def test_prompts_of_one_home_share_a_group() -> None:
     # Prompt 0 is in groups 0 and 1, of which 1 is larger.
     prompt = np.array([0, 0, 1, 2, 3])
