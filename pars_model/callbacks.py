@@ -83,13 +83,13 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
                 "trainer.max_epochs or trainer.max_steps, or validate more often."
             )
         unfinished = Path(trainer.default_root_dir, UNFINISHED)
-        if not trainer.is_global_zero:
-            return
-        best = unfinished.with_name(BEST)
-        if unfinished.is_file():
-            unfinished.replace(best)
-        if pl_module.hparams.get("ngram_half") and best.is_file():
-            add_half(best, trainer.datamodule)
+        if trainer.is_global_zero and unfinished.is_file():
+            if pl_module.hparams.get("ngram_half"):
+                try:
+                    add_half(unfinished, trainer.datamodule)
+                except OSError as error:
+                    raise _unwritable(unfinished, error) from error
+            unfinished.replace(unfinished.with_name(BEST))
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, for a fit that is resumed."""
@@ -116,10 +116,14 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
             else:
                 trainer.save_checkpoint(path, weights_only=weights_only)  # joins the barrier
         except OSError as error:
-            raise InputError(
-                f"{path} cannot be written ({error.strerror or error}): make room or give another "
-                "--trainer.default_root_dir; files that were there are intact."
-            ) from error
+            raise _unwritable(path, error) from error
+
+
+def _unwritable(path: Path, error: OSError) -> InputError:
+    return InputError(
+        f"{path} cannot be written ({error.strerror or error}): make room or give another "
+        "--trainer.default_root_dir; files that were there are intact."
+    )
 
 
 class RunLogger(CSVLogger):  # type: ignore[misc]  # mypy does not follow lightning

@@ -50,11 +50,16 @@ def load_ranker(path: str | Path) -> ResponseLengthRanker:
 
 
 def rewrite(path: Path, ranker: ResponseLengthRanker) -> None:
-    """Write what a ranker has beside its weights into the checkpoint that it was read from."""
+    """Write what a ranker has beside its weights into the checkpoint that it was read from.
+
+    Raises:
+        OSError: it cannot be written; the old one stands.
+    """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     ranker.on_save_checkpoint(checkpoint)
-    with atomic_file(path) as temporary:
-        torch.save(checkpoint, temporary)
+    # Given a path, torch tells of a full disk by an error of its own.
+    with atomic_file(path) as temporary, temporary.open("wb") as file:
+        torch.save(checkpoint, file)
 
 
 def _require(found: Mapping[str, object], keys: Iterable[str]) -> None:

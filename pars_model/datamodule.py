@@ -159,7 +159,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         silent = silent_groups(table)
         if silent:
             log.warning("%s: %s", self.path, silent)
-        if not self._comparable("train"):
+        if not self.comparable("train"):
             if table.has_split:
                 raise InputError(
                     f"{self.path}: the training split has no two prompts of one LLM and config "
@@ -178,14 +178,15 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
                 f"{self.path}: no order of two training lengths survives a rerun with data.survive "
                 f"= {self.survive} (the surest {surest:.2f}): lower data.survive."
             )
-        if not self._comparable("val"):
+        if not self.comparable("val"):
             log.warning(
                 "%s has no validation prompts to compare: validating on the training prompts, so "
                 "the validation tau says nothing about unseen ones.",
                 self.path,
             )
 
-    def _comparable(self, split: str) -> bool:
+    def comparable(self, split: str) -> bool:
+        """Whether two prompts of a split can be compared: one LLM's, with lengths that differ."""
         table = self._table()
         mine = self.split[table.prompt] == split
         return count_comparable(table.length[mine], table.censored[mine], table.group[mine]) > 0
@@ -307,11 +308,11 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """The validation split, sorted by token count."""
-        return self._evaluation(self.items("val" if self._comparable("val") else "train"))
+        return self._evaluation(self.items("val" if self.comparable("val") else "train"))
 
     def test_dataloader(self) -> DataLoader[Batch]:
         """The test split, sorted by token count."""
-        if not self._comparable("test"):
+        if not self.comparable("test"):
             raise InputError(
                 f"{self.path} has no two test prompts of one LLM and config whose lengths differ: "
                 "add rows with split test."

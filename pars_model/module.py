@@ -146,7 +146,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         self.dropout = nn.Dropout(dropout)
         self.calibration: dict[str, object] | None = None
         self.ngrams: Arrays | None = None
-        self._half: NgramHalf | None = None
+        self._half: tuple[NgramHalf, TextTokenizer] | None = None
         self.metrics: dict[str, float] = {}
         self.training_summary: dict[str, Any] = {}
         self._seen: list[tuple[np.ndarray, ...]] = []
@@ -269,10 +269,11 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         """What the n-gram half adds, (n,); zeros where there is none."""
         if self.ngrams is None:
             return np.zeros(len(texts), dtype=np.float32)
-        tokenizer = self.text_tokenizer()
         if self._half is None:
-            self._half = NgramHalf(self.ngrams, tokenizer)
-        return self._half.score(texts, tokenizer.encode(texts))
+            tokenizer = self.text_tokenizer()
+            self._half = NgramHalf(self.ngrams, tokenizer), tokenizer
+        half, tokenizer = self._half
+        return half.score(texts, tokenizer.encode(texts))
 
     def take_half(self, ngrams: Arrays | None) -> None:
         """Have these arrays as n-gram half, or none."""

@@ -10,7 +10,7 @@ is believed.
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,10 +27,13 @@ from pars_model.ngrams import rank_targets
 
 if TYPE_CHECKING:
     from pars_export.inputs import TextTokenizer
+    from pars_model.batches import Items
     from pars_model.datamodule import PromptLengthDataModule
     from pars_model.lengths import LengthTable
+    from pars_model.module import ResponseLengthRanker
 
 Doubles = NDArray[np.float64]
+Singles = NDArray[np.float32]
 
 log = logging.getLogger("pars")
 
@@ -42,65 +45,95 @@ LEAST = 100
 SHARE = 0.25
 """Of the half where nothing else is known; the network has the rest."""
 BELIEVED = 300
-"""Validation items whose word on the share weighs as much as `SHARE` does."""
-_FEWEST, _MOST = 0.02, 0.9
+"""Validation prompts whose word on the share weighs as much as `SHARE` does."""
+FEWEST, MOST = 0.02, 0.9
 """Shares that are worth a half, and that leave something to the network."""
+_LEAST_SPREAD = 1e-3
+"""Of scores that another score is measured by."""
+
+
+@dataclass(frozen=True)
+class FittedHalf:
+    """A half before it is weighed against a network: it tells the normal deviate of a rank.
+
+    Attributes:
+        penalty: the one of `PENALTIES` that is best in the mean over parts of the training prompts,
+            each judged by a fit to the others; the largest where no part can tell.
+    """
+
+    _design: Design
+    _coefficients: Doubles
+    penalty: float
+
+    def arrays(self, factor: float = 1.0) -> Arrays:
+        """What `pars_export.runtimes.ngrams` reads, for scores ``factor`` times as large."""
+        return self._design.arrays(self._coefficients * factor)
 
 
 def add_half(ckpt: Path, data: PromptLengthDataModule) -> None:
     """Fit a half for the ranker of a checkpoint, and write it back with both.
 
-    Its metrics and calibration are then those of the sum. Nothing is written where there are too
-    few prompts, or where the half's share would be next to nothing.
+    Its metrics and calibration are then those of the sum. The checkpoint stays as it is, and a
+    warning says why, where there are too few training prompts, no validation prompts to compare, or
+    where the half's share would be next to nothing.
 
     Args:
         ckpt: the ranker's.
         data: of its fit, set up.
+
+    Raises:
+        OSError: the checkpoint cannot be written again; the old one stands.
     """
     table, items = data.table, data.items("val")
     assert table is not None
     train = data.split == "train"
-    if train.sum() < LEAST or not len(items):
-        log.info("There are too few prompts for an n-gram half.")
+    if train.sum() < LEAST:
+        log.warning("No n-gram half: it takes %d training prompts or more.", LEAST)
+        return
+    if not data.comparable("val"):
+        log.warning("No n-gram half: there are no validation prompts to weigh it by.")
         return
     ranker = load_ranker(ckpt)
     tokenizer = ranker.text_tokenizer()
-    arrays, penalty = fit_half(table, train, tokenizer)
+    fitted = fit_half(table, train, tokenizer)
     texts = [table.prompts[number] for number in items.prompt]
-    network = ranker.network_scores(texts, items.facts)
-    ngrams = NgramHalf(arrays, tokenizer).score(texts, tokenizer.encode(texts))
-    share = share_of(network, ngrams, items.length, items.group)
-    if share < _FEWEST:
-        log.info("N-grams add nothing to the ranker's order.")
+    network = _network_scores(ranker, texts, items)
+    ngrams = NgramHalf(fitted.arrays(), tokenizer).score(texts, tokenizer.encode(texts))
+    prompts = len(np.unique(items.prompt))
+    share = share_of(network, ngrams, items.length, items.group, prompts)
+    if share < FEWEST:
+        log.warning("No n-gram half: n-grams add nothing to the ranker's order.")
         return
-    factor = share / (1 - share) * float(network.std()) / max(float(ngrams.std()), 1e-9)
     ranker.judge(network, items.length, items.censored, items.group)
     without = ranker.metrics["tau"]
-    ranker.take_half(scaled(arrays, factor))
+    ranker.take_half(fitted.arrays(factor_of(share, network, ngrams)))
     scores = network + ranker.half_scores(texts)
     ranker.judge(scores, items.length, items.censored, items.group)
     ranker.calibrate(scores, items.prompt, items.group, data)
     ranker.training_summary["ngram_half"] = {
         "share": round(share, 3),
-        "penalty": penalty,
+        "penalty": fitted.penalty,
         "tau_without": without,
     }
     rewrite(ckpt, ranker)
 
 
-def fit_half(
-    table: LengthTable, train: NDArray[np.bool_], tokenizer: TextTokenizer
-) -> tuple[Arrays, float]:
+def _network_scores(ranker: ResponseLengthRanker, texts: list[str], items: Items) -> Singles:
+    """Scores (n,) of the texts of items; a text is encoded once, unless facts stand beside it."""
+    if items.facts is not None:
+        return ranker.network_scores(texts, items.facts)
+    different = list(dict.fromkeys(texts))
+    scores = dict(zip(different, ranker.network_scores(different), strict=True))
+    return np.array([scores[text] for text in texts], dtype=np.float32)
+
+
+def fit_half(table: LengthTable, train: NDArray[np.bool_], tokenizer: TextTokenizer) -> FittedHalf:
     """Fit a linear model on n-grams to the ranks of lengths.
 
     Args:
         table: lengths.
         train: which of its prompts to learn from, (prompts,).
         tokenizer: the encoder's.
-
-    Returns:
-        What `pars_export.runtimes.ngrams` reads, and the penalty, the one of `PENALTIES` that is
-        best in the mean over parts of the training prompts, each judged by a fit to the others.
     """
     target, _ = rank_targets(table, train[table.prompt])
     learned = np.flatnonzero(train)
@@ -119,17 +152,15 @@ def fit_half(
             inner = rows % _FOLDS == fold
             scores = design.matrix[inner] @ fit(rows[~inner], penalty)
             taus.append(kendall_tau(scores, target[inner]))
-        return float(np.mean(taus))
+        known = [each for each in taus if np.isfinite(each)]
+        return float(np.mean(known)) if known else 0.0
 
-    penalty = max(PENALTIES, key=tau)
-    return design.arrays(fit(rows, penalty)), penalty
+    penalty = max(reversed(PENALTIES), key=tau)
+    return FittedHalf(design, fit(rows, penalty), penalty)
 
 
 def share_of(
-    network: NDArray[np.float32],
-    ngrams: NDArray[np.float32],
-    length: Doubles,
-    group: NDArray[np.int64],
+    network: Singles, ngrams: Singles, length: Doubles, group: NDArray[np.int64], prompts: int
 ) -> float:
     """The half's share of a sum of two scores that spread alike.
 
@@ -138,10 +169,11 @@ def share_of(
         ngrams: the half's, (n,).
         length: lengths of those items, (n,).
         group: whose they are, (n,); their ranks are taken within each.
+        prompts: of how many prompts the items are.
 
     Returns:
-        0 to `_MOST`: of what least squares give and of `SHARE`, the mean weighted by the
-        number of items and `BELIEVED`.
+        0 to `MOST`: of what least squares give and of `SHARE`, the mean weighted by the number of
+        prompts and `BELIEVED`.
     """
     target = np.zeros(len(length))
     for each in np.unique(group):
@@ -151,20 +183,17 @@ def share_of(
     weights = np.maximum(np.linalg.lstsq(inputs, target, rcond=None)[0], 0.0)
     total = float(weights.sum())
     found = float(weights[1]) / total if total > 0 else SHARE
-    share = (len(length) * found + BELIEVED * SHARE) / (len(length) + BELIEVED)
-    return min(share, _MOST)
+    share = (prompts * found + BELIEVED * SHARE) / (prompts + BELIEVED)
+    return min(share, MOST)
 
 
-def _standardised(scores: NDArray[np.float32]) -> Doubles:
+def _standardised(scores: Singles) -> Doubles:
     wide = scores.astype(np.float64)
     found: Doubles = (wide - wide.mean()) / max(float(wide.std()), 1e-9)
     return found
 
 
-def scaled(arrays: Arrays, factor: float) -> Arrays:
-    """The arrays of a half whose scores are ``factor`` times as large."""
-    weights = ("ngram_token", "ngram_pair", "ngram_end", "ngram_surface", "ngram_bias")
-    return {
-        name: (each.astype(np.float32) * factor).astype(each.dtype) if name in weights else each
-        for name, each in arrays.items()
-    }
+def factor_of(share: float, network: Singles, ngrams: Singles) -> float:
+    """By how much the half's scores (n,) are larger in a sum in which it has that share."""
+    spread, own = (max(float(each.std()), _LEAST_SPREAD) for each in (network, ngrams))
+    return share / (1 - share) * spread / own

@@ -21,12 +21,18 @@ from pars_model.experiments.workbench import Result, Workbench, source_digest
 from pars_model.lengths import read_lengths, split_prompts
 
 CONFIG = Path("configs/default.yaml")
-CODE = tuple(
-    f"pars_model.{name}"
-    for name in (
-        *("batches", "datamodule", "evidence", "linear", "losses"),
-        *("module", "ngram_half", "optim", "pairs"),
-    )
+HALF_CODE = (
+    *(f"pars_export.{name}" for name in ("inputs", "words")),
+    *(f"pars_export.runtimes.{name}" for name in ("arrays", "ngram_half", "ngrams")),
+    *(f"pars_model.{name}" for name in ("linear", "metrics", "ngram_half", "ngrams")),
+)
+"""Modules that an n-gram half's scores depend on."""
+CODE = (
+    *HALF_CODE,
+    *(
+        f"pars_model.{name}"
+        for name in ("batches", "datamodule", "evidence", "losses", "module", "optim", "pairs")
+    ),
 )
 """Modules that a fine-tuning's scores depend on."""
 NETWORK_ALONE = ("--model.ngram_half", "false")

@@ -121,19 +121,24 @@ def _where_beaten(
     return ["", f"{found} {chance}"]
 
 
-def seeds(count: int) -> str:
-    """How often everything was repeated, and what intervals hold."""
+def seeds(count: int, spread: bool = False) -> str:
+    """How often everything was repeated, and what intervals hold.
+
+    Args:
+        count: number of seeds.
+        spread: whether the tables tell how far tau spreads over them.
+    """
+    beside = ", whose standard deviation stands beside" if spread else ""
     return (
         f"{count} seeds, each with a split, weights and batches of its own; tau is "
-        "their mean. Intervals are over prompts and not over seeds, whose standard deviation "
-        "stands beside. The minutes hold the features, in each section that uses them, and leave "
-        "out the bootstraps."
+        f"their mean. Intervals are over prompts and not over seeds{beside}. The minutes hold the "
+        "features, in each section that uses them, and leave out the bootstraps."
     )
 
 
 def parts(comparisons: Sequence[Comparison], names: Sequence[str], reference: str) -> list[str]:
     """Seeds, verdict and one table per cell, ceiling and baselines in each."""
-    found = [seeds(len(comparisons[0].runs)), verdict(comparisons, names, reference)]
+    found = [seeds(len(comparisons[0].runs), spread=True), verdict(comparisons, names, reference)]
     for each in comparisons:
         prompts, judged = each.prompts
         ceiling = "too few repeated samples for a ceiling"

@@ -31,9 +31,10 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
 CHANGED = f"""\
 `pars fit --config configs/default.yaml` on {FEW:,} prompts of {CELL.title}, one seed, judged on a
 tenth of all; a change is one argument, all else alike, and its difference has the interval of the
-same draws of prompts. *Validation tau* is of another tenth, which chooses the epoch. Mixed batches
-were chosen by it on the exam questions below; here sorted ones are no worse, and quicker. What
-pairs of a batch are worth beside random partners stands under *The default recipe*."""
+same draws of prompts. *Validation tau* is of another tenth, which chooses the epoch, and the n-gram
+half's share where there is one. Mixed batches were chosen by it on the exam questions below; here
+sorted ones are no worse, and quicker. What pairs of a batch are worth beside random partners stands
+under *The default recipe*."""
 ELSEWHERE = """\
 The recipe as it is, on exam questions: on all of the data set but two tenths, and on half as many.
 That an earlier one, with batches of 32 sorted by length, was behind the ridge here was seen on the

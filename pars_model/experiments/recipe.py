@@ -33,11 +33,11 @@ HEAD = (
 )
 INTRODUCTION = f"""\
 `pars fit --config configs/default.yaml` on tables of real lengths, one seed. A tenth of the
-prompts, by a hash of the text, chooses the epoch (the ridge learns from it too) and another tenth
-is judged on. *Training* is the time of `pars fit`, validation included; *export* that of
-`pars export` to ONNX, parity included. Fits on all prompts have {CORES} threads, whatever the rest
-has, for their minutes are wanted of so many cores. Other cells stand elsewhere on this page: one
-fine-tuned, most with frozen features alone."""
+prompts, by a hash of the text, chooses the epoch and the n-gram half's share (the ridge learns from
+it too) and another tenth is judged on. *Training* is the time of `pars fit`, validation included;
+*export* that of `pars export` to ONNX, parity included. Fits on all prompts have {CORES} threads,
+whatever the rest has, for their minutes are wanted of so many cores. Other cells stand elsewhere on
+this page: one fine-tuned, most with frozen features alone."""
 PAIRS = f"""\
 What pairs cost, on {FEW:,} prompts of the first cell: *of a batch*, each prompt is encoded once an
 epoch and all pairs of a batch teach; with *random partners*, as in the paper but one a prompt in

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,11 +16,21 @@ from numpy.testing import assert_allclose, assert_array_equal
 from pars_export import Predictor
 from pars_export.export import export_checkpoint
 from pars_export.runtimes.ngram_half import HALF, NgramHalf
+from pars_model import ngram_half
 from pars_model.__main__ import main
+from pars_model.calibration import fit_calibration
 from pars_model.checkpoint import load_ranker
 from pars_model.lengths import read_lengths, split_prompts
 from pars_model.metrics import kendall_tau
-from pars_model.ngram_half import BELIEVED, LEAST, SHARE, fit_half, scaled, share_of
+from pars_model.module import ResponseLengthRanker
+from pars_model.ngram_half import (
+    BELIEVED,
+    LEAST,
+    PENALTIES,
+    SHARE,
+    fit_half,
+    share_of,
+)
 from tests.pars_model.conftest import rows_of, write_jsonl
 
 CONFIG = Path(__file__).parents[2] / "configs" / "default.yaml"
@@ -54,7 +67,12 @@ def test_the_checkpoint_tells_of_the_sum(fitted: Path) -> None:
     assert told["tau_without"] == pytest.approx(kendall_tau(network, length, censored), abs=1e-6)
     # The lengths of these prompts hang on their words, and one epoch teaches the network little.
     assert ranker.metrics["tau"] > told["tau_without"] + 0.1
-    assert kendall_tau(ranker.half_scores(texts), length, censored) > 0.3
+    half = ranker.half_scores(texts)
+    assert kendall_tau(half, length, censored) > 0.3
+    assert half.std() / network.std() == pytest.approx(
+        told["share"] / (1 - told["share"]), rel=0.02
+    )
+    assert ranker.calibration == fit_calibration(whole, length, censored)
 
 
 def test_what_is_served_is_the_sum(fitted: Path, tmp_path: Path) -> None:
@@ -79,7 +97,9 @@ def test_every_command_of_the_checkpoint_has_it(
     ranker = load_ranker(fitted / "best.ckpt")
     arguments += ["--model.encoder", str(ranker.hparams["encoder"])]
     assert main(["validate", *arguments]) == 0
-    assert f"{ranker.metrics['tau']:.3f}" in capsys.readouterr().out
+    printed = re.search(r"val/tau\W+(\d\.\d+)", capsys.readouterr().out)
+    assert printed
+    assert float(printed[1]) == pytest.approx(ranker.metrics["tau"], abs=1e-4)
     assert main(["predict", *arguments]) == 0
     lines = (tmp_path / "predictions.jsonl").read_text().splitlines()
     found = [json.loads(line) for line in lines]
@@ -87,13 +107,37 @@ def test_every_command_of_the_checkpoint_has_it(
     assert_allclose([each["score"] for each in found], wanted, atol=1e-4)
 
 
-def test_a_fit_that_is_over_gets_the_same_half_once_more(
-    encoder: Path, fitted: Path, tmp_path: Path
-) -> None:
+def test_a_fit_that_is_over_is_left_as_it_is(encoder: Path, fitted: Path, tmp_path: Path) -> None:
     for name in ("lengths.jsonl", "best.ckpt", "last.ckpt"):
         shutil.copy(fitted / name, tmp_path)
-    before = load_ranker(tmp_path / "best.ckpt")
+    before = (tmp_path / "best.ckpt").read_bytes()
+    fit(encoder, tmp_path, "--ckpt_path", str(tmp_path / "last.ckpt"))
+    assert (tmp_path / "best.ckpt").read_bytes() == before
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the disk is full")])
+def test_a_half_that_was_not_written_is_made_up_for(
+    encoder: Path,
+    fitted: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    stop: type[BaseException] | BaseException,
+) -> None:
+    def stopped(*_: object) -> None:
+        raise stop
+
+    shutil.copy(fitted / "lengths.jsonl", tmp_path)
+    with monkeypatch.context() as patch:
+        patch.setattr(ngram_half, "rewrite", stopped)
+        with pytest.raises(AssertionError):
+            fit(encoder, tmp_path)
+    assert not (tmp_path / "best.ckpt").exists()
+    assert load_ranker(tmp_path / "unfinished.ckpt").ngrams is None
+    if isinstance(stop, OSError):
+        assert "unfinished.ckpt cannot be written (the disk is full)" in capsys.readouterr().err
     after = load_ranker(fit(encoder, tmp_path, "--ckpt_path", str(tmp_path / "last.ckpt")))
+    before = load_ranker(fitted / "best.ckpt")
     assert before.ngrams is not None
     assert after.ngrams is not None
     for name, each in before.ngrams.items():
@@ -122,43 +166,137 @@ def test_it_stands_beside_facts(encoder: Path, tmp_path: Path) -> None:
     assert ranker.metrics["tau"] == pytest.approx(tau)
 
 
-@pytest.mark.parametrize(("prompts", "more"), [(300, ("false",)), (LEAST, ("true",))])
-def test_it_is_left_out(encoder: Path, tmp_path: Path, prompts: int, more: tuple[str, ...]) -> None:
-    write_jsonl(tmp_path / "lengths.jsonl", rows_of(prompts))
-    ranker = load_ranker(fit(encoder, tmp_path, "--model.ngram_half", *more))
+@pytest.mark.parametrize(
+    ("prompts", "more", "split", "told"),
+    [
+        (300, "false", None, ""),
+        (LEAST, "true", None, f"No n-gram half: it takes {LEAST} training prompts or more."),
+        (300, "true", lambda number: "train" if number else "val", "no validation prompts"),
+    ],
+)
+def test_it_is_left_out(
+    encoder: Path,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    prompts: int,
+    more: str,
+    split: Callable[[int], str] | None,
+    told: str,
+) -> None:
+    rows = rows_of(prompts)
+    if split is not None:
+        rows = [{**row, "split": split(number)} for number, row in enumerate(rows)]
+    write_jsonl(tmp_path / "lengths.jsonl", rows)
+    ranker = load_ranker(fit(encoder, tmp_path, "--model.ngram_half", more))
     assert ranker.ngrams is None
     assert "ngram_half" not in ranker.training_summary
+    assert np.isfinite(ranker.metrics["tau"])
+    assert told in caplog.text
+    assert bool(told) == ("n-gram half" in caplog.text)
     texts = ["write a story", "one word"]
     assert_array_equal(ranker.score(texts), ranker.network_scores(texts))
     manifest = export_checkpoint(tmp_path / "best.ckpt", tmp_path / "predictor", texts)
     assert manifest.ngrams is None
 
 
+def test_it_is_left_out_where_its_share_is_small(
+    encoder: Path, fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(fitted / "lengths.jsonl", tmp_path)
+    monkeypatch.setattr(ngram_half, "FEWEST", 1.0)
+    assert load_ranker(fit(encoder, tmp_path)).ngrams is None
+
+
+def test_several_llms_count_a_prompt_once(
+    encoder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = rows_of(200)
+    more = [
+        {**row, "model": name, "response_tokens": factor * int(row["response_tokens"])}
+        for row in rows
+        for name, factor in (("second", 9), ("third", 90))
+    ]
+    write_jsonl(tmp_path / "lengths.jsonl", [*rows, *more])
+    seen: list[int] = []
+    asked: list[int] = []
+
+    def spy(*args: Any) -> float:
+        seen.extend((len(args[2]), args[4]))
+        return share_of(*args)
+
+    encode = ResponseLengthRanker.network_scores
+
+    def scores(self: ResponseLengthRanker, texts: Sequence[str], *rest: Any) -> Any:
+        asked.append(len(texts))
+        return encode(self, texts, *rest)
+
+    monkeypatch.setattr(ngram_half, "share_of", spy)
+    monkeypatch.setattr(ResponseLengthRanker, "network_scores", scores)
+    ranker = load_ranker(fit(encoder, tmp_path))
+    items, prompts = seen
+    assert items == 3 * prompts
+    assert asked == [prompts]
+    told = ranker.training_summary["ngram_half"]
+    assert ranker.metrics["tau"] > told["tau_without"]
+
+
 def test_it_learns_from_the_training_prompts_alone(fitted: Path) -> None:
     table = read_lengths(fitted / "lengths.jsonl")
     tokenizer = load_ranker(fitted / "best.ckpt").text_tokenizer()
     train = split_prompts(table) == "train"
-    arrays, penalty = fit_half(table, train, tokenizer)
+    fitted_half = fit_half(table, train, tokenizer)
+    arrays = fitted_half.arrays()
     other = read_lengths(fitted / "lengths.jsonl")
     other.length[~train[other.prompt]] = 1.0
-    again, same = fit_half(other, train, tokenizer)
-    assert penalty == same
-    for name, each in arrays.items():
-        assert_array_equal(each, again[name])
+    again = fit_half(other, train, tokenizer)
+    assert again.penalty == fitted_half.penalty
+    for name, each in again.arrays().items():
+        assert_array_equal(each, arrays[name])
     other.length[train[other.prompt]] = np.roll(other.length[train[other.prompt]], 1)
-    changed, _ = fit_half(other, train, tokenizer)
+    changed = fit_half(other, train, tokenizer).arrays()
     assert any((each != changed[name]).any() for name, each in arrays.items())
 
 
-def test_scaled_arrays_score_as_many_times_as_much(fitted: Path) -> None:
-    ranker = load_ranker(fitted / "best.ckpt")
-    assert ranker.ngrams is not None
-    texts = read_lengths(fitted / "lengths.jsonl").prompts[:50]
-    tokenizer = ranker.text_tokenizer()
+def test_the_penalty_is_judged_on_prompts_that_were_not_learned_from(fitted: Path) -> None:
+    table = read_lengths(fitted / "lengths.jsonl")
+    tokenizer = load_ranker(fitted / "best.ckpt").text_tokenizer()
+    train = split_prompts(table) == "train"
+    chosen = set()
+    for seed in range(5):
+        # Each prompt has a number of its own: by heart, the weakest penalty is always the best.
+        table.length[:] = np.random.default_rng(seed).permutation(len(table.length)) + 1.0
+        chosen.add(fit_half(table, train, tokenizer).penalty)
+    assert chosen != {PENALTIES[0]}
+    table.length[:] = 1.0  # no order that a part could tell
+    assert fit_half(table, train, tokenizer).penalty == PENALTIES[-1]
+
+
+@pytest.mark.parametrize("best", PENALTIES)
+def test_the_penalty_is_the_best_of_those_parts_that_can_tell(
+    fitted: Path, monkeypatch: pytest.MonkeyPatch, best: float
+) -> None:
+    table = read_lengths(fitted / "lengths.jsonl")
+    tokenizer = load_ranker(fitted / "best.ckpt").text_tokenizer()
+    # In the order in which they are tried; of each, two parts cannot tell.
+    taus = [
+        tau
+        for penalty in reversed(PENALTIES)
+        for tau in (float("nan"), 0.1, -abs(penalty - best) / 9, float("nan"), 0.2)
+    ]
+    monkeypatch.setattr(ngram_half, "kendall_tau", lambda *_: taus.pop(0))
+    assert fit_half(table, split_prompts(table) == "train", tokenizer).penalty == best
+
+
+def test_arrays_of_a_factor_score_as_many_times_as_much(fitted: Path) -> None:
+    table = read_lengths(fitted / "lengths.jsonl")
+    tokenizer = load_ranker(fitted / "best.ckpt").text_tokenizer()
+    half = fit_half(table, split_prompts(table) == "train", tokenizer)
+    texts = table.prompts[:50]
     ids = tokenizer.encode(texts)
-    once = NgramHalf(ranker.ngrams, tokenizer).score(texts, ids)
-    half = NgramHalf(scaled(ranker.ngrams, 0.5), tokenizer).score(texts, ids)
-    assert_allclose(half, 0.5 * once, atol=2e-3)
+    once, many = (
+        NgramHalf(half.arrays(factor), tokenizer).score(texts, ids) for factor in (1.0, 3.0)
+    )
+    assert_allclose(many, 3 * once, atol=1e-2)
 
 
 def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None:
@@ -170,7 +308,7 @@ def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None
         # Of a second LLM with longer answers: places are those among its own.
         group = np.arange(count) % 2
         length *= 1 + 50 * group
-        return share_of(network * 7 + 3, ngrams, length, group)
+        return share_of(network * 7 + 3, ngrams, length, group, count)
 
     assert share(20_000, 0.5) == pytest.approx(0.5, abs=0.02)
     assert share(20_000, 0.1) == pytest.approx(0.1, abs=0.02)
@@ -183,4 +321,4 @@ def test_the_share_is_what_the_validation_prompts_say_the_more_of_them() -> None
 def test_scores_without_order_get_the_usual_share() -> None:
     flat = np.zeros(50, dtype=np.float32)
     length = np.linspace(1.0, 50.0, 50)
-    assert share_of(flat, flat, length, np.zeros(50, int)) == pytest.approx(SHARE)
+    assert share_of(flat, flat, length, np.zeros(50, int), 50) == pytest.approx(SHARE)
