@@ -7,12 +7,15 @@
 #   make test-gpu             tests on an NVIDIA GPU, with TensorRT installed for them;
 #                             PARS_GPU_PREDICTOR=DIR tests that predictor (default: MiniLM)
 #   make test-versions        tests of the scheduler on every supported vLLM; VERSIONS="0.30 0.31"
+#   make modelopt             what nvidia-modelopt's int8 and fp16 keep of the order, beside ours;
+#                             PREDICTOR=DIR (default: the demo's), writes docs/results/modelopt.md
 #   make lock                 renew requirements/lock.txt
 
 PYTHON ?= python3
 VENV ?= .venv
 DEMO ?= demo
 JOBS ?= 2
+PREDICTOR ?= $(DEMO)/predictor
 # Where pip looks for torch==2.13.0+cpu when the ordinary package index does not have it.
 TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
 
@@ -20,14 +23,17 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 INSTALLED_GPU := $(VENV)/.installed-gpu
 LOCK := requirements/lock.txt
+MODELOPT := $(VENV)-modelopt
+INSTALLED_MODELOPT := $(MODELOPT)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+PIP_MODELOPT := $(MODELOPT)/bin/python -m pip --disable-pip-version-check install --quiet
 
 # Engines and encoders on a CPU: one thread each unless told otherwise, and no call to any hub.
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
 
-.PHONY: help install demo test lint format soak test-gpu test-versions lock clean
+.PHONY: help install demo test lint format soak test-gpu test-versions modelopt lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -73,6 +79,19 @@ test-gpu: $(INSTALLED_GPU)
 
 test-versions: $(INSTALLED)
 	$(BIN)/python tests/vllm_versions.py $(VERSIONS)
+
+# An environment of its own: modelopt is not in the lock, and nothing of the project needs it.
+$(INSTALLED_MODELOPT): requirements/modelopt.txt $(LOCK) pyproject.toml
+	test -x $(MODELOPT)/bin/python || $(PYTHON) -m venv $(MODELOPT)
+	$(PIP_MODELOPT) --constraint $(LOCK) --editable '.[tensorrt-rtx]' || { \
+	  echo "make: not everything is on the ordinary package index; asking $(TORCH_INDEX) too"; \
+	  $(PIP_MODELOPT) --constraint $(LOCK) --editable '.[tensorrt-rtx]' \
+	    --extra-index-url $(TORCH_INDEX); }
+	$(PIP_MODELOPT) --no-deps -r requirements/modelopt.txt
+	@touch $@
+
+modelopt: $(INSTALLED_MODELOPT)
+	$(MODELOPT)/bin/pars bench modelopt $(PREDICTOR) --markdown docs/results/modelopt.md
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -14,6 +14,10 @@ BENCHMARKS: dict[str, tuple[str, str]] = {
         "pars_bench.predictor.bench",
         "what scoring a prompt costs, beside the baselines",
     ),
+    "modelopt": (
+        "pars_bench.predictor.modelopt",
+        "what nvidia-modelopt's int8 and fp16 keep of the order, beside ours",
+    ),
     "report": ("pars_bench.report", "write report.html and plots again from a results folder"),
     "policy": ("pars_bench.policy.sweep", "patience and share in a simulated queue"),
     "replay": ("pars_bench.study.bench", "what every order gains, by traffic, load and engine"),
