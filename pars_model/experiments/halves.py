@@ -82,7 +82,10 @@ def run(bench: Workbench) -> Section:
             "\n".join(f"- {line}" for line in lines),
             table(COLUMNS, rows),
         ],
-        short=f"N-gram half: tau less that of the {ALONE} {shown(gain, signed=True)}. {lines[1]}",
+        short=(
+            f"N-gram half: tau less that of the {ALONE} alone is {shown(gain, signed=True)}. "
+            f"{lines[1]}"
+        ),
     )
 
 
