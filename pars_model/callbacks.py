@@ -22,8 +22,9 @@ BEST, LAST, UNFINISHED = "best.ckpt", "last.ckpt", "unfinished.ckpt"
 class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow lightning
     """Keeps the weights of the best validation, under ``trainer.default_root_dir``.
 
-    While a fit runs, its best weights are in ``unfinished.ckpt``; they become ``best.ckpt`` when
-    it ends well, so an interrupted fit leaves the best.ckpt of an earlier one alone.
+    While a fit runs, its best weights are in ``unfinished.ckpt``, a ranker like any other; with an
+    n-gram half, where there is to be one, they become ``best.ckpt`` when it ends well, so an
+    interrupted fit leaves the best.ckpt of an earlier one alone.
     ``last.ckpt`` has the state after each epoch: ``--ckpt_path .../last.ckpt`` goes on from it.
     Every file appears whole or not at all.
 
@@ -85,10 +86,7 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
         unfinished = Path(trainer.default_root_dir, UNFINISHED)
         if trainer.is_global_zero and unfinished.is_file():
             if pl_module.hparams.get("ngram_half"):
-                try:
-                    add_half(unfinished, trainer.datamodule)
-                except OSError as error:
-                    raise _unwritable(unfinished, error) from error
+                add_half(unfinished, trainer.datamodule, trainer.strategy.root_device)
             unfinished.replace(unfinished.with_name(BEST))
 
     def state_dict(self) -> dict[str, Any]:
@@ -116,14 +114,10 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
             else:
                 trainer.save_checkpoint(path, weights_only=weights_only)  # joins the barrier
         except OSError as error:
-            raise _unwritable(path, error) from error
-
-
-def _unwritable(path: Path, error: OSError) -> InputError:
-    return InputError(
-        f"{path} cannot be written ({error.strerror or error}): make room or give another "
-        "--trainer.default_root_dir; files that were there are intact."
-    )
+            raise InputError(
+                f"{path} cannot be written ({error.strerror or error}): make room or give another "
+                "--trainer.default_root_dir; files that were there are intact."
+            ) from error
 
 
 class RunLogger(CSVLogger):  # type: ignore[misc]  # mypy does not follow lightning

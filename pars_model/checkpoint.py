@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -53,13 +54,20 @@ def rewrite(path: Path, ranker: ResponseLengthRanker) -> None:
     """Write what a ranker has beside its weights into the checkpoint that it was read from.
 
     Raises:
-        OSError: it cannot be written; the old one stands.
+        InputError: it cannot be written; the old one stands.
     """
     checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     ranker.on_save_checkpoint(checkpoint)
-    # Given a path, torch tells of a full disk by an error of its own.
-    with atomic_file(path) as temporary, temporary.open("wb") as file:
-        torch.save(checkpoint, file)
+    content = io.BytesIO()
+    torch.save(checkpoint, content)  # to a file it would tell of a full disk in words of its own
+    try:
+        with atomic_file(path) as temporary:
+            temporary.write_bytes(content.getbuffer())
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be written again ({error.strerror or error}): make room, and go on "
+            "from the last.ckpt beside it; what was there is intact."
+        ) from error
 
 
 def _require(found: Mapping[str, object], keys: Iterable[str]) -> None:

@@ -278,6 +278,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             "test_fraction": self.test_fraction,
             "trained_on_all": bool((self.split == "train").all()),
             "batch_size": self.batch_size,
+            "least_batches": self.least_batches,
             "seed": self.seed,
         }
 

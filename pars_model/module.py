@@ -328,7 +328,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         return loss
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
-        """Scores of one batch, in float32 as they will be served; loss on the same."""
+        """Scores of one batch, in float32 as they will be served; loss of the network's."""
         self._evaluate(batch, "val")
 
     def test_step(self, batch: Batch, batch_index: int) -> None:

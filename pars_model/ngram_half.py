@@ -26,6 +26,8 @@ from pars_model.metrics import kendall_tau
 from pars_model.ngrams import rank_targets
 
 if TYPE_CHECKING:
+    import torch
+
     from pars_export.inputs import TextTokenizer
     from pars_model.batches import Items
     from pars_model.datamodule import PromptLengthDataModule
@@ -70,7 +72,7 @@ class FittedHalf:
         return self._design.arrays(self._coefficients * factor)
 
 
-def add_half(ckpt: Path, data: PromptLengthDataModule) -> None:
+def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> None:
     """Fit a half for the ranker of a checkpoint, and write it back with both.
 
     Its metrics and calibration are then those of the sum. The checkpoint stays as it is, and a
@@ -80,9 +82,10 @@ def add_half(ckpt: Path, data: PromptLengthDataModule) -> None:
     Args:
         ckpt: the ranker's.
         data: of its fit, set up.
+        device: where the network reads the validation prompts.
 
     Raises:
-        OSError: the checkpoint cannot be written again; the old one stands.
+        InputError: the checkpoint cannot be written again; the old one stands.
     """
     table, items = data.table, data.items("val")
     assert table is not None
@@ -93,7 +96,7 @@ def add_half(ckpt: Path, data: PromptLengthDataModule) -> None:
     if not data.comparable("val"):
         log.warning("No n-gram half: there are no validation prompts to weigh it by.")
         return
-    ranker = load_ranker(ckpt)
+    ranker = load_ranker(ckpt).to(device)
     tokenizer = ranker.text_tokenizer()
     fitted = fit_half(table, train, tokenizer)
     texts = [table.prompts[number] for number in items.prompt]

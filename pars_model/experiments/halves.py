@@ -41,8 +41,9 @@ head on frozen features, with the middle one of the first section's learning rat
 Objectives, Facts and Borrowed lengths. The half learns from the prompts that the head learns from;
 those that choose the head's epoch choose its *share* of the sum, of which {SHARE:g} is believed as
 if {BELIEVED} of them had said so. The ridge, on words where the half is on subwords, learns from
-both kinds. That quarter was chosen by trials in four of these cells (GSM8K and CRUXEval, GPT-4o and
-o1-mini; Alpaca and MMLU-Pro, fine-tuned), judged prompts among them; the others had no part in it.
+both kinds. That quarter was chosen by trials in GSM8K, GPT-4o; in CRUXEval, o1-mini; and fine-tuned
+in Alpaca, Vicuna-7B, and in MMLU-Pro, judged prompts among them; the other cells had no part in it.
+How much it is believed was not tried.
 Fine-tuned, the half is judged under *Parts of the recipe*."""
 
 

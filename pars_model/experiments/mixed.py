@@ -78,7 +78,7 @@ def run(bench: Workbench) -> Section:
         )
     return Section(
         "Mixed traffic",
-        [INTRODUCTION, matrix_page.seeds(bench.seeds), *parts],
+        [INTRODUCTION, matrix_page.seeds(bench.seeds, spread=True), *parts],
         short=f"Mixed traffic of one LLM: tau {', '.join(gains)}.",
     )
 

@@ -29,7 +29,7 @@ def test_two_processes_fit_one_ranker(encoder: Path, table: Path, tmp_path: Path
     arguments: list[object] = ["fit", "--config", CONFIG, "--data.path", table]
     arguments += ["--model.encoder", encoder, "--trainer.default_root_dir", root]
     arguments += ["--model.max_length", 32, "--model.lr", 3e-3, "--model.head_lr", 1e-2]
-    arguments += ["--data.batch_size", 8, "--trainer.max_epochs", 6]
+    arguments += ["--data.batch_size", 8, "--data.least_batches", 1, "--trainer.max_epochs", 6]
     arguments += ["--trainer.accelerator", "cpu", "--trainer.devices", 2]
     arguments += ["--trainer.strategy", "ddp"]
     done = subprocess.run(

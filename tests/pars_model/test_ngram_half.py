@@ -75,6 +75,16 @@ def test_the_checkpoint_tells_of_the_sum(fitted: Path) -> None:
     assert ranker.calibration == fit_calibration(whole, length, censored)
 
 
+def test_it_is_fitted_to_the_training_prompts(fitted: Path) -> None:
+    ranker = load_ranker(fitted / "best.ckpt")
+    table = read_lengths(fitted / "lengths.jsonl")
+    half = fit_half(table, split_prompts(table) == "train", ranker.text_tokenizer()).arrays()
+    assert ranker.ngrams is not None
+    assert_array_equal(ranker.ngrams["ngram_pair_idf"], half["ngram_pair_idf"])
+    factor = ranker.ngrams["ngram_bias"] / half["ngram_bias"]
+    assert_allclose(ranker.ngrams["ngram_surface"], factor * half["ngram_surface"], rtol=1e-3)
+
+
 def test_what_is_served_is_the_sum(fitted: Path, tmp_path: Path) -> None:
     ranker = load_ranker(fitted / "best.ckpt")
     manifest = export_checkpoint(fitted / "best.ckpt", tmp_path / "predictor", ["one text"])
@@ -115,7 +125,7 @@ def test_a_fit_that_is_over_is_left_as_it_is(encoder: Path, fitted: Path, tmp_pa
     assert (tmp_path / "best.ckpt").read_bytes() == before
 
 
-@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError("the disk is full")])
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OSError(28, "No space left")])
 def test_a_half_that_was_not_written_is_made_up_for(
     encoder: Path,
     fitted: Path,
@@ -124,18 +134,19 @@ def test_a_half_that_was_not_written_is_made_up_for(
     capsys: pytest.CaptureFixture[str],
     stop: type[BaseException] | BaseException,
 ) -> None:
-    def stopped(*_: object) -> None:
+    def stopped(path: Path, content: bytes) -> None:
+        assert path.name.startswith(("unfinished.ckpt", ".unfinished.ckpt"))
         raise stop
 
     shutil.copy(fitted / "lengths.jsonl", tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(ngram_half, "rewrite", stopped)
+        patch.setattr(Path, "write_bytes", stopped)
         with pytest.raises(AssertionError):
             fit(encoder, tmp_path)
     assert not (tmp_path / "best.ckpt").exists()
     assert load_ranker(tmp_path / "unfinished.ckpt").ngrams is None
     if isinstance(stop, OSError):
-        assert "unfinished.ckpt cannot be written (the disk is full)" in capsys.readouterr().err
+        assert "unfinished.ckpt cannot be written again (No space left)" in capsys.readouterr().err
     after = load_ranker(fit(encoder, tmp_path, "--ckpt_path", str(tmp_path / "last.ckpt")))
     before = load_ranker(fitted / "best.ckpt")
     assert before.ngrams is not None

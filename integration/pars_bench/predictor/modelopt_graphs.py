@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +43,7 @@ def installed_version() -> str:
         import modelopt.onnx.quantization  # noqa: F401  # that both can be imported
 
         return version("nvidia-modelopt")
-    except (ImportError, PackageNotFoundError) as error:
+    except ImportError as error:
         raise PredictorError(
             f"The ONNX tools of nvidia-modelopt cannot be imported ({error}); run `make modelopt`, "
             "which installs requirements/modelopt.txt into an environment of its own."

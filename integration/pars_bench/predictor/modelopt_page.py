@@ -73,7 +73,8 @@ its own. All graphs are made from the same `model.onnx`, or its network, by the 
 prompts of the demonstration, and score {judged_by} others. modelopt is at its defaults but for
 this: what is not int8 stays float32, as in ours; it calibrates on a CPU, each prompt by itself;
 inputs and scores keep their types. AutoCast runs its reference on the first {autocast} of the
-prompts. *max* and *entropy* are modelopt's two ways to an activation's scale."""
+prompts. *max* and *entropy* are modelopt's two ways to an activation's scale. Scores are those of
+the network; an n-gram half beside it is the same float32 sum for all, and left out."""
 
 _COLUMNS = """\
 *int8 products*: matrix products of two int8 tensors. *tau*: Kendall's tau-b against float32.
