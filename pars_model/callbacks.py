@@ -41,9 +41,9 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
         self.best: float | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a fit that would never validate: its weights could not be chosen.
+        """Refuse a fit that would never validate, or lacks what an n-gram half learns from.
 
-        A fit that does notes where its length table is, so that its checkpoints hold the path.
+        Any other notes where its length table is, so that its checkpoints hold the path.
         """
         if stage == "fit" and trainer.limit_val_batches == 0:
             raise ConfigError(
@@ -51,6 +51,11 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
                 "by validation: leave it at 1.0."
             )
         if stage == "fit":
+            if pl_module.hparams.get("ngram_half") and trainer.datamodule is None:
+                raise ConfigError(
+                    "model.ngram_half is true, but the fit has no data module to learn n-grams "
+                    "from: give trainer.fit a PromptLengthDataModule, or set it to false."
+                )
             note_table(trainer.datamodule)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -9,15 +9,18 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from pars_export import Predictor
+from pars_export.errors import ConfigError
 from pars_export.export import export_checkpoint
 from pars_export.runtimes.ngram_half import HALF, NgramHalf
 from pars_model import ngram_half
 from pars_model.__main__ import main
+from pars_model.callbacks import KeepBest
 from pars_model.calibration import fit_calibration
 from pars_model.checkpoint import load_ranker
 from pars_model.lengths import read_lengths, split_prompts
@@ -159,6 +162,19 @@ def test_a_half_that_was_not_written_is_made_up_for(
 
 def test_a_training_goes_on_without_it(fitted: Path) -> None:
     assert load_ranker(fitted / "last.ckpt").ngrams is None
+
+
+def test_a_fit_without_a_data_module_is_refused(encoder: Path, tmp_path: Path) -> None:
+    ranker = ResponseLengthRanker(str(encoder), max_length=32, ngram_half=True)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        callbacks=[KeepBest()],
+        default_root_dir=tmp_path,
+        enable_checkpointing=False,
+        logger=False,
+    )
+    with pytest.raises(ConfigError, match=r"model\.ngram_half is true, but the fit has no data"):
+        trainer.fit(ranker, [0], [0])
 
 
 def test_it_stands_beside_facts(encoder: Path, tmp_path: Path) -> None:
