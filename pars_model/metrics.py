@@ -177,7 +177,8 @@ def bootstrap(
     table = np.stack(values)
     low, high = np.full(table.shape[1], np.nan), np.full(table.shape[1], np.nan)
     enough = np.isfinite(table).sum(axis=0) * 2 >= resamples
-    low[enough], high[enough] = np.nanpercentile(table[:, enough], [2.5, 97.5], axis=0)
+    with np.errstate(invalid="ignore"):  # between two infinite values there is no number
+        low[enough], high[enough] = np.nanpercentile(table[:, enough], [2.5, 97.5], axis=0)
     return low, high
 
 

@@ -85,7 +85,7 @@ def test_a_change_is_another_setting_of_a_fit(tmp_path: Path, change: tuple[str,
     name, value = change
     section, key = name.removeprefix("--").split(".")
     changed, unchanged = (each[section][key] for each in (settings(*change), settings()))
-    assert str(changed) == value != str(unchanged)
+    assert changed == yaml.safe_load(value) != unchanged
 
 
 @pytest.mark.parametrize("prompts", [0, 60])
