@@ -175,8 +175,7 @@ class AgainstAList(RuleBasedStateMachine):
                 # While one is set aside, only the others that wait count.
                 self.waits = [o for o in self.requests if o is not each and o is not other]
                 self.admit(other, *others_turn)
-            assert self.order.restore(each.name)
-            self.date(each)
+            assert self.order.restore(each.name)  # with the deadline that it had
             return
         each.running = True
         self.waits = [o for o in self.requests if o is not each]
