@@ -87,9 +87,8 @@ def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.Monke
     answers = started["patterns"]["burst"]["answers"]
     by_start = sorted(answers, key=lambda answer: answer["ttft"])
     sizes = [answer["prompt_tokens"] for answer in by_start]
-    # Some are admitted before any score is there, half of them on a machine that is busy; the rest
-    # start shortest prompt first.
-    rest = sizes[6:]
+    # The first few are admitted before any score is there; the rest start shortest prompt first.
+    rest = sizes[4:]
     assert sum(a <= b for a, b in pairwise(rest)) >= len(rest) - 2
     assert len(engine_processes()) <= before
 
