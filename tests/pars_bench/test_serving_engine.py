@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 import tiny
+from admissions_on_record import STARTED
 
 from pars_bench.orders import Order, scheduler_arguments
 from pars_bench.server import (
@@ -55,6 +57,7 @@ def engine_processes() -> list[str]:
 @pytest.mark.engine
 def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent), prepend=os.pathsep)
     before = len(engine_processes())
     model = tiny.make_tiny_model(tmp_path / "tiny")
     prompts = tmp_path / "prompts.jsonl"
@@ -69,6 +72,7 @@ def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.Monke
             slots=2,
             max_tokens=160,
             max_model_len=512,
+            server_args=("--scheduler-cls", "admissions_on_record.AdmissionsOnRecord"),
         )
     )
     runs = {(run["policy"], run["arrivals"]): run for run in result.report["runs"]}
@@ -83,10 +87,12 @@ def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.Monke
     # While the scorer process starts, more requests of warm-up keep the scheduler at work.
     assert ranked["scorer"]["scored"] == ranked["scorer"]["requests"] >= 2 * 12 + 2 * 2
     assert ranked["scorer"]["cached"] == 0
-    started = json.loads((tmp_path / "out" / "runs" / "prompt_length.json").read_text())
-    answers = started["patterns"]["burst"]["answers"]
-    by_start = sorted(answers, key=lambda answer: answer["ttft"])
-    sizes = [answer["prompt_tokens"] for answer in by_start]
+    measured = json.loads((tmp_path / "out" / "runs" / "prompt_length.json").read_text())
+    sent = {answer["prompt_tokens"] for answer in measured["patterns"]["burst"]["answers"]}
+    log = (tmp_path / "out" / "logs" / "prompt_length.log").read_text(errors="replace")
+    started = [int(tokens) for tokens in re.findall(rf"{STARTED} (\d+) tokens", log)]
+    sizes = [tokens for tokens in started if tokens in sent][:12]  # after warm-up, before Poisson
+    assert set(sizes) == sent
     # The first few are admitted before any score is there; the rest start shortest prompt first.
     rest = sizes[4:]
     assert sum(a <= b for a, b in pairwise(rest)) >= len(rest) - 2
