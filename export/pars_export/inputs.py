@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 from tokenizers import Tokenizer
 
 from pars_export.errors import ConfigError, InputError, PredictorError
+from pars_export.remembered import Remembered
 
 TEXT_VERSION = "v1"
 """Name of the rules in this file; a predictor folder records which ones it was trained with."""
@@ -22,6 +24,8 @@ TEXT_VERSION = "v1"
 _CHARACTERS_PER_TOKEN = 12
 _MIN_CHARACTERS = 2048
 _TRUNCATIONS = ("head", "head_tail")
+_BETWEEN_SPACE = re.compile(r"[^ \t\n\r]+")
+"""Runs without the white space that every tokenizer takes for such."""
 
 
 @dataclass(frozen=True)
@@ -168,11 +172,28 @@ def _short(value: object) -> str:
     return shown if len(shown) <= 60 else f"{shown[:57]}..."
 
 
+def _parts_at_space(tokenizer: Tokenizer) -> bool:
+    """Whether the tokens of a text are those of its pieces between white space, in a row.
+
+    It is so of BERT's rules, which part a text there before they look at words. Added tokens are
+    found before that, so none may hold white space.
+    """
+    rules = json.loads(tokenizer.to_str())
+    kinds = [
+        (rules.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")
+    ]
+    return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and all(
+        _BETWEEN_SPACE.fullmatch(added["content"]) for added in rules["added_tokens"]
+    )
+
+
 class TextTokenizer:
     """Texts to token ids, special tokens included, cut as an `InputSpec` says.
 
     Texts are encoded one by one: a batch call would spread over every core of the machine, which
-    belong to an engine, and could not be used after a fork.
+    belong to an engine, and could not be used after a fork. Where a tokenizer reads what stands
+    between white space by itself, as BERT's does, those pieces are remembered, and no more of a
+    long text is read than fits.
     """
 
     def __init__(self, tokenizer_json: str | Path, spec: InputSpec) -> None:
@@ -195,6 +216,8 @@ class TextTokenizer:
         # A tokenizer.json often carries the padding and truncation of its last use.
         self._tokenizer.no_padding()
         self._tokenizer.no_truncation()
+        self._by_piece = _parts_at_space(self._tokenizer)
+        self._known = Remembered(self._ids_of)
         self._prefix, self._suffix = self._specials()
         self.pad_id: int = self._padding_id()
         self._room = spec.max_length - len(self._prefix) - len(self._suffix)
@@ -234,14 +257,39 @@ class TextTokenizer:
         if not isinstance(text, str):
             raise InputError(f"Text {index} must be a string, found {type(text).__name__}.")
         text = clean(self.spec.cut(text))
-        ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = _BETWEEN_SPACE.findall(text) if self._by_piece else [text]
+        ids = self._read(pieces, self._room + 1)
         if len(ids) > self._room:
-            head = self._room
-            if self.spec.truncation == "head_tail":
-                head = self._room - self._room // 2
-            ids = ids[:head] + ids[len(ids) - (self._room - head) :]
+            tail = self._room // 2 if self.spec.truncation == "head_tail" else 0
+            ids = ids[: self._room - tail]
+            if tail:
+                ids += self._read_back(pieces, tail)
         ids = [*self._prefix, *ids, *self._suffix]
         return ids or [self.pad_id]
+
+    def _read(self, pieces: Sequence[str], enough: int) -> list[int]:
+        """Ids of the pieces from the first one on, as many as there are or ``enough`` and more."""
+        ids: list[int] = []
+        for piece in pieces:
+            ids += self._known[piece]
+            if len(ids) >= enough:
+                break
+        return ids
+
+    def _read_back(self, pieces: Sequence[str], enough: int) -> list[int]:
+        """The last ``enough`` ids of pieces that have so many."""
+        found: list[list[int]] = []
+        missing = enough
+        for piece in reversed(pieces):
+            found.append(self._known[piece])
+            missing -= len(found[-1])
+            if missing <= 0:
+                break
+        ids = [token for piece in reversed(found) for token in piece]
+        return ids[len(ids) - enough :]
+
+    def _ids_of(self, piece: str) -> list[int]:
+        return list(self._tokenizer.encode(piece, add_special_tokens=False).ids)
 
     def _specials(self) -> tuple[list[int], list[int]]:
         # Where the content stands between the special tokens is only told by an example.

@@ -20,6 +20,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pars_export.errors import InputError, PredictorError
 from pars_export.inputs import InputSpec, clean
+from pars_export.remembered import Remembered
 
 FEATURES = (
     "log characters",
@@ -37,12 +38,8 @@ PAD, UNKNOWN = "[PAD]", "[UNK]"
 _WORD = re.compile(r"[^\W\d_]{1,24}|\d{1,4}|[^\w\s]|_")
 _CAPITALS, _DIGITS = ascii_uppercase.encode(), digits.encode()
 _CHARACTERS_PER_TOKEN = 4
-_REMEMBERED = 50_000
-"""Words kept, some 10 MB; then all are forgotten, for ordinary ones return at once."""
 _LETTERS = 1000
 """Most letters of a vocabulary, the most frequent ones."""
-_LONG = 32
-"""Longest run of signs without white space that is remembered as a whole."""
 
 
 def split_words(text: str) -> list[str]:
@@ -107,7 +104,9 @@ class WordTokenizer:
         self.vocab_size: int = self._tokenizer.get_vocab_size()
         if self._tokenizer.token_to_id(PAD) != 0:
             raise PredictorError(f"not a student's tokenizer: its first token is not {PAD}")
-        self._ids = _Known(self._tokenizer)
+        # Words, and what stands between white space, which is read a step sooner as a whole.
+        self._words = Remembered(lambda word: list(self._tokenizer.encode(word).ids))
+        self._ids = Remembered(self._ids_of)
         self._tail = spec.max_length // 2 if spec.truncation == "head_tail" else 0
 
     def pieces(self) -> list[str]:
@@ -120,9 +119,8 @@ class WordTokenizer:
         read = part_read(text, self.spec)
         chunks = read.lower().split()
         ids: list[int] = []
-        known = self._ids
         for chunk in chunks:
-            ids += known[chunk]
+            ids += self._ids[chunk]
         room = self.spec.max_length
         cut = len(ids) > room
         if cut:
@@ -143,32 +141,8 @@ class WordTokenizer:
             ids.append(found)
         return ids, features
 
-
-class _Known(dict[str, list[int]]):
-    """Ids of what stands between white space; found when first asked for, then remembered."""
-
-    def __init__(self, tokenizer: Tokenizer) -> None:
-        super().__init__()
-        self._tokenizer = tokenizer
-        self._words: dict[str, list[int]] = {}
-
-    def __missing__(self, chunk: str) -> list[int]:
-        ids: list[int] = []
-        for word in split_words(chunk):
-            found = self._words.get(word)
-            if found is None:
-                _bound(self._words)
-                found = self._words[word] = self._tokenizer.encode(word).ids
-            ids += found
-        if len(chunk) <= _LONG:
-            _bound(self)
-            self[chunk] = ids
-        return ids
-
-
-def _bound(known: dict[str, list[int]]) -> None:
-    if len(known) >= _REMEMBERED:
-        known.clear()
+    def _ids_of(self, chunk: str) -> list[int]:
+        return [token for word in split_words(chunk) for token in self._words[word]]
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> str:

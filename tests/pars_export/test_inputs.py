@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, pre_tokenizers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pars_export.errors import ConfigError, InputError, PredictorError
 from pars_export.inputs import InputSpec, TextTokenizer, clean, text_digest, text_of
@@ -123,6 +123,77 @@ def test_length_never_passes_the_limit(
     whole = TextTokenizer(path, InputSpec(4000)).encode([text])[0]
     if len(whole) <= max_length:
         assert ids == whole
+
+
+# White space and controls that Python and BERT's rules take for different things, letters that
+# change with their neighbours, signs that stand alone, special tokens.
+PARTS = [
+    "a",
+    "The",
+    " ",
+    "\n",
+    "\x1c",
+    "\x85",
+    "\u00a0",
+    "\u2028",
+    "\u3000",
+    "\x00",
+    "\u0301",
+    "\u03a3",
+]
+PARTS += ["\u0130", "\u6708", "?", "x" * 120, "[SEP]", " [MASK] ", "\U0001f600", "\ud800"]
+
+
+@pytest.mark.parametrize("truncation", ["head", "head_tail"])
+@given(text=st.lists(st.sampled_from(PARTS) | st.text(max_size=5), max_size=40).map("".join))
+def test_remembered_pieces_give_the_ids_of_the_whole(
+    tokenizer_json: str, tmp_path_factory: pytest.TempPathFactory, truncation: str, text: str
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "shared-tokenizer.json"
+    path.write_text(tokenizer_json, encoding="utf-8")
+    tokenizer = TextTokenizer(path, InputSpec(16, truncation))
+    assert tokenizer._by_piece
+    content = Tokenizer.from_str(tokenizer_json).encode(clean(text), add_special_tokens=False).ids
+    tail = 7 if truncation == "head_tail" else 0
+    if len(content) > 14:
+        content = content[: 14 - tail] + content[len(content) - tail :]
+    for _ in ("found", "remembered"):
+        assert tokenizer.content(tokenizer.encode([text])[0]) == (content or [tokenizer.pad_id])
+
+
+def test_no_more_of_a_long_text_is_read_than_fits(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    tokenizer = make(16, "head_tail")
+
+    def find(piece: str) -> list[int]:
+        read.append(piece)
+        return tokenizer._ids_of(piece)
+
+    monkeypatch.setattr(tokenizer._known, "_find", find)
+    words = [chr(97 + index % 26) + str(index) for index in range(200)]
+    tokenizer.encode([" ".join(words)])
+    assert set(read) < {*words[:15], *words[-7:]}
+
+
+@pytest.mark.parametrize("broken", ["pre_tokenizer", "normalizer", "added_tokens"])
+def test_pieces_are_only_read_by_rules_that_part_at_white_space(
+    tmp_path: Path, tokenizer_json: str, broken: str
+) -> None:
+    tokenizer = Tokenizer.from_str(tokenizer_json)
+    if broken == "pre_tokenizer":
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    elif broken == "normalizer":
+        tokenizer.normalizer = normalizers.Replace("a b", "c")
+    else:
+        tokenizer.add_tokens(["the end"])
+    path = tmp_path / "other.json"
+    tokenizer.save(str(path))
+    text = "a b is the end of the moon"
+    reader = TextTokenizer(path, InputSpec(64))
+    assert not reader._by_piece
+    assert reader.encode([text])[0] == tokenizer.encode(text).ids
 
 
 def test_a_huge_text_is_cut_before_it_is_tokenised(make: Make) -> None:

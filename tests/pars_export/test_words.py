@@ -111,13 +111,13 @@ def test_the_surface_is_what_a_student_reads_of_it(truncation: str, text: str) -
 def test_what_is_remembered_is_bounded(
     tokenizer_json: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pars_export.words._REMEMBERED", 10)
+    monkeypatch.setattr("pars_export.remembered.MOST", 10)
     reader = tokenizer(tokenizer_json)
     first = reader.read("write 0")
     for number in range(100):
         reader.read(f"write {number}")
         assert len(reader._ids) <= 10
-        assert len(reader._ids._words) <= 10
+        assert len(reader._words) <= 10
     assert reader.read("write 0") == first
 
 

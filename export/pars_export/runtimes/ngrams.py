@@ -10,10 +10,9 @@ at another text of the batch.
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Iterator, Sequence
-from itertools import chain
-from typing import cast
+from itertools import chain, pairwise
+from typing import TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,6 +37,7 @@ _TEXT = 24
 _COUNTS = [0.0, *(1 + np.log(np.arange(1, 65))).tolist()]
 """1 + log of how often, as `counted` has it."""
 
+Memory: TypeAlias = "memoryview[float]"
 Ints = NDArray[np.int64]
 Doubles = NDArray[np.float64]
 
@@ -96,13 +96,15 @@ def counted(text: Ints, column: Ints, columns: int) -> tuple[Ints, Ints, Doubles
     return key // columns, key % columns, 1 + np.log(count)
 
 
-def weighted(
-    columns: Sequence[int], weight: memoryview[float], idf: memoryview[float]
-) -> tuple[float, float]:
+def weighted(columns: Sequence[int], weight: Memory, idf: Memory) -> tuple[float, float]:
     """Sum of values times weights, and of squared values, of one text's columns."""
+    often: dict[int, int] = {}
+    for column in columns:
+        often[column] = often.get(column, 0) + 1
     total = square = 0.0
-    for column, often in sorted(Counter(columns).items()):
-        count = _COUNTS[often] if often < len(_COUNTS) else 1 + float(np.log(often))
+    for column in sorted(often):
+        times = often[column]
+        count = _COUNTS[times] if times < len(_COUNTS) else 1 + math.log(times)
         value = count * idf[column]
         total += value * weight[column]
         square += value * value
@@ -128,6 +130,11 @@ def standardised(features: Floats, mean: Floats, scale: Floats) -> Floats:
     return known.clip(-SURFACE_BOUND, SURFACE_BOUND)
 
 
+def memory_of(array: Floats) -> Memory:
+    """The array's memory: single numbers come out of it several times sooner than out of it."""
+    return cast("Memory", array.data)
+
+
 class NgramNetwork:
     """Weights, and the way from ids to scores."""
 
@@ -149,36 +156,46 @@ class NgramNetwork:
             floats(weights, name) for name in ("ngram_feature_mean", "ngram_feature_scale")
         )
         self._bias = floats(weights, "ngram_bias")[0]
-        # Single numbers come out of these as Python's own, several times sooner than out of arrays.
-        self._one_token, self._one_token_idf, self._one_pair, self._one_pair_idf, self._one_end = (
-            cast("memoryview[float]", each.data)
-            for each in (self._token, self._token_idf, self._pair, self._pair_idf, self._end)
+        self._tokens = memory_of(self._token), memory_of(self._token_idf)
+        self._pairs = memory_of(self._pair), memory_of(self._pair_idf)
+        self._ends = memory_of(self._end)
+        self._surfaces = list(
+            zip(
+                self._feature_mean.tolist(),
+                self._feature_scale.tolist(),
+                self._surface.tolist(),
+                strict=True,
+            )
         )
 
     def __call__(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
+        if sum(len(each) + _TEXT for each in ids) > _FEW:
+            return self._many(ids, features)
+        return np.array(list(map(self._one, ids, features.tolist())), dtype=np.float32)
+
+    def _one(self, ids: Sequence[int], features: Sequence[float]) -> float:
+        """The score of one text in plain Python.
+
+        Arrays would cost several times as much beside an encoder, whose weights leave nothing of
+        numpy's code in the processor's caches.
+        """
+        surface = 0.0
+        for value, (mean, scale, weight) in zip(features, self._surfaces, strict=True):
+            known = (value - mean) * scale
+            surface += max(-SURFACE_BOUND, min(known, SURFACE_BOUND)) * weight
+        total, square = weighted(ids, *self._tokens)
+        buckets = len(self._pair)
+        pairs = [pair_hash(first, second, buckets) for first, second in pairwise(ids)]
+        more, squares = weighted(pairs, *self._pairs)
+        ends = 0.0
+        for bucket in ends_of(ids, len(self._end)):
+            ends += self._ends[bucket]
+        length = math.sqrt(max(square + squares, 1e-12))
+        return (total + more) / length + ends + surface + float(self._bias)
+
+    def _many(self, ids: Sequence[Sequence[int]], features: Floats) -> Floats:
         surface = standardised(features, self._feature_mean, self._feature_scale)
-        known: Floats = (surface * self._surface).sum(axis=1)
-        few = sum(len(each) + _TEXT for each in ids) <= _FEW
-        return self._few(ids, known) if few else self._many(ids, known)
-
-    def _few(self, ids: Sequence[Sequence[int]], surface: Floats) -> Floats:
-        """One text after the other in plain Python: the same sums in the same order."""
-        bias, scores = float(self._bias), np.empty(len(ids), dtype=np.float32)
-        for index, (tokens, known) in enumerate(zip(ids, surface.tolist(), strict=True)):
-            buckets = len(self._pair)
-            total, square = weighted(tokens, self._one_token, self._one_token_idf)
-            row = np.array(tokens)
-            pairs = pair_hash(row[:-1], row[1:], buckets).tolist()
-            more, squares = weighted(pairs, self._one_pair, self._one_pair_idf)
-            ends = 0.0
-            for bucket in ends_of(tokens, len(self._end)):
-                ends += self._one_end[bucket]
-            length = math.sqrt(max(square + squares, 1e-12))
-            scores[index] = (total + more) / length + ends + known + bias
-        return scores
-
-    def _many(self, ids: Sequence[Sequence[int]], surface: Floats) -> Floats:
         rows = Rows(ids)
         n = len(rows)
         total, square = np.zeros(n), np.zeros(n)
@@ -194,7 +211,7 @@ class NgramNetwork:
         scores = (
             total / np.sqrt(np.maximum(square, 1e-12))
             + np.bincount(text, self._end[column], n)
-            + surface
+            + (surface * self._surface).sum(axis=1)
             + self._bias
         )
         return scores.astype(np.float32)  # type: ignore[no-any-return]  # bincount is Any

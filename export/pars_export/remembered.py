@@ -1,0 +1,29 @@
+"""Token ids of pieces of text, remembered: prompts are made of the same words over and over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+MOST = 50_000
+"""Pieces kept, some 10 MB; then all are forgotten, for ordinary ones return at once."""
+LONGEST = 32
+"""Characters of the longest piece that is kept."""
+
+
+class Remembered(dict[str, list[int]]):
+    """Ids of each piece, found when first asked for.
+
+    Several threads may ask at once: a piece may then be found twice, with the same ids.
+    """
+
+    def __init__(self, find: Callable[[str], list[int]]) -> None:
+        super().__init__()
+        self._find = find
+
+    def __missing__(self, piece: str) -> list[int]:
+        ids = self._find(piece)
+        if len(piece) <= LONGEST:
+            if len(self) >= MOST:
+                self.clear()
+            self[piece] = ids
+        return ids
