@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from pars_bench.collector import no_collection
 from pars_bench.server import ServingError
 
 if TYPE_CHECKING:
@@ -129,7 +130,8 @@ async def drive(
         watch = asyncio.create_task(life.watch(load.stall_s))
         try:
             work = asyncio.gather(*requests, return_exceptions=True)
-            await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
+            with no_collection():
+                await asyncio.wait((work, watch), return_when=asyncio.FIRST_COMPLETED)
             if not work.done():
                 raise ServingError(
                     f"the server sent nothing for {load.stall_s:.0f} s with "

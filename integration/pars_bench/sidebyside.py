@@ -9,13 +9,14 @@ processes do meanwhile is not its cost. The garbage collector is off during a bu
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TypedDict
 
 import numpy as np
+
+from pars_bench.collector import no_collection
 
 OURS, FCFS, PRIORITY = "ours", "fcfs", "priority"
 
@@ -56,13 +57,12 @@ class Stopwatch:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Time what is inside; the garbage collector waits."""
-        gc.disable()
-        start = time.thread_time()
-        try:
-            yield
-        finally:
-            self.seconds += time.thread_time() - start
-            gc.enable()
+        with no_collection():
+            start = time.thread_time()
+            try:
+                yield
+            finally:
+                self.seconds += time.thread_time() - start
 
     def each(self, calls: int) -> float:
         """Microseconds of one of ``calls`` calls."""

@@ -1,7 +1,7 @@
 """The scheduler with a line in the engine's log for each request that it starts.
 
-A client that a busy machine keeps from running for seconds reads a whole burst at once, and then
-its clock says nothing about the order in which the answers began.
+A client that does not get to run for seconds reads a whole burst at once, and then its clock says
+nothing about the order in which the answers began.
 """
 
 from __future__ import annotations

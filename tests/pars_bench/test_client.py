@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 from aiohttp import web
@@ -25,6 +26,7 @@ def answers_of(
     stall_s: float = 30.0,
     seen: list[dict[str, object]] | None = None,
     connections: list[str | None] | None = None,
+    on_done: Callable[[int], None] = lambda _: None,
 ) -> list[Answer]:
     async def note_connection(request: web.Request, _: web.StreamResponse) -> None:
         if connections is not None:
@@ -42,13 +44,20 @@ def answers_of(
         load = Load(f"http://127.0.0.1:{port}", "m", max_tokens=50, stall_s=stall_s)
         prompts = [prompt(text, f"p{i}") for i, text in enumerate(texts)]
         try:
-            driven = await drive(load, prompts, arrivals or [0.0] * len(texts))
+            driven = await drive(load, prompts, arrivals or [0.0] * len(texts), on_done)
             assert driven.client_lag_s >= 0
             return driven.answers
         finally:
             await runner.cleanup()
 
     return asyncio.run(run())
+
+
+def test_no_garbage_is_collected_while_answers_are_timed() -> None:
+    collecting: list[bool] = []
+    answers_of(["tokens=2", "tokens=3"], on_done=lambda _: collecting.append(gc.isenabled()))
+    assert collecting == [False, False]
+    assert gc.isenabled()
 
 
 def test_tokens_times_and_reasons() -> None:

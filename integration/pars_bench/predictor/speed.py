@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
+from pars_bench.collector import no_collection
 from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.grid import TOKENS
 from pars_bench.predictor.report import ENGINES, PROFILED, Parts, Speed
@@ -187,14 +188,13 @@ def take_turns(
 def _sample(call: Callable[[], object], often: int) -> tuple[float, float]:
     """(seconds of a call on the clock, cores it used)."""
     time.sleep(_SETTLE_S)
-    gc.disable()
-    if often > 1:  # what the contestant before threw out of the caches comes back
-        call()
-    start, used = time.perf_counter(), time.process_time()
-    for _ in range(often):
-        call()
-    seconds, used = time.perf_counter() - start, time.process_time() - used
-    gc.enable()
+    with no_collection():
+        if often > 1:  # what the contestant before threw out of the caches comes back
+            call()
+        start, used = time.perf_counter(), time.process_time()
+        for _ in range(often):
+            call()
+        seconds, used = time.perf_counter() - start, time.process_time() - used
     return seconds / often, used / seconds
 
 
