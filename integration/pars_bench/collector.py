@@ -11,8 +11,8 @@ from contextlib import contextmanager
 def no_collection() -> Iterator[None]:
     """No collection inside, unless it is asked for.
 
-    A full one looks through all that a process has imported: a fifth of a second beside torch, and
-    seconds where a server keeps the cores busy.
+    A full one looks through all that a process has imported, which beside torch takes a fifth of a
+    second.
     """
     before = gc.isenabled()
     gc.disable()

@@ -166,8 +166,10 @@ def running_server(config: ServerConfig) -> Iterator[Server]:
             stdout=log,
             stderr=subprocess.STDOUT,
             env=child_environment(os.environ, is_cpu_build()),
-            # A group of its own: Ctrl-C reaches us alone, and we end the group in order.
-            start_new_session=True,
+            # A group of its own: Ctrl-C reaches us alone, and we end the group in order. Not a
+            # session: Linux shares the cores out by session first (autogroup), and a client that
+            # hardly ever runs in one of its own waited for a second or two, answers unread.
+            process_group=0,
         )
     watchdog: subprocess.Popen[bytes] | None = None
     try:

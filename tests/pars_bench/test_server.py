@@ -89,6 +89,12 @@ def test_a_server_is_healthy_inside_and_gone_with_its_children_after(tmp_path: P
     assert group_members(group) == []
 
 
+def test_a_server_has_a_group_of_its_own_in_the_clients_session(tmp_path: Path) -> None:
+    with running_server(standin(tmp_path)) as running:
+        assert os.getpgid(running.process.pid) == running.process.pid != os.getpgid(0)
+        assert os.getsid(running.process.pid) == os.getsid(0)
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_it_is_gone_after_an_error_or_ctrl_c(tmp_path: Path, error: type[BaseException]) -> None:
     config = standin(tmp_path)
