@@ -17,6 +17,9 @@ from pars_export.words import FEATURES
 _SPREAD = 0.1
 """Standard deviation that embeddings begin with; those of pairs with a tenth of it."""
 
+_LEAST_SCALE = np.float32(2**-24)
+"""Of a row of whole numbers: the smallest that float16 has."""
+
 
 @dataclass(frozen=True)
 class StudentShape:
@@ -136,16 +139,19 @@ class StudentModule(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         return found
 
     def arrays(self) -> dict[str, NDArray[np.generic]]:
-        """What the numpy runtime reads: embeddings as int8 rows with a scale each."""
+        """What the numpy runtime reads: embeddings as int8 rows, other matrices as float16.
+
+        Not the hidden layer: of a text unlike all that were learned from, its inputs are large.
+        """
         found: dict[str, NDArray[np.generic]] = {}
         for name in ("token", "pair"):
             found[name], found[f"{name}_scale"] = int8_rows(_array(getattr(self, name).weight))
         width = self.token.embedding_dim
         return {
             **found,
-            "head": _array(self.head.weight),
-            "tail": _array(self.tail.weight),
-            "conv": _array(self.conv.weight.T).reshape(3, width, -1),
+            "head": _half(self.head.weight),
+            "tail": _half(self.tail.weight),
+            "conv": _half(self.conv.weight.T).reshape(3, width, -1),
             "conv_bias": _array(self.conv.bias),
             "gate": _array(self.gate.weight[0]),
             "feature_mean": _array(self.mean),
@@ -189,10 +195,16 @@ class StudentEnsemble(nn.Module):  # type: ignore[misc]  # mypy does not follow 
         return found
 
 
-def int8_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def int8_rows(table: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
     """A table (n, w) as whole numbers from -127 to 127 and a scale per row, (n, 1)."""
-    scale = np.maximum(np.abs(table).max(axis=1, keepdims=True), 1e-12) / np.float32(127)
-    return np.round(table / scale).astype(np.int8), scale.astype(np.float32)
+    largest = np.abs(table).max(axis=1, keepdims=True)
+    scale = np.maximum(largest / np.float32(127), _LEAST_SCALE).astype(np.float16)
+    rows = np.round(table / scale.astype(np.float32))
+    return rows.clip(-127, 127).astype(np.int8), scale
+
+
+def _half(tensor: Tensor) -> NDArray[np.float16]:
+    return _array(tensor).astype(np.float16)
 
 
 def _array(tensor: Tensor) -> NDArray[np.float32]:

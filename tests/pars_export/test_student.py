@@ -54,11 +54,13 @@ def network(tokenizer: WordTokenizer) -> StudentModule:
     with torch.no_grad():  # large enough that every part matters
         for weight in module.parameters():
             weight.copy_(torch.randn_like(weight))
-        # The runtime has int8 rows: give torch the same ones.
-        arrays = module.arrays()
-        for name in ("token", "pair"):
-            rows = arrays[name].astype("f4") * arrays[f"{name}_scale"]
-            getattr(module, name).weight.copy_(torch.from_numpy(rows))
+        # The runtime has int8 rows and float16: give torch the same ones.
+        arrays = {name: each.astype("f4") for name, each in module.arrays().items()}
+        rows = {name: arrays[name] * arrays[f"{name}_scale"] for name in ("token", "pair")}
+        rows |= {"head": arrays["head"], "tail": arrays["tail"]}
+        rows["conv"] = arrays["conv"].reshape(24, 12).T
+        for name, weight in rows.items():
+            getattr(module, name).weight.copy_(torch.from_numpy(weight))
     module.eval()
     return module
 
