@@ -5,8 +5,8 @@ where given (their lengths need not be known: only the teacher reads them) and o
 from both, and beside them the lengths themselves. Of a teacher that is a checkpoint it learns to
 tell the vectors behind the scores, too, which say more of a text than one number, and those of
 single words are what its embeddings begin with. Prompts that the split keeps for validation or test
-are never learned from, wherever they appear. DIR is a predictor folder that needs numpy and
-tokenizers alone.
+are never learned from, wherever they appear. DIR is a predictor folder that needs numpy,
+tokenizers and safetensors alone.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -21,6 +20,7 @@ from pars_export.parity import (
     evenly,
     tau_b,
 )
+from pars_export.runtimes.arrays import arrays_bytes
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentScorer, read_network
 from pars_export.words import WordTokenizer
 from pars_model.calibration import fit_calibration
@@ -82,11 +82,9 @@ def write_student(
         training={**training, "student": _plain(recipe), "epoch_taus": list(student.taus)},
         metrics=metrics,
     )
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # the stub wants no names
     files: dict[str, Path | str | bytes] = {
         TOKENIZER: student.tokenizer_json,
-        WEIGHTS: buffer.getvalue(),
+        WEIGHTS: arrays_bytes(arrays),
     }
     return write_predictor(out, manifest, files)
 

@@ -60,7 +60,8 @@ def test_the_demo_data_is_inside_and_small(wheel: Path) -> None:
         sizes = {info.filename: info.file_size for info in archive.infolist()}
     assert "pars_bench/demo/prompts.jsonl" in sizes
     assert sizes["pars_bench/demo/lengths.parquet"] < 1_000_000
-    assert not [name for name in sizes if name.endswith((".safetensors", ".onnx", ".ckpt"))]
+    weights = [name for name in sizes if name.endswith((".safetensors", ".onnx", ".ckpt", ".npz"))]
+    assert weights == ["pars_export/default/student.safetensors"]
 
 
 def test_the_default_predictor_is_inside(wheel: Path) -> None:
@@ -74,7 +75,7 @@ def test_the_default_predictor_is_inside(wheel: Path) -> None:
 def test_serving_installs_nothing_of_an_operators_vllm(metadata: Message) -> None:
     # A GPU build of vLLM pins its own torch and transformers; asking for them could replace them.
     asked = requirements(metadata, None) | requirements(metadata, "vllm")
-    assert asked == {"numpy", "tokenizers", "jinja2", "onnxruntime"}
+    assert asked == {"numpy", "tokenizers", "safetensors", "jinja2", "onnxruntime"}
     for extra in metadata.get_all("Provides-Extra", []):
         assert "vllm" not in requirements(metadata, extra)
 

@@ -23,11 +23,14 @@ from pars_export.files import atomic_folder, default_mode, sha256_file
 from pars_export.inputs import TEXT_VERSION, InputSpec
 
 FORMAT = "pars-predictor"
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """Newest that is read. 1 had no spread of lengths in its calibration, 2 no facts beside the text,
-3 no n-gram half; all are read as ever. A folder is written as the oldest from 2 on that has all
-its keys, so one without a half is still 3 or 2, and one without facts as well is 2."""
+3 no n-gram half, 4 no safetensors for numpy: students and halves of before are refused, all else is
+read as ever. A folder is written as the oldest from 2 on that has all of it, so an encoder without
+a half is still 3 or 2, and one without facts as well is 2."""
 _PLAIN = 2
+_SAFETENSORS = 5
+"""Format version from which on the arrays that numpy reads are safetensors."""
 _SINCE = {"facts": 3, "ngrams": 4}
 """Format version that brought a key."""
 MANIFEST = "predictor.json"
@@ -99,8 +102,9 @@ class Manifest:
             found["facts"] = self.facts.to_json()
         if self.ngrams is not None:
             found["ngrams"] = self.ngrams
+        least = _SAFETENSORS if _has_arrays(found) else _PLAIN
         found["format_version"] = max(
-            [_PLAIN, *(since for key, since in _SINCE.items() if key in found)]
+            [least, *(since for key, since in _SINCE.items() if key in found)]
         )
         return found
 
@@ -125,6 +129,11 @@ class Manifest:
                 f"the key {unknown[0]!r} is unknown in format version {version}; remove it, "
                 "or use the version of pars-vllm that wrote it."
             )
+        if version < _SAFETENSORS and _has_arrays(value):
+            raise PredictorError(
+                f"it is of format version {version}, whose arrays (.npz) are no longer read; make "
+                "the predictor again with this version of pars-vllm."
+            )
         calibration = value.get("calibration")
         files = _files(value["files"])
         return cls(
@@ -138,6 +147,11 @@ class Manifest:
             facts=FactSpec.from_json(value.get("facts", [])),
             ngrams=_ngrams(value["ngrams"], files) if "ngrams" in value else None,
         )
+
+
+def _has_arrays(manifest: Mapping[str, object]) -> bool:
+    """Whether numpy reads some of the folder's weights."""
+    return manifest["kind"] == "student" or "ngrams" in manifest
 
 
 def _version(version: object) -> int:

@@ -30,8 +30,9 @@ from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
 from pars_export.parity import Bound, Parity, builtin_texts, measure, some_facts
+from pars_export.runtimes.arrays import arrays_bytes
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer, check_encoder
-from pars_export.runtimes.ngram_half import HALF, half_bytes, read_half
+from pars_export.runtimes.ngram_half import HALF, read_half
 from pars_export.runtimes.onnxruntime_engines import CPU_PLAN, OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
 from pars_export.tensorrt import BuildOptions, check_known
@@ -91,7 +92,7 @@ def write_encoder_predictor(
         tokenizer = TextTokenizer(folder / TOKENIZER, manifest.input)
         check_encoder(folder, tokenizer)
         if ngrams is not None:
-            (folder / HALF).write_bytes(half_bytes(ngrams))
+            (folder / HALF).write_bytes(arrays_bytes(ngrams))
             read_half(folder / HALF, tokenizer)  # what cannot be read back must not be written
             manifest = replace(manifest, ngrams=HALF)
         save_model(network.float(), str(folder / WEIGHTS))

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import io
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from pars_export.artifact import read_manifest, write_predictor
+from pars_export.runtimes.arrays import arrays_bytes, read_arrays
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS
 from pars_export.words import FEATURES
 
-_FIRST = {
+_FIRST: Mapping[str, Any] = {
     "token": np.s_[:, :1],
     "pair": np.s_[:, :1],
     "head": np.s_[:, :1],
@@ -34,11 +36,13 @@ def hollow_out(student: Path, folder: Path) -> Path:
         PredictorError: ``student`` is no predictor folder, or ``folder`` is something else.
     """
     manifest = read_manifest(student)
-    with (student / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        left = {name: arrays[name][_FIRST.get(name, ...)] for name in arrays.files}
+    arrays = read_arrays(student / WEIGHTS)
+    left = {name: array[_FIRST.get(name, ...)] for name, array in arrays.items()}
     hidden = left["hidden"]
     left["hidden"] = np.concatenate([hidden[:2, :1], hidden[-len(FEATURES) :, :1]])
-    buffer = io.BytesIO()
-    np.savez(buffer, **left)
-    write_predictor(folder, manifest, {TOKENIZER: student / TOKENIZER, WEIGHTS: buffer.getvalue()})
+    files: dict[str, Path | str | bytes] = {
+        TOKENIZER: student / TOKENIZER,
+        WEIGHTS: arrays_bytes(left),
+    }
+    write_predictor(folder, manifest, files)
     return folder

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
 
 from pars_export.artifact import Manifest, write_predictor
 from pars_export.inputs import InputSpec
+from pars_export.runtimes.arrays import arrays_bytes
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS
 from pars_export.words import WordTokenizer, train_tokenizer
 from pars_model.lengths import LengthTable, split_prompts
@@ -45,8 +45,6 @@ def write_linear(folder: Path, lengths: LengthTable) -> Path:
         if arrays is None or tau > best:
             best, arrays = tau, design.arrays(found)
     assert arrays is not None
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]  # the stub wants no names
     manifest = Manifest(kind="student", input=spec, engines={"student": {"file": WEIGHTS}})
-    write_predictor(folder, manifest, {TOKENIZER: content, WEIGHTS: buffer.getvalue()})
+    write_predictor(folder, manifest, {TOKENIZER: content, WEIGHTS: arrays_bytes(arrays)})
     return folder

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from pars_export.artifact import Manifest, write_predictor
 from pars_export.calibration import Calibration
 from pars_export.errors import PredictorError
 from pars_export.parity import STUDENT, builtin_texts, compare_scores
+from pars_export.runtimes.arrays import arrays_bytes
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS
 from pars_model.calibration import fit_calibration
 from pars_model.universal.fit import Fitted, Material
@@ -20,7 +20,7 @@ from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import FAMILIES
 
 CARD, NUMBERS = "CARD.md", "card.json"
-LARGEST = 3_000_000
+LARGEST = 3_500_000
 """Bytes of the folder, at most: it goes with every installation."""
 _PER_FAMILY = 600
 """Prompts of each family that the calibration sees: traffic is no multiple choice exam."""
@@ -112,11 +112,9 @@ def write_default(
     parity.check("student")
     if not np.isfinite(scorer.score(builtin_texts())).all():
         raise PredictorError("The student has no score for some prompts; nothing was written.")
-    buffer = io.BytesIO()
-    np.savez_compressed(buffer, **fitted.arrays)  # type: ignore[arg-type]  # the stub wants no names
     files: dict[str, Path | str | bytes] = {
         TOKENIZER: fitted.tokenizer_json,
-        WEIGHTS: buffer.getvalue(),
+        WEIGHTS: arrays_bytes(fitted.arrays),
         CARD: card[0],
         NUMBERS: card[1],
     }

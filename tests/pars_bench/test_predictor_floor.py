@@ -13,6 +13,7 @@ from pars_bench.predictor import baselines
 from pars_bench.predictor.products import Products
 from pars_bench.predictor.rates import UNITS, rate_calls
 from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
+from pars_export.runtimes.arrays import arrays_bytes
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 RATES = {"float32": 1e11, "int8": 2e11, "memory": 1e10}
@@ -54,7 +55,7 @@ def test_what_a_student_does_not_read_costs_it_nothing() -> None:
 
 def test_what_a_student_computes_and_reads(tmp_path: Path) -> None:
     arrays = {"conv": np.zeros((3, 8, 16)), "hidden": np.zeros((39, 10))}
-    np.savez(tmp_path / "student.npz", **arrays)  # type: ignore[arg-type]
+    (tmp_path / "student.safetensors").write_bytes(arrays_bytes(arrays))
     work = work_of_student(tmp_path, most_tokens=50)
     assert work is not None
     rates = {"float32": 1.0, "memory": 1e9}

@@ -20,7 +20,8 @@ from pars_export.engines import ENGINES
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
 from pars_export.parity import builtin_texts, demonstration_texts
-from pars_export.runtimes.ngram_half import HALF, half_bytes
+from pars_export.runtimes.arrays import arrays_bytes
+from pars_export.runtimes.ngram_half import HALF
 
 MakeNetwork = Callable[..., RankerNetwork]
 """Pooling, outputs and seed to a network."""
@@ -113,6 +114,6 @@ def halved(engines: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer_js
     folder = tmp_path_factory.mktemp("halved") / "predictor"
     manifest = read_manifest(engines)
     files: dict[str, Path | str | bytes] = {name: engines / name for name in manifest.files}
-    files[HALF] = half_bytes(tiny_half(tokenizer_json))
+    files[HALF] = arrays_bytes(tiny_half(tokenizer_json))
     write_predictor(folder, dataclasses.replace(manifest, ngrams=HALF), files)
     return folder

@@ -60,10 +60,11 @@ def test_what_is_written_is_read_and_files_are_hashed(folder: Path) -> None:
 
 def test_a_folder_is_of_the_oldest_format_that_has_its_keys() -> None:
     facts = FactSpec((Standard("tools", 0.5, 1.0),))
-    plain, half = Manifest(kind="encoder"), Manifest(kind="encoder", ngrams="n.npz")
+    plain, half = Manifest(kind="encoder"), Manifest(kind="encoder", ngrams="n.safetensors")
     found = [plain, replace(plain, facts=facts), half, replace(half, facts=facts)]
-    assert [each.to_json()["format_version"] for each in found] == [2, 3, 4, 4]
-    assert [("ngrams" in each.to_json()) for each in found] == [False, False, True, True]
+    found.append(Manifest(kind="student"))
+    assert [each.to_json()["format_version"] for each in found] == [2, 3, 5, 5, 5]
+    assert [("ngrams" in each.to_json()) for each in found] == [False, False, True, True, False]
 
 
 def test_the_same_content_has_the_same_pin_and_any_other_another(
@@ -116,7 +117,7 @@ def test_damage(folder: Path, damage: Callable[[Path], object], sentence: str) -
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda m: m.update(format_version=5), r"format version 5, .* reads up to 4"),
+        (lambda m: m.update(format_version=6), r"format version 6, .* reads up to 5"),
         (lambda m: m.update(format_version="1"), "format_version is '1'"),
         (lambda m: m.update(format_version=True), "format_version is True"),
         (lambda m: m.update(format="gguf"), "it is no predictor"),
@@ -137,13 +138,21 @@ def test_damage(folder: Path, damage: Callable[[Path], object], sentence: str) -
             "'ngrams' is unknown in format version 3",
         ),
         (
-            lambda m: m.update(format_version=4, ngrams="other"),
+            lambda m: m.update(format_version=5, ngrams="other"),
             "ngrams is 'other', which files does not list",
         ),
-        (lambda m: m.update(format_version=4, ngrams=None), "ngrams must be text, found None"),
+        (lambda m: m.update(format_version=5, ngrams=None), "ngrams must be text, found None"),
         (
-            lambda m: m.update(format_version=4, kind="student", ngrams="config.json"),
+            lambda m: m.update(format_version=5, kind="student", ngrams="config.json"),
             "of kind 'student' has no n-gram half",
+        ),
+        (
+            lambda m: m.update(format_version=4, ngrams="config.json"),
+            r"version 4, whose arrays \(\.npz\) are no longer read; make the predictor again",
+        ),
+        (
+            lambda m: m.update(kind="student"),
+            r"version 2, whose arrays \(\.npz\) are no longer read; make the predictor again",
         ),
         (lambda m: m["files"].update({"../x": {}}), "only plain file names"),
         (lambda m: m["files"].update({"/etc/passwd": {}}), "only plain file names"),

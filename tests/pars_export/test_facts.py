@@ -23,7 +23,8 @@ from pars_export.facts import Facts, FactSpec, Standard, check_names, columns, r
 from pars_export.inputs import InputSpec
 from pars_export.network import RankerNetwork
 from pars_export.parity import builtin_texts
-from pars_export.runtimes.ngram_half import HALF, half_bytes
+from pars_export.runtimes.arrays import arrays_bytes
+from pars_export.runtimes.ngram_half import HALF
 from pars_export.runtimes.torch_eager import load_network
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def test_an_ngram_half_stands_beside_them(
 ) -> None:
     manifest, folder = read_manifest(predictor), tmp_path / "predictor"
     files: dict[str, Path | str | bytes] = {name: predictor / name for name in manifest.files}
-    files[HALF] = half_bytes(tiny_half(tokenizer_json))
+    files[HALF] = arrays_bytes(tiny_half(tokenizer_json))
     write_predictor(folder, replace(manifest, ngrams=HALF), files)
     plain, both = (Predictor.load(each, runtime="onnx") for each in (predictor, folder))
     added = both.score(TEXTS, told()) - plain.score(TEXTS, told())

@@ -283,7 +283,7 @@ def printed(code: str, *arguments: str) -> str:
 
 WITHOUT = (
     "import sys; sys.modules.update(dict.fromkeys(('torch', 'transformers', 'lightning', "
-    "'safetensors', 'onnx', 'scipy')));"
+    "'onnx', 'scipy')));"
 )
 """Python: these cannot be imported from here on."""
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import os
 import signal
 import subprocess
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from forged_arrays import of_bfloat16
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
 
@@ -24,7 +24,7 @@ from pars_export.calibration import Calibration
 from pars_export.inputs import InputSpec
 from pars_export.parity import builtin_texts
 from pars_export.runtimes import blas
-from pars_export.runtimes.arrays import pair_hash
+from pars_export.runtimes.arrays import arrays_bytes, pair_hash
 from pars_export.runtimes.blas import BlasThreads, openblas
 from pars_export.runtimes.ngrams import NgramNetwork
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS, StudentNetwork, read_network
@@ -79,9 +79,7 @@ def linear(tokenizer: WordTokenizer) -> Arrays:
 def write(tmp_path: Path, network: StudentModule) -> Write:
     def write(content: bytes | None = None, **changes: NDArray[np.generic] | None) -> Path:
         arrays = {**network.arrays(), **changes}
-        buffer = io.BytesIO()
         kept = {name: each for name, each in arrays.items() if each is not None}
-        np.savez(buffer, **kept)  # type: ignore[arg-type]
         manifest = Manifest(
             kind="student",
             input=SPEC,
@@ -90,7 +88,7 @@ def write(tmp_path: Path, network: StudentModule) -> Write:
         )
         files: dict[str, Path | str | bytes] = {
             TOKENIZER: CONTENT,
-            WEIGHTS: content or buffer.getvalue(),
+            WEIGHTS: arrays_bytes(kept) if content is None else content,
         }
         write_predictor(tmp_path / "student", manifest, files)
         return tmp_path / "student"
@@ -279,22 +277,23 @@ def test_odd_texts(write: Write) -> None:
             np.zeros((300, 8), "f4"),
             "the array 'token' is float32 .* expected whole numbers",
         ),
+        ("gate", np.zeros(12, "?"), "the array 'gate' is bool .* expected fractions"),
+        ("token", np.zeros((300, 8), "u1"), "the array 'token' is uint8 .* expected whole numbers"),
         ("out_bias", np.full(1, np.nan, "f4"), "the array 'out_bias' holds NaN"),
         ("hidden", np.zeros((5, 10), "f4"), "the array 'hidden' has 5 inputs"),
-        ("gate", np.array([{}] * 12, dtype=object), "no arrays that can be read"),
     ],
 )
 def test_arrays_that_are_no_student(
     write: Write, name: str, change: NDArray[np.generic] | None, sentence: str
 ) -> None:
     folder = write(**{name: change})
-    with pytest.raises(PredictorError, match=rf"student\.npz: {sentence}"):
+    with pytest.raises(PredictorError, match=rf"student\.safetensors: {sentence}"):
         Predictor.load(folder)
 
 
-@pytest.mark.parametrize("content", [b"not a zip", b"\x93NUMPY", b"PK\x03\x04"])
+@pytest.mark.parametrize("content", [b"", b"no arrays", b"PK\x03\x04", of_bfloat16("gate", 12)])
 def test_a_file_of_another_form(write: Write, content: bytes) -> None:
-    with pytest.raises(PredictorError, match=r"student\.npz: no arrays that can be read"):
+    with pytest.raises(PredictorError, match=r"student\.safetensors: no arrays that can be read"):
         Predictor.load(write(content))
 
 
@@ -305,7 +304,7 @@ def test_tokenizer_and_weights_of_two_students(write: Write, network: StudentMod
         Predictor.load(write(**shorter))
 
 
-def test_serving_needs_numpy_and_tokenizers_alone(write: Write) -> None:
+def test_serving_needs_the_base_dependencies_alone(write: Write) -> None:
     code = """
 import sys
 from pars_export import Predictor

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from pars_export.artifact import Manifest, write_predictor
 from pars_export.inputs import InputSpec
 from pars_export.parity import builtin_texts
+from pars_export.runtimes.arrays import arrays_bytes
 from pars_export.runtimes.student import TOKENIZER, WEIGHTS
 from pars_export.words import WordTokenizer, train_tokenizer
 from pars_model.student import StudentModule, StudentShape
@@ -40,11 +39,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
     module = StudentModule(
         StudentShape(), tokenizer.vocab_size, tokenizer.read_all(["a", "b c"])[1]
     )
-    buffer = io.BytesIO()
-    np.savez(buffer, **module.arrays())  # type: ignore[arg-type]  # the stub wants no names
     folder = tmp_path_factory.mktemp("threads") / "student"
     manifest = Manifest(kind="student", input=spec, engines={"student": {"file": WEIGHTS}})
-    write_predictor(folder, manifest, {TOKENIZER: content, WEIGHTS: buffer.getvalue()})
+    write_predictor(folder, manifest, {TOKENIZER: content, WEIGHTS: arrays_bytes(module.arrays())})
     return folder
 
 

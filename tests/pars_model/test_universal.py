@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import io
 import json
 import random
 import re
@@ -16,6 +15,7 @@ import pytest
 from pars_export import InputError, Predictor, PredictorError
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest, write_predictor
 from pars_export.calibration import Calibration
+from pars_export.runtimes.arrays import arrays_bytes, floats, read_arrays
 from pars_export.runtimes.ngrams import NgramNetwork
 from pars_export.runtimes.student import StudentNetwork
 from pars_export.words import WordTokenizer
@@ -311,13 +311,10 @@ def test_a_default_predictor_is_compared_on_all_prompts_of_its_table(
 def turned_round(folder: Path) -> None:
     """Let a predictor rank backwards, and leave its card as it is."""
     manifest = read_manifest(folder)
-    with np.load(folder / "student.npz") as stored:
-        arrays = {name: stored[name] for name in stored.files}
-    arrays |= {name: -arrays[name] for name in ("out", "out_bias")}
+    arrays = read_arrays(folder / "student.safetensors")
+    arrays |= {name: -floats(arrays, name) for name in ("out", "out_bias")}
     kept = {name: (folder / name).read_bytes() for name in manifest.files}
-    buffer = io.BytesIO()
-    np.savez(buffer, **arrays)
-    write_predictor(folder, manifest, kept | {"student.npz": buffer.getvalue()})
+    write_predictor(folder, manifest, kept | {"student.safetensors": arrays_bytes(arrays)})
 
 
 def cell(dataset: str, ours: float, ridge: float, length: float) -> dict[str, Any]:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load, save
 
 from pars_export.errors import PredictorError
 
@@ -32,25 +32,29 @@ def pair_hash(first: Integers, second: Integers, buckets: int) -> Integers:
     return (mixed * buckets) >> 32
 
 
+def arrays_bytes(arrays: Arrays) -> bytes:
+    """A safetensors file; the same for the same arrays, in whatever order they come."""
+    # Of what is not contiguous, it would hold the memory as it lies.
+    return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+
+
 def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
-    """The arrays of an `.npz` file by their names; nothing is unpickled.
+    """The arrays of a safetensors file by their names.
 
     Raises:
         PredictorError: naming the file, which is damaged or of another form.
     """
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            found = {name: arrays[name] for name in arrays.files}
+        return load(path.read_bytes())
+    except KeyError as error:  # bfloat16 and the smaller ones
+        raise PredictorError(
+            f"{path}: no arrays that can be read (numpy has no type {error})."
+        ) from error
     except (
-        # What zipfile and numpy raise of a file that is not what they expect.
-        *(OSError, ValueError, TypeError, EOFError, KeyError, RuntimeError, MemoryError),
-        *(zipfile.BadZipFile, zlib.error),
+        # Of a shape that no array has, numpy raises a ValueError or an OverflowError.
+        *(SafetensorError, OSError, ValueError, OverflowError, MemoryError),
     ) as error:
         raise PredictorError(f"{path}: no arrays that can be read ({error}).") from error
-    for name, array in found.items():
-        if not isinstance(array, np.ndarray):  # numpy gives the bytes of what is no array
-            raise PredictorError(f"{path}: no arrays that can be read ({name!r} is none).")
-    return found
 
 
 def floats(weights: Arrays, name: str) -> Floats:
@@ -67,7 +71,7 @@ def check_arrays(
     """Size of each axis.
 
     Args:
-        weights: the arrays of an `.npz` file.
+        weights: arrays by their names.
         shapes: name of each array to its axes; axes of one name are of one size.
         known: sizes that are known before.
         whole: names of the arrays of whole numbers; the others hold fractions.

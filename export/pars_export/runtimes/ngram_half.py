@@ -6,7 +6,6 @@ score is added after the network ran, so it is the same float32 sum beside every
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from pars_export.runtimes.arrays import Arrays, Floats, read_arrays
 from pars_export.runtimes.ngrams import NgramNetwork
 from pars_export.words import FEATURES, surface
 
-HALF = "ngrams.npz"
+HALF = "ngrams.safetensors"
 """Its arrays, which are those of a linear student."""
 
 
@@ -26,7 +25,7 @@ class NgramHalf:
     """Texts and the ids that the encoder reads of them, to scores."""
 
     def __init__(self, arrays: Arrays, tokenizer: TextTokenizer) -> None:
-        """Take the arrays of `ngrams.npz`.
+        """Take the arrays of `ngrams.safetensors`.
 
         Raises:
             PredictorError: an array is missing or does not fit, or the tokenizer has ids that
@@ -64,13 +63,6 @@ def half_inputs(
     for index, (text, each) in enumerate(zip(texts, ids, strict=True)):
         features[index] = surface(text, spec, len(each) >= spec.max_length)
     return [tokenizer.content(each) for each in ids], features
-
-
-def half_bytes(arrays: Arrays) -> bytes:
-    """Content of `ngrams.npz`; the same for the same arrays, in whatever order they come."""
-    buffer = io.BytesIO()
-    np.savez(buffer, **{name: arrays[name] for name in sorted(arrays)})  # type: ignore[arg-type]  # the stub wants no names
-    return buffer.getvalue()
 
 
 def read_half(path: Path, tokenizer: TextTokenizer) -> NgramHalf:

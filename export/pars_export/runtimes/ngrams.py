@@ -139,7 +139,7 @@ class NgramNetwork:
     """Weights, and the way from ids to scores."""
 
     def __init__(self, weights: Arrays) -> None:
-        """Take the arrays of `student.npz`, or of a half.
+        """Take the arrays of `student.safetensors`, or of a half.
 
         Raises:
             PredictorError: an array is missing or its shape does not fit the others.

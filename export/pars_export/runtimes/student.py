@@ -38,7 +38,7 @@ from pars_export.runtimes.ngrams import MARK, NgramNetwork
 from pars_export.words import FEATURES, WordTokenizer, read_tokenizer
 
 Buckets = NDArray[np.integer]
-TOKENIZER, WEIGHTS = "tokenizer.json", "student.npz"
+TOKENIZER, WEIGHTS = "tokenizer.json", "student.safetensors"
 GATE_BOUND = 8.0
 """Logits of the average's weights lie within this, so that exp neither overflows nor vanishes."""
 _TOKENS = 1024
@@ -54,7 +54,7 @@ class StudentNetwork:
     """Weights and the way from ids to scores."""
 
     def __init__(self, weights: Arrays, threads: int = 1) -> None:
-        """Take the arrays of `student.npz`.
+        """Take the arrays of `student.safetensors`.
 
         Args:
             weights: name to array.

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
 _FLOAT_BYTES = 4
 
 
@@ -94,13 +92,14 @@ def products_of(config: Mapping[str, object]) -> list[tuple[int, int, int]]:
 
 def work_of_student(folder: Path, most_tokens: int) -> Work | None:
     """Of a student, by the shapes of its arrays; None of a linear one, which has no products."""
+    from pars_export.runtimes.arrays import read_arrays
     from pars_export.runtimes.student import WEIGHTS
 
-    with (folder / WEIGHTS).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-        if "conv" not in arrays:
-            return None
-        taps, _, channels = arrays["conv"].shape
-        hidden = arrays["hidden"].size
+    arrays = read_arrays(folder / WEIGHTS)
+    if "conv" not in arrays:
+        return None
+    taps, _, channels = arrays["conv"].shape
+    hidden = arrays["hidden"].size
     return Work(
         precision="float32",
         weights=0.0,  # the convolution is in the rows of its two tables since they were loaded
