@@ -11,7 +11,8 @@ import torch
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
-from pars_model.module import LARGE_HPARAMS, ResponseLengthRanker
+from pars_model.checkpoint_content import CONTENT, LARGE_HPARAMS
+from pars_model.module import ResponseLengthRanker
 
 
 def load_ranker(path: str | Path) -> ResponseLengthRanker:
@@ -28,7 +29,7 @@ def load_ranker(path: str | Path) -> ResponseLengthRanker:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         hparams = {k: v for k, v in checkpoint["hyper_parameters"].items() if k[0] != "_"}
-        _require(checkpoint, ("state_dict", "pars"))
+        _require(checkpoint, ("state_dict", CONTENT))
         _require(hparams, LARGE_HPARAMS)
     except (
         RuntimeError,

@@ -20,15 +20,14 @@ from pars_export.inputs import InputSpec, TextTokenizer
 from pars_export.network import POOLINGS, RankerNetwork
 from pars_export.runtimes.arrays import Arrays
 from pars_export.runtimes.ngram_half import NgramHalf
-from pars_model.batches import Batch, pad
+from pars_model.batches import Batch
 from pars_model.calibration import fit_calibration
+from pars_model.checkpoint_content import CONTENT, LARGE_HPARAMS, content_of, take_content
 from pars_model.encoder import find_encoder, pretrained_weights
 from pars_model.losses import Labels, build_objective
-from pars_model.metrics import group_counts, mean_over_groups
-from pars_model.optim import learning_rate_factor, parameter_groups
-from pars_model.processes import rows_of_all_processes
-
-LARGE_HPARAMS = ("encoder_config", "tokenizer_json")
+from pars_model.optim import check_rates, learning_rate_factor, parameter_groups
+from pars_model.reading import pooled, read
+from pars_model.validation import Pass, ScoredItems, metrics_of
 
 
 class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy does not follow lightning
@@ -102,14 +101,11 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        _check(
-            pooling=pooling,
-            lr=lr,
-            head_lr=head_lr,
-            layer_decay=layer_decay,
-            schedule=schedule,
-            warmup=warmup,
-        )
+        if pooling not in POOLINGS:
+            raise ConfigError(
+                f"model.pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}."
+            )
+        check_rates(lr, head_lr, layer_decay, warmup, schedule)
         if encoded_together < 0:
             raise ConfigError(
                 f"model.encoded_together is {encoded_together}; expected a number of prompts, or 0 "
@@ -149,7 +145,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         self._half: tuple[NgramHalf, TextTokenizer] | None = None
         self.metrics: dict[str, float] = {}
         self.training_summary: dict[str, Any] = {}
-        self._seen: list[tuple[np.ndarray, ...]] = []
+        self._pass = Pass()
 
     @property
     def network(self) -> RankerNetwork:
@@ -191,7 +187,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             row: the prompt of each item, (n,); by default each prompt is one item.
             facts: what is read beside the text of each item, (n, width).
         """
-        vector = self.dropout(self._pooled(input_ids, attention_mask))
+        together = self.hparams.encoded_together
+        vector = self.dropout(pooled(self.network, input_ids, attention_mask, together))
         # bfloat16 keeps 8 bits: in it, scores of different prompts would tie.
         with torch.autocast(vector.device.type, enabled=False):
             if self.fact_head is not None:
@@ -200,22 +197,6 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 return self.network.logits(chosen, self._some_unknown(facts))
             outputs = self.head(vector)  # once a prompt, for all of its items
             return outputs if row is None else outputs[row]
-
-    def _pooled(self, input_ids: Tensor, attention_mask: Tensor) -> Tensor:
-        """Vectors (p, width) of tokens (p, t); a CPU encodes those of similar counts together."""
-        together = self.hparams.encoded_together
-        if not 0 < together < len(input_ids) or input_ids.device.type != "cpu":
-            states = self.encoder(input_ids=input_ids, attention_mask=attention_mask)
-            return self.network.pool(states, attention_mask)
-        tokens = attention_mask.sum(dim=1)
-        order = tokens.argsort()
-        vectors = []
-        for part in order.split(together):
-            width = int(tokens[part].max())
-            ids, mask = input_ids[part, :width], attention_mask[part, :width]
-            states = self.encoder(input_ids=ids, attention_mask=mask)
-            vectors.append(self.network.pool(states, mask))
-        return torch.cat(vectors)[order.argsort()]
 
     def _some_unknown(self, facts: Tensor) -> Tensor:
         """Facts (n, width) of which training takes a share for unknown."""
@@ -296,28 +277,11 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     def _read(
         self, texts: Sequence[str], known: NDArray[np.float32] | None, batch_size: int
     ) -> Iterator[tuple[list[int], NDArray[np.float32], NDArray[np.float32]]]:
-        """(places of some texts, their pooled vectors, their scores), similar lengths together."""
+        """(places of some texts, their pooled vectors, their scores)."""
         tokenizer = self.text_tokenizer()
         tokens = tokenizer.encode(texts)
-        order = sorted(range(len(tokens)), key=lambda place: len(tokens[place]))
-        beside = torch.from_numpy(self._spec().of(None, len(tokens)) if known is None else known)
-        for start in range(0, len(order), batch_size):
-            part = order[start : start + batch_size]
-            ids, mask = (
-                each.to(self.device)
-                for each in pad([tokens[place] for place in part], tokenizer.pad_id)
-            )
-            facts = None if self.fact_head is None else beside[part].to(self.device)
-            with torch.inference_mode():
-                vectors = self.network.pool(self.encoder(input_ids=ids, attention_mask=mask), mask)
-                scores = self.network.score(vectors, facts).cpu().numpy()
-            wrong = int(np.count_nonzero(~np.isfinite(scores)))
-            if wrong:
-                raise InputError(
-                    f"The ranker's scores of {wrong} of {len(part)} prompts are NaN or infinite: "
-                    "train it again with a lower model.lr."
-                )
-            yield part, vectors.cpu().numpy(), scores
+        beside = self._spec().of(None, len(tokens)) if known is None else known
+        return read(self.network, tokens, tokenizer.pad_id, beside, batch_size, self.device)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         """Loss of the pairs (or items) of one batch."""
@@ -347,23 +311,23 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def on_validation_epoch_start(self) -> None:
         """Forget the scores of an earlier pass."""
-        self._seen.clear()
+        self._pass.begin()
 
     def on_test_epoch_start(self) -> None:
         """Forget the scores of an earlier pass."""
-        self._seen.clear()
+        self._pass.begin()
 
     def on_validation_epoch_end(self) -> None:
         """Tau over the whole split; calibration of the scores of this epoch."""
         if not self.trainer.sanity_checking:
-            scores, lengths, censored, group, prompt = self._summarise("val")
+            found = self._summarise("val")
             if self.trainer.state.fn == "fit":
                 data = getattr(self.trainer, "datamodule", None)
                 if data is None:
-                    self.calibration = fit_calibration(scores, lengths, censored)
+                    self.calibration = fit_calibration(found.scores, found.length, found.censored)
                 else:
-                    self.calibrate(scores, prompt, group, data)
-                self.training_summary = self._training_summary(len(np.unique(group)))
+                    self.calibrate(found.scores, found.prompt, found.group, data)
+                self.training_summary = self._training_summary(len(np.unique(found.group)))
 
     def on_test_epoch_end(self) -> None:
         """Tau over the whole split."""
@@ -376,10 +340,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             loss, scores = self.objective.loss(outputs, labels), self.objective.score(outputs)
         several = self.trainer.world_size > 1
         self.log(f"{stage}/loss", loss, batch_size=len(batch.input_ids), sync_dist=several)
-        prompt = batch.prompt[batch.row]
-        scores = scores + self._beside_network(batch.prompt)[batch.row]
-        found = (scores, batch.length, batch.censored, batch.group, prompt)
-        self._seen.append(tuple(each.detach().cpu().numpy() for each in found))
+        self._pass.add(batch, scores + self._beside_network(batch.prompt)[batch.row])
 
     def _beside_network(self, prompts: Tensor) -> Tensor:
         """What the n-gram half adds to the scores of these prompts of the table, (p,)."""
@@ -389,31 +350,24 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         found = self.half_scores([known[number] for number in prompts.tolist()])
         return torch.from_numpy(found).to(prompts.device)
 
-    def _summarise(self, stage: str) -> tuple[np.ndarray, ...]:
-        seen = [np.concatenate(each) for each in zip(*self._seen, strict=True)]
-        if self.trainer.world_size > 1:
-            seen = rows_of_all_processes(self, seen)
-        scores, lengths, censored, group, prompt = seen
-        if not np.isfinite(scores).all():
+    def _summarise(self, stage: str) -> ScoredItems:
+        found = self._pass.items(self)
+        if not np.isfinite(found.scores).all():
             raise InputError(
                 f"The ranker's scores became NaN or infinite in epoch {self.current_epoch}: lower "
                 f"model.lr (now {self.hparams.lr}) or use trainer.precision 32-true."
             )
-        self.judge(scores, lengths, censored, group)
+        self.judge(found.scores, found.length, found.censored, found.group)
         several = self.trainer.world_size > 1  # all have the same, which Lightning cannot know
         named = {f"{stage}/{k}": v for k, v in self.metrics.items()}
         self.log_dict(named, prog_bar=True, sync_dist=several)
-        return scores, lengths, censored, group, prompt
+        return found
 
     def judge(
         self, scores: np.ndarray, lengths: np.ndarray, censored: np.ndarray, group: np.ndarray
     ) -> None:
         """Make `metrics` of the scores (n,) of the items of a split."""
-        counts = group_counts(scores, lengths, censored, group)
-        self.metrics = {
-            "tau": mean_over_groups(counts, lambda each: each.tau),
-            "pair_accuracy": mean_over_groups(counts, lambda each: each.accuracy),
-        }
+        self.metrics = metrics_of(scores, lengths, censored, group)
 
     def calibrate(
         self, scores: np.ndarray, prompt: np.ndarray, group: np.ndarray, data: Any
@@ -435,17 +389,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what an export needs beside the weights."""
-        checkpoint["pars"] = {
-            "calibration": self.calibration,
-            "metrics": self.metrics,
-            "training": self.training_summary,
-            "facts": (self.fact_spec or FactSpec()).to_json(),
-            "ngrams": {k: torch.from_numpy(v) for k, v in (self.ngrams or {}).items()},
-            "input": {
-                "max_length": self.input_spec.max_length,
-                "truncation": self.input_spec.truncation,
-            },
-        }
+        checkpoint[CONTENT] = content_of(self)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Take it back.
@@ -459,13 +403,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 "--ckpt_path names a checkpoint of weights alone (a best.ckpt): go on from a "
                 "last.ckpt."
             )
-        extra = checkpoint.get("pars", {})
-        self.fact_spec = FactSpec.from_json(extra.get("facts", []))
-        found = {name: each.numpy() for name, each in extra.get("ngrams", {}).items()}
-        self.take_half(found or None)
-        self.calibration = extra.get("calibration")
-        self.metrics = extra.get("metrics", {})
-        self.training_summary = extra.get("training", {})
+        take_content(self, checkpoint.get(CONTENT, {}))
 
     def configure_optimizers(self) -> dict[str, Any]:
         """AdamW with a learning rate per layer; warm-up, then linear decay or none."""
@@ -484,20 +422,3 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             "optimizer": optimizer,
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
-
-
-def _check(
-    pooling: str, lr: float, head_lr: float, layer_decay: float, schedule: str, warmup: float
-) -> None:
-    if pooling not in POOLINGS:
-        raise ConfigError(f"model.pooling is {pooling!r}; expected one of {', '.join(POOLINGS)}.")
-    if schedule not in ("linear", "constant"):
-        raise ConfigError(f"model.schedule is {schedule!r}; expected linear or constant.")
-    for name, value, allowed in (
-        ("lr", lr, lr > 0),
-        ("head_lr", head_lr, head_lr > 0),
-        ("layer_decay", layer_decay, 0 < layer_decay <= 1),
-        ("warmup", warmup, 0 <= warmup < 1),
-    ):
-        if not allowed:
-            raise ConfigError(f"model.{name} is {value}, which is out of range.")

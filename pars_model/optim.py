@@ -9,7 +9,29 @@ from typing import Any
 
 from torch import nn
 
+from pars_export.errors import ConfigError
+
 HEADS = ("head.", "fact_head.")
+
+
+def check_rates(
+    lr: float, head_lr: float, layer_decay: float, warmup: float, schedule: str
+) -> None:
+    """Refuse what no fit can learn by.
+
+    Raises:
+        ConfigError: a value of a recipe's ``model`` is unknown or out of range.
+    """
+    if schedule not in ("linear", "constant"):
+        raise ConfigError(f"model.schedule is {schedule!r}; expected linear or constant.")
+    for name, value, allowed in (
+        ("lr", lr, lr > 0),
+        ("head_lr", head_lr, head_lr > 0),
+        ("layer_decay", layer_decay, 0 < layer_decay <= 1),
+        ("warmup", warmup, 0 <= warmup < 1),
+    ):
+        if not allowed:
+            raise ConfigError(f"model.{name} is {value}, which is out of range.")
 
 
 def parameter_groups(

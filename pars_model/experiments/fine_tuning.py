@@ -31,7 +31,10 @@ CODE = (
     *HALF_CODE,
     *(
         f"pars_model.{name}"
-        for name in ("batches", "datamodule", "evidence", "losses", "module", "optim", "pairs")
+        for name in (
+            *("batches", "checkpoint_content", "datamodule", "evidence", "losses", "module"),
+            *("optim", "pairs", "reading", "validation"),
+        )
     ),
 )
 """Modules that a fine-tuning's scores depend on."""

@@ -65,8 +65,9 @@ STUDENT_CODE = (
     *(
         f"pars_model.{name}"
         for name in (
-            *("batches", "checkpoint", "course", "distil", "losses", "module", "optim", "pairs"),
-            *("splice", "student", "student_fit", "student_folder"),
+            *("batches", "checkpoint", "checkpoint_content", "course", "distil", "losses"),
+            *("module", "optim", "pairs", "reading", "splice", "student", "student_fit"),
+            "student_folder",
         )
     ),
 )
