@@ -28,6 +28,8 @@ from pars_export.facts import rows as rows_of_facts
 from pars_export.files import atomic_file
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from pars_model.lengths import LengthTable
 
 Floats = NDArray[np.float64]
@@ -112,23 +114,23 @@ def _aligned(lengths: Floats, places: Floats) -> Floats:
     return aligned
 
 
-def others_of(table: LengthTable, group: int, items: Ints) -> Floats:
-    """What the other LLMs of a table answered to the prompts of items, (LLMs, items).
+def answers_to(texts: Sequence[str], table: LengthTable) -> Floats:
+    """What the LLMs of a table answered to texts, (LLMs, texts); NaN where unknown.
 
-    An LLM that answered a prompt in several data sets counts by its median; what was cut off is
-    unknown, for it may have been cut off anywhere.
+    An LLM that answered a prompt in several data sets counts by the median of its items there; what
+    was cut off is unknown, for it may have been cut off anywhere.
     """
-    column = {prompt: number for number, prompt in enumerate(np.unique(table.prompt[items]))}
+    column = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     told: dict[tuple[int, int], list[float]] = {}
-    for other in np.flatnonzero((table.group != group) & ~table.censored).tolist():
-        prompt = int(table.prompt[other])
-        if prompt in column:
-            told.setdefault((int(table.group[other]), prompt), []).append(table.length[other])
+    for item in np.flatnonzero(~table.censored).tolist():
+        text = table.prompts[table.prompt[item]]
+        if text in column:
+            key = int(table.group[item]), column[text]
+            told.setdefault(key, []).append(table.length[item])
     found = np.full((len(table.groups), len(column)), np.nan)
-    for (other, prompt), lengths in told.items():
-        found[other, column[prompt]] = np.median(lengths)
-    columns = [column[prompt] for prompt in table.prompt[items].tolist()]
-    return np.delete(found, group, axis=0)[:, columns]
+    for place, lengths in told.items():
+        found[place] = np.median(lengths)
+    return found[:, [column[text] for text in texts]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -147,7 +149,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Entry of ``pars borrow``."""
-    from pars_model.lengths import read_lengths, split_prompts
+    from pars_model.lengths import split_prompts, table_of
     from pars_model.rows import read_raw
     from pars_model.writing import writer_of
 
@@ -159,7 +161,8 @@ def run(args: argparse.Namespace) -> int:
         raise InputError(
             f"--out {args.out}: expected another {args.table.suffix} file than the table."
         )
-    table = read_lengths(args.table)
+    rows = read_raw(args.table)
+    table = table_of(args.table, [row for row, _ in rows])
     group = _group(table, args.llm, args.config)
     split = dict(zip(table.prompts, split_prompts(table).tolist(), strict=True))
     mine = np.flatnonzero(table.group == group)
@@ -171,7 +174,8 @@ def run(args: argparse.Namespace) -> int:
             "the column split."
         )
     learned = mine[[part == "train" for part in parts]]
-    others = others_of(table, group, learned)
+    texts = [table.prompts[prompt] for prompt in table.prompt[learned].tolist()]
+    others = answers_to(texts, table.select(table.group != group))
     told = lenders(others)
     if not len(told):
         most = (~np.isnan(others)).sum(axis=1).max(initial=0)
@@ -185,7 +189,7 @@ def run(args: argparse.Namespace) -> int:
         (table.prompts[table.prompt[item]], table.datasets[table.dataset[item]]): (item, other)
         for item, other in zip(learned.tolist(), whose.tolist(), strict=True)
     }
-    rows, facts = read_raw(args.table), rows_of_facts(table.facts, len(table))
+    facts = rows_of_facts(table.facts, len(table))
     # Every row has every column of the table, for files that take theirs from the first.
     names = dict.fromkeys([*(name for _, raw in rows for name in raw if name), *_WRITTEN])
     kept: list[dict[str, object]] = []

@@ -126,15 +126,18 @@ def read_lengths(path: str | Path) -> LengthTable:
             column, a row holds something else than a text and a whole number of tokens, or the
             lengths of one LLM and config are in several units.
     """
-    path = Path(path)
-    rows = read_rows(path)
+    return table_of(path, read_rows(Path(path)))
+
+
+def table_of(path: str | Path, rows: Sequence[Row]) -> LengthTable:
+    """The table of rows that were read from ``path``; `read_lengths` says what is refused."""
     if len(rows) < 2:
         found = "no rows" if not rows else "one row"
         raise InputError(
             f"{path} holds {found}, but lengths can only be compared between at least two "
             "prompts: collect more with `pars collect`."
         )
-    return _items(path, rows)
+    return _items(Path(path), rows)
 
 
 def censored_median(lengths: Floats, censored: Bools) -> tuple[float, bool]:

@@ -6,11 +6,13 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, replace
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pars_model.borrow import borrowed, lenders
+from pars_export.facts import Facts
+from pars_model.borrow import answers_to, borrowed, lenders
 from pars_model.experiments import matrix_page
 from pars_model.experiments.cells import Cell, cut_off, read_dataset
 from pars_model.experiments.frozen import FrozenCell, frozen_cell
@@ -19,9 +21,10 @@ from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, p
 from pars_model.experiments.matrix import RATE, RIDGE, shown
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
-from pars_model.lengths import LengthTable, censored_median
+from pars_model.lengths import LengthTable, table_of
 from pars_model.metrics import Estimate
 from pars_model.ngrams import NgramRidge, rank_targets
+from pars_model.rows import Row
 
 Floats = NDArray[np.float64]
 
@@ -154,25 +157,26 @@ def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, others: Floats, se
 
 
 def others_of(bench: Workbench, cell: Cell, lengths: LengthTable) -> Floats:
-    """What LLMs that are not of the cell's kin answered to a table's prompts, (LLMs, prompts).
-
-    The median of several answers; one that was cut off is unknown.
-    """
+    """What LLMs that are not of the cell's kin answered to a table's prompts, (LLMs, prompts)."""
     texts, rows = read_dataset(bench.data_root, cell.dataset)
-    place = {text: number for number, text in enumerate(lengths.prompts)}
-    told: dict[tuple[str, int], list[tuple[float, bool]]] = {}
-    for row in rows:
-        number = place.get(texts.get(row["prompt_id"], ""))
-        if number is not None and not re.search(CELLS[cell], row["model"]):
-            told.setdefault((row["model"], number), []).append((row["length"], cut_off(row)))
-    names = {name: number for number, name in enumerate(sorted({name for name, _ in told}))}
-    found = np.full((len(names), len(place)), np.nan)
-    for (name, number), answers in told.items():
-        several, bounds = zip(*answers, strict=True)
-        median, bound = censored_median(np.array(several, dtype=np.float64), np.array(bounds))
-        if not bound:
-            found[names[name], number] = median
-    return lenders(found)
+    known = set(lengths.prompts)
+    answers = [
+        Row(
+            text,
+            row["length"],
+            cut_off(row),
+            row["model"],
+            cell.dataset,
+            config="",
+            split="",
+            unit="",
+            facts=Facts(),
+        )
+        for row in sorted(rows, key=itemgetter("model"))
+        for text in [texts.get(row["prompt_id"], "")]
+        if text in known and not re.search(CELLS[cell], row["model"])
+    ]
+    return lenders(answers_to(lengths.prompts, table_of(bench.data_root, answers)))
 
 
 def labelled(

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pars_model.__main__ import main
-from pars_model.borrow import SHARED, Floats, Ints, borrowed, lenders, others_of
+from pars_model.borrow import SHARED, Floats, Ints, answers_to, borrowed, lenders
 from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
 from pars_model.metrics import kendall_tau
 from pars_model.writing import writer_of
@@ -238,10 +238,9 @@ def test_lengths_that_others_were_cut_off_at_are_unknown(tmp_path: Path) -> None
         for number, row in enumerate(rows(3))
     ]
     table = read_lengths(written(tmp_path / "all.parquet", capped))
-    mine = np.flatnonzero(table.group == 0)
-    others = others_of(table, 0, mine)
-    assert np.isnan(others).sum(axis=1).tolist() == [100, 0]
-    assert others[1].tolist() == noisy(2).tolist()
+    found = answers_to(table.prompts, table)
+    assert np.isnan(found).sum(axis=1).tolist() == [0, 100, 0]
+    assert found[2].tolist() == noisy(2).tolist()
 
 
 def test_an_llm_that_answered_in_several_data_sets_lends_its_median(tmp_path: Path) -> None:
@@ -256,8 +255,11 @@ def test_an_llm_that_answered_in_several_data_sets_lends_its_median(tmp_path: Pa
         if row["model"] == "llm-1" or place == 1
     ]
     table = read_lengths(written(tmp_path / "all.parquet", several))
-    (found,) = others_of(table, 0, np.flatnonzero(table.group == 0))
-    assert found.tolist() == (2 * noisy(1)).tolist()
+    asked = [*reversed(table.prompts), "a question of nobody", table.prompts[0]]
+    own, other = answers_to(asked, table.select(table.group != 0))
+    assert np.isnan(own).all(), "those that were left out tell nothing"
+    assert np.isnan(other[-2])
+    assert np.delete(other, -2).tolist() == (2 * np.append(noisy(1)[::-1], noisy(1)[0])).tolist()
 
 
 def test_facts_of_any_sample_are_kept_and_cap_a_label(tmp_path: Path) -> None:
