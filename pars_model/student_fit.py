@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -107,25 +108,9 @@ def fit_student(
         if words is not None:
             network.begin(words)
         told = None if vectors is None else _Told(vectors.texts, train, recipe.shape.neurons)
-
-        def loss(
-            batch: Batch, network: StudentModule = network, told: _Told | None = told
-        ) -> Tensor:
-            neurons = network.neurons(batch.input_ids, batch.attention_mask, known[batch.prompt])
-            found = network.score(neurons)
-            distance = (found - target[batch.prompt]).square().mean()
-            if told is not None:
-                distance = distance + recipe.vector_weight * told.distance(neurons, batch.prompt)
-            pairs = batch.row[batch.longer], batch.row[batch.shorter]
-            # Targets have deviation 1, which as log-odds is timid.
-            return distance + recipe.label_weight * logistic_loss(2 * found, *pairs)
-
-        def scores_of(
-            numbers: NDArray[np.int64], network: StudentModule = network
-        ) -> NDArray[np.float32]:
-            return predict(network, [tokens[i] for i in numbers], features[numbers])
-
         learning = network if told is None else nn.ModuleList([network, told])
+        loss = partial(_loss, recipe, network, told, known, target)
+        scores_of = partial(_scores_of, network, tokens, features)
         taus += take(course, lesson, learning, loss, scores_of, "student")
         members.append(network)
     return Student(StudentEnsemble(members), tokenizer_json, tuple(taus))
@@ -151,6 +136,44 @@ class _Told(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
         wanted = (self._vectors[texts] - self._mean) / self._deviation
         found: Tensor = (self.layer(neurons) - wanted).square().mean()
         return found
+
+
+def _loss(
+    recipe: Recipe,
+    network: StudentModule,
+    told: _Told | None,
+    features: Tensor,
+    target: Tensor,
+    batch: Batch,
+) -> Tensor:
+    """How far a student is from its teacher, and from the order of the lengths.
+
+    Args:
+        recipe: what each of them weighs.
+        network: the student.
+        told: the teacher's vectors, where it tells them.
+        features: of all texts, (n, width).
+        target: the teacher's standardised scores of all texts, (n,).
+        batch: some of the texts, and their pairs.
+    """
+    neurons = network.neurons(batch.input_ids, batch.attention_mask, features[batch.prompt])
+    found = network.score(neurons)
+    distance = (found - target[batch.prompt]).square().mean()
+    if told is not None:
+        distance = distance + recipe.vector_weight * told.distance(neurons, batch.prompt)
+    pairs = batch.row[batch.longer], batch.row[batch.shorter]
+    # Targets have deviation 1, which as log-odds is timid.
+    return distance + recipe.label_weight * logistic_loss(2 * found, *pairs)
+
+
+def _scores_of(
+    network: nn.Module,
+    tokens: Sequence[Sequence[int]],
+    features: NDArray[np.float32],
+    numbers: NDArray[np.int64],
+) -> NDArray[np.float32]:
+    """Scores of the texts of these numbers among all."""
+    return predict(network, [tokens[i] for i in numbers], features[numbers])
 
 
 def predict(
