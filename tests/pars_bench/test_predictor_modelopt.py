@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -55,14 +56,22 @@ def test_without_modelopt_one_sentence_says_how_to_get_it(
     assert "run `make modelopt`" in refusal(folder, tmp_path / "page.md", capsys)
 
 
+@pytest.mark.parametrize(
+    ("made", "sentence"),
+    [
+        (lambda _: DEFAULT_PREDICTOR, "give an encoder's"),
+        (lambda path: path / "none", "no such predictor folder"),
+        (
+            lambda path: write_tiny_predictor(path / "facts", facts=("max_tokens",)),
+            "it reads facts beside the text",
+        ),
+    ],
+    ids=["another kind", "none", "facts"],
+)
 def test_only_encoders_of_texts_are_compared(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    made: Callable[[Path], Path], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    page = tmp_path / "page.md"
-    assert "give an encoder's" in refusal(DEFAULT_PREDICTOR, page, capsys)
-    assert "no such predictor folder" in refusal(tmp_path / "none", page, capsys)
-    reading = write_tiny_predictor(tmp_path / "facts", facts=("max_tokens",))
-    assert "it reads facts beside the text" in refusal(reading, page, capsys)
+    assert sentence in refusal(made(tmp_path), tmp_path / "page.md", capsys)
 
 
 def test_our_own_graphs_are_judged(folder: Path, judge: Judge, tmp_path: Path) -> None:
@@ -93,29 +102,28 @@ def edited(judge: Judge, change: Write) -> Kept:
     return judge.kept(Graph(MODELOPT, "fp16", "edited", change))
 
 
-def test_a_reversed_order_shows(judge: Judge) -> None:
-    def negate(source: Path, target: Path) -> None:
+def followed_by(kind: str) -> Write:
+    """Writes a graph whose scores go through one more operator."""
+
+    def write(source: Path, target: Path) -> None:
         model = onnx.load(str(source))
         for node in model.graph.node:
-            node.output[:] = ["wrong" if name == "scores" else name for name in node.output]
-        model.graph.node.append(helper.make_node("Neg", ["wrong"], ["scores"]))
+            node.output[:] = ["before" if name == "scores" else name for name in node.output]
+        model.graph.node.append(helper.make_node(kind, ["before"], ["scores"]))
         onnx.save(model, str(target))
 
-    found = edited(judge, negate)
+    return write
+
+
+def test_a_reversed_order_shows(judge: Judge) -> None:
+    found = edited(judge, followed_by("Neg"))
     assert found.tau is not None
     assert found.tau == pytest.approx(-1)
     assert not found.promised
 
 
 def test_ties_show(judge: Judge) -> None:
-    def sign(source: Path, target: Path) -> None:
-        model = onnx.load(str(source))
-        for node in model.graph.node:
-            node.output[:] = ["exact" if name == "scores" else name for name in node.output]
-        model.graph.node.append(helper.make_node("Sign", ["exact"], ["scores"]))
-        onnx.save(model, str(target))
-
-    assert edited(judge, sign).distinct <= 2
+    assert edited(judge, followed_by("Sign")).distinct <= 2
 
 
 def test_an_infinite_mask_and_a_spoilt_input_show(judge: Judge) -> None:

@@ -63,13 +63,17 @@ def int8_graphs(ids: Ids, pad_id: int, floating: Collection[str]) -> Iterator[tu
         "MatMul only": {"op_types_to_quantize": ["MatMul"]},
         "the same products as ours": {
             "op_types_to_quantize": ["MatMul"],
-            # modelopt reads them as patterns of how a name begins.
-            "nodes_to_exclude": [f"{re.escape(name)}$" for name in sorted(floating)],
+            "nodes_to_exclude": exclusions(floating),
         },
     }
     for name, placement in placements.items():
         for method in METHODS:
             yield f"{name}, {method}", partial(_quantize, ids, pad_id, method, placement)
+
+
+def exclusions(names: Collection[str]) -> list[str]:
+    """Patterns of these names and no others; modelopt reads them as of how a name begins."""
+    return [f"{re.escape(name)}$" for name in sorted(names)]
 
 
 def fp16_graphs(ids: Ids, pad_id: int) -> Iterator[tuple[str, Write]]:
@@ -102,7 +106,7 @@ def infinite_constants(path: Path) -> int:
     return sum(each.dtype.kind == "f" and not np.isfinite(each).all() for each in values)
 
 
-class _Prompts:
+class Prompts:
     """Prompts for onnxruntime's calibration, each by itself, as this project's own sees them."""
 
     def __init__(self, ids: Ids, pad_id: int) -> None:
@@ -137,7 +141,7 @@ def _quantize(
             str(source),
             quantize_mode="int8",
             calibration_method=method,
-            calibration_data_reader=_Prompts(ids, pad_id),
+            calibration_data_reader=Prompts(ids, pad_id),
             calibration_eps=["cpu"],
             high_precision_dtype="fp32",  # as in our graph: what is not int8 stays float32
             output_path=str(target),
