@@ -20,7 +20,7 @@ from pars_model.universal.responses import Responses, coverage
 from pars_model.universal.sources import FAMILIES
 
 CARD, NUMBERS = "CARD.md", "card.json"
-LARGEST = 3_500_000
+LARGEST = 3_000_000
 """Bytes of the folder, at most: it goes with every installation."""
 _PER_FAMILY = 600
 """Prompts of each family that the calibration sees: traffic is no multiple choice exam."""

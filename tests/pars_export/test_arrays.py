@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from forged_arrays import forged
 from numpy.testing import assert_array_equal
+from safetensors.numpy import save
 
 from pars_export.errors import PredictorError
 from pars_export.runtimes.arrays import arrays_bytes, read_arrays
@@ -39,6 +40,52 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
     for name, array in {**ARRAYS, **strided}.items():
         assert_array_equal(found[name], array)
         assert found[name].dtype == array.dtype.newbyteorder("<")
+
+
+SPARSE = {
+    "zeros": np.zeros(64, dtype="f2"),
+    "row": np.where(np.arange(4096) % 50 == 7, np.arange(4096), 3).astype("f4"),
+    "numbers": np.where(np.arange(800) % 100 == 0, -1, 5).astype("i4"),
+}
+
+
+def test_a_row_of_mostly_one_number_is_read_as_it_was_and_takes_less(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(content := arrays_bytes({**ARRAYS, **SPARSE}))
+    assert len(content) < sum(array.nbytes for array in SPARSE.values()) / 5
+    found = read_arrays(tmp_path / "a")
+    assert set(found) == {*ARRAYS, *SPARSE}
+    for name, array in SPARSE.items():
+        assert_array_equal(found[name], array)
+        assert found[name].dtype == array.dtype
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"a.fill": np.zeros(2, dtype="f4")},
+        {"a.fill": np.zeros(1, dtype="f2")},
+        {"a.fill": np.zeros((1, 1), dtype="f4")},
+        {"a.marks": np.zeros(4, dtype="i1")},
+        {"a.marks": np.full(4, 255, dtype="u1")},
+        {"a.others": np.zeros(2, dtype="f4")},
+        {"a.fill": None},
+        {"a.others": None},
+    ],
+)
+def test_parts_that_are_not_of_one_array(
+    tmp_path: Path, change: dict[str, np.ndarray | None]
+) -> None:
+    parts: dict[str, np.ndarray | None] = {
+        "a.fill": np.zeros(1, dtype="f4"),
+        "a.marks": np.array([0, 128, 0, 0], dtype="u1"),
+        "a.others": np.ones(1, dtype="f4"),
+    }
+    path = tmp_path / "student.safetensors"
+    path.write_bytes(save({k: v for k, v in parts.items() if v is not None}))
+    assert read_arrays(path)["a"].tolist() == [0.0] * 8 + [1.0] + [0.0] * 23
+    path.write_bytes(save({k: v for k, v in {**parts, **change}.items() if v is not None}))
+    with pytest.raises(PredictorError, match=r"the parts of 'a' do not fit each other"):
+        read_arrays(path)
 
 
 def _npz() -> bytes:

@@ -17,6 +17,8 @@ Floats = NDArray[np.float32]
 Arrays = Mapping[str, NDArray[np.generic]]
 FIRST, SECOND = 0x9E3779B1, 0x85EBCA6B
 """What `pair_hash` multiplies by."""
+_PARTS = (".fill", ".marks", ".others")
+"""Ends of the names of what stands in a file for a sparse array."""
 Integers = TypeVar("Integers", NDArray[np.int64], int, Any)
 
 
@@ -33,9 +35,44 @@ def pair_hash(first: Integers, second: Integers, buckets: int) -> Integers:
 
 
 def arrays_bytes(arrays: Arrays) -> bytes:
-    """A safetensors file; the same for the same arrays, in whatever order they come."""
+    """A safetensors file; the same for the same arrays, in whatever order they come.
+
+    Of a row of numbers most of which are one, as of a linear model's weights, it holds that one,
+    bits that mark the others, and the others.
+    """
+    written: dict[str, NDArray[np.generic]] = {}
+    for name in sorted(arrays):
+        written |= _sparse(name, arrays[name])
     # Of what is not contiguous, it would hold the memory as it lies.
-    return save({name: np.ascontiguousarray(arrays[name]) for name in sorted(arrays)})
+    return save({name: np.ascontiguousarray(array) for name, array in written.items()})
+
+
+def _sparse(name: str, array: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
+    """What stands in the file for an array, by name."""
+    if array.ndim == 1 and array.size and array.size % 8 == 0:
+        values, counts = np.unique(array, return_counts=True)
+        fill = values[counts.argmax()]
+        other = array != fill
+        parts = (np.array([fill]), np.packbits(other), array[other])
+        if sum(part.nbytes for part in parts) < array.nbytes:
+            return {f"{name}{part}": found for part, found in zip(_PARTS, parts, strict=True)}
+    return {name: array}
+
+
+def _dense(name: str, found: dict[str, NDArray[np.generic]]) -> NDArray[np.generic]:
+    """The array that `_sparse` took apart; its parts leave ``found``.
+
+    Raises:
+        ValueError: they are not of one array.
+    """
+    fill, marks, others = (found.pop(f"{name}{part}", np.empty((0, 0))) for part in _PARTS)
+    whole = marks.dtype == np.uint8 and [each.ndim for each in (fill, marks, others)] == [1, 1, 1]
+    other = np.unpackbits(marks.astype(np.uint8)).astype(bool) if whole else np.zeros(0, bool)
+    if not whole or len(fill) != 1 or fill.dtype != others.dtype or other.sum() != len(others):
+        raise ValueError(f"the parts of {name!r} do not fit each other")
+    array = np.repeat(fill, len(other))
+    array[other] = others
+    return array
 
 
 def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
@@ -45,7 +82,10 @@ def read_arrays(path: Path) -> dict[str, NDArray[np.generic]]:
         PredictorError: naming the file, which is damaged or of another form.
     """
     try:
-        return load(path.read_bytes())
+        found = load(path.read_bytes())
+        for name in [name.removesuffix(_PARTS[1]) for name in found if name.endswith(_PARTS[1])]:
+            found[name] = _dense(name, found)
+        return found
     except KeyError as error:  # bfloat16 and the smaller ones
         raise PredictorError(
             f"{path}: no arrays that can be read (numpy has no type {error})."
