@@ -19,13 +19,14 @@ ENCODER, MAX_LENGTH = "embedded:minilm", 128
 class FrozenEncoder:
     """Texts to features; the encoder is loaded when it is first asked."""
 
-    def __init__(self) -> None:
+    def __init__(self, max_length: int = MAX_LENGTH) -> None:
+        self._max_length = max_length
         self._ranker: ResponseLengthRanker | None = None
 
     def __call__(self, texts: Sequence[str]) -> Rows:
         """Features (n, width) of texts."""
         if self._ranker is None:
-            self._ranker = ResponseLengthRanker(encoder=ENCODER, max_length=MAX_LENGTH)
+            self._ranker = ResponseLengthRanker(encoder=ENCODER, max_length=self._max_length)
             self._ranker.eval()
         tokenizer = self._ranker.text_tokenizer()
         tokens = tokenizer.encode(texts)

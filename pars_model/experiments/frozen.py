@@ -51,20 +51,28 @@ class FrozenCell:
         )
 
 
-def frozen_cell(bench: Workbench, cell: Cell) -> FrozenCell:
-    """Read a cell and encode its prompts, or take what was encoded before."""
+def frozen_cell(bench: Workbench, cell: Cell, max_length: int = MAX_LENGTH) -> FrozenCell:
+    """Read a cell and encode its prompts, or take what was encoded before.
+
+    Args:
+        bench: where features are kept.
+        cell: which.
+        max_length: most tokens read of a prompt.
+    """
     path = bench.table(cell)
     table = read_lengths(path)
-    sha256, label = sha256_file(path), f"encode {cell.title}"
-    kept = bench.out / "features" / f"{cell.slug}.npz"
+    sha256, label, name = sha256_file(path), f"encode {cell.title}", cell.slug
+    if max_length != MAX_LENGTH:
+        label, name = f"{label}, {max_length} tokens", f"{name}-{max_length}-tokens"
+    kept = bench.out / "features" / f"{name}.npz"
 
     def features() -> Rows:
-        return in_steps(FrozenEncoder(), table.prompts, label, kept)
+        return in_steps(FrozenEncoder(max_length), table.prompts, label, kept)
 
     def compute() -> Result:
         return {"prompts": len(features())}
 
-    settings = {"encoder": ENCODER, "max_length": MAX_LENGTH, "layers": LAYERS}
+    settings = {"encoder": ENCODER, "max_length": max_length, "layers": LAYERS}
     bench.kept(label, settings, compute, data=sha256, shelf="features")  # for its minutes
     return FrozenCell(table, features(), sha256, path)
 

@@ -24,7 +24,6 @@ CHANGES: Mapping[str, tuple[str, ...]] = {
     "batches sorted by length": ("--data.pool", "32"),
     "one learning rate for all layers": ("--model.layer_decay", "1.0"),
     "no n-gram half": NETWORK_ALONE,
-    "256 tokens": ("--model.max_length", "256"),
     "float32 throughout": ("--trainer.precision", "32-true"),
 }
 """Further arguments of `pars fit`, by what they change."""

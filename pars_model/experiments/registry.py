@@ -28,6 +28,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.halves",
         "the n-gram half beside a head on frozen features, in every cell of the sections above",
     ),
+    "inputs": (
+        "pars_model.experiments.inputs",
+        "how much of a long prompt is read: heads on frozen features of 64 to 512 tokens",
+    ),
     "mixed": (
         "pars_model.experiments.mixed",
         "one head for all data sets of an LLM: tau on each of them and on mixed traffic",
