@@ -18,7 +18,7 @@ from pars_model.experiments.cells import Cell, cut_off, read_dataset
 from pars_model.experiments.frozen import FrozenCell, frozen_cell
 from pars_model.experiments.heads import CODE, HeadSettings, fit_head
 from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, prompt_sets
-from pars_model.experiments.matrix import RATE, RIDGE, shown
+from pars_model.experiments.matrix import LENGTH, RATE, RIDGE, length_scores, shown
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable, table_of
@@ -85,7 +85,7 @@ def run(bench: Workbench) -> Section:
             each.append(found[name].gain)
         parts.append(
             f"**{cell.title}**: {len(frozen.table.prompts)} prompts, {len(runs[0].prompts)} judged "
-            f"per seed; {len(others)} other LLMs."
+            f"per seed; {len(others)} other LLMs; tau of {LENGTH} {shown(found[LENGTH].tau)}."
         )
         parts.append(table(COLUMNS, [_row(found, name) for name in WEIGHTS]))
         tables.append(frozen.table.prompts)
@@ -153,7 +153,9 @@ def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, others: Floats, se
         found = bench.kept(label, settings, compute, BORROWED, frozen.sha256)
         scores[name] = np.array(found["head"])
         scores[_ridge_of(name)] = np.array(found["ridge"])
-    return Judged(np.flatnonzero(judged), scores)
+    prompts = np.flatnonzero(judged)
+    scores[LENGTH] = length_scores(frozen.table, prompts)
+    return Judged(prompts, scores)
 
 
 def others_of(bench: Workbench, cell: Cell, lengths: LengthTable) -> Floats:

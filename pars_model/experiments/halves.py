@@ -14,7 +14,16 @@ from pars_model.experiments.fine_tuning import HALF_CODE
 from pars_model.experiments.frozen import FrozenCell, frozen_cell
 from pars_model.experiments.heads import CODE, HeadSettings, fit_head
 from pars_model.experiments.judging import Judged, judge, mean_gain, prompt_sets
-from pars_model.experiments.matrix import OVER_RIDGE, RATE, RIDGE, Setting, ridge_scores, shown
+from pars_model.experiments.matrix import (
+    LENGTH,
+    OVER_RIDGE,
+    RATE,
+    RIDGE,
+    Setting,
+    length_scores,
+    ridge_scores,
+    shown,
+)
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.metrics import Estimate
@@ -25,7 +34,7 @@ CELLS: tuple[Cell, ...] = tuple(dict.fromkeys((*objectives.CELLS, *facts.CELLS, 
 """Those of three other sections."""
 HEAD = HeadSettings(delta=0.05, lr=RATE)
 ALONE, SUM, HALF = "head", "head and half", "half"
-METHODS = (ALONE, SUM, HALF, RIDGE)
+METHODS = (ALONE, SUM, HALF, RIDGE, LENGTH)
 HALVES = (*CODE, *HALF_CODE, "pars_model.experiments.halves")
 """Modules that the scores depend on."""
 COLUMNS = (
@@ -131,4 +140,6 @@ def _judged(
     found = bench.kept(f"{cell.title}, seed {seed}", settings, compute, HALVES, frozen.sha256)
     scores = {name: np.array(each) for name, each in found["scores"].items()}
     scores[RIDGE] = ridge_scores(bench, Setting(cell), frozen, frozen.table, seed, 0)
-    return Judged(np.flatnonzero(judged), scores), float(found["share"])
+    prompts = np.flatnonzero(judged)
+    scores[LENGTH] = length_scores(frozen.table, prompts)
+    return Judged(prompts, scores), float(found["share"])

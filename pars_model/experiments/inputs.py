@@ -11,7 +11,16 @@ from pars_model.experiments.cells import Cell
 from pars_model.experiments.frozen import FrozenCell, frozen_cell, with_prompt_tokens
 from pars_model.experiments.heads import CODE, HeadSettings, fit_head
 from pars_model.experiments.judging import Judged, judge, mean_gain, prompt_sets
-from pars_model.experiments.matrix import RATE, RIDGE, Setting, ridge_scores, shown
+from pars_model.experiments.matrix import (
+    BASELINES,
+    LENGTH,
+    RATE,
+    RIDGE,
+    Setting,
+    length_scores,
+    ridge_scores,
+    shown,
+)
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.frozen_encoder import MAX_LENGTH
@@ -44,7 +53,7 @@ COLUMNS = (
     "cell",
     "prompts",
     f"longer than {MAX_LENGTH}",
-    *(f"{name} [95 %]" for name in (*NAMES, RIDGE)),
+    *(f"{name} [95 %]" for name in (*NAMES, *BASELINES)),
     *(f"{name} less {REFERENCE} [95 %]" for name in NAMES if name != REFERENCE),
 )
 
@@ -67,7 +76,7 @@ def run(bench: Workbench) -> Section:
                 cell.title,
                 f"{len(frozen.table.prompts):,}",
                 f"{np.mean(count > MAX_LENGTH):.0%}",
-                *(shown(found[name].tau) for name in (*NAMES, RIDGE)),
+                *(shown(found[name].tau) for name in (*NAMES, *BASELINES)),
                 *(shown(found[name].gain, signed=True) for name in gains),
             ]
         )
@@ -101,4 +110,6 @@ def _judged(bench: Workbench, cell: Cell, by_tokens: dict[int, FrozenCell], seed
         found = bench.kept(label, settings, compute, INPUTS, frozen.sha256)
         scores[name_of(tokens)] = np.array(found["scores"])
     scores[RIDGE] = ridge_scores(bench, Setting(cell), frozen, frozen.table, seed, 0)
-    return Judged(np.flatnonzero(judged), scores)
+    prompts = np.flatnonzero(judged)
+    scores[LENGTH] = length_scores(frozen.table, prompts)
+    return Judged(prompts, scores)

@@ -119,7 +119,7 @@ def compare(
         samples = variants[reference].samples
         scores[RIDGE] = ridge_scores(bench, setting, frozen, labels, seed, samples)
         judged = np.flatnonzero(frozen.part(seed) == "judge")
-        scores[LENGTH] = np.array([float(len(truth.prompts[number])) for number in judged])
+        scores[LENGTH] = length_scores(truth, judged)
         runs.append(Judged(judged, scores))
     return Comparison(
         setting,
@@ -151,6 +151,11 @@ def _fit(
     settings = {**asdict(head), "seed": seed, "sample": setting.sample}
     label = f"{setting.title}, {name}, learning rate {head.lr:g}, seed {seed}"
     return bench.kept(label, settings, compute, CODE, frozen.sha256)
+
+
+def length_scores(lengths: LengthTable, prompts: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Characters (n,) of prompts (n,) of a table, the order that needs no training."""
+    return np.array([float(len(lengths.prompts[number])) for number in prompts])
 
 
 def ridge_scores(

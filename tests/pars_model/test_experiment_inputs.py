@@ -35,5 +35,5 @@ def test_what_stands_in_the_middle_is_read_by_longer_inputs_alone(
     assert longer == "0%"
     short, *long, ridge = map(float, found[:5])
     assert short < 0.2 < min(*long, ridge)
-    assert found[5:] == [f"{short - long[0]:+.3f}", "+0.000", "+0.000"]
-    assert f"of 64 tokens {found[5]}" in section.short
+    assert found[6:] == [f"{short - long[0]:+.3f}", "+0.000", "+0.000"]
+    assert f"of 64 tokens {found[6]}" in section.short
