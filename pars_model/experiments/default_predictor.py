@@ -66,6 +66,8 @@ if TYPE_CHECKING:
     Scorer = Callable[[list[str]], Scores]
 
 FIT_CODE = (
+    "pars_export.remembered",
+    "pars_export.runtimes.arrays",
     "pars_export.runtimes.ngrams",
     "pars_export.runtimes.student",
     "pars_export.words",

@@ -22,7 +22,7 @@ from pars_model.lengths import read_lengths, split_prompts
 
 CONFIG = Path("configs/default.yaml")
 HALF_CODE = (
-    *(f"pars_export.{name}" for name in ("inputs", "words")),
+    *(f"pars_export.{name}" for name in ("inputs", "remembered", "words")),
     *(f"pars_export.runtimes.{name}" for name in ("arrays", "ngram_half", "ngrams")),
     *(f"pars_model.{name}" for name in ("linear", "metrics", "ngram_half", "ngrams")),
 )

@@ -61,6 +61,8 @@ DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
 LINEAR, LENGTH = "n-gram student", "prompt length"
 STUDENT_CODE = (
     "pars_export.network",
+    "pars_export.remembered",
+    "pars_export.runtimes.arrays",
     "pars_export.words",
     *(
         f"pars_model.{name}"
@@ -72,9 +74,9 @@ STUDENT_CODE = (
     ),
 )
 SPEED_CODE = (
-    "pars_export.batches",
-    "pars_export.words",
-    *(f"pars_export.runtimes.{name}" for name in ("encoded", "ngrams", "student")),
+    *(f"pars_export.{name}" for name in ("batches", "inputs", "remembered", "words")),
+    *(f"pars_export.runtimes.{name}" for name in ("arrays", "blas", "encoded")),
+    *(f"pars_export.runtimes.{name}" for name in ("ngrams", "student")),
 )
 ROUNDS, ALONE = 5, 64
 INTRODUCTION = f"""\

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import tiny
-from admissions_on_record import STARTED
 
 from pars_bench.orders import Order, scheduler_arguments
 from pars_bench.server import (
@@ -72,7 +71,7 @@ def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.Monke
             slots=2,
             max_tokens=160,
             max_model_len=512,
-            server_args=("--scheduler-cls", "admissions_on_record.AdmissionsOnRecord"),
+            server_args=("--scheduler-cls", "recorded_scheduler.ParsScheduler"),
         )
     )
     runs = {(run["policy"], run["arrivals"]): run for run in result.report["runs"]}
@@ -90,8 +89,10 @@ def test_two_orders_on_the_real_server(tmp_path: Path, monkeypatch: pytest.Monke
     measured = json.loads((tmp_path / "out" / "runs" / "prompt_length.json").read_text())
     sent = {answer["prompt_tokens"] for answer in measured["patterns"]["burst"]["answers"]}
     log = (tmp_path / "out" / "logs" / "prompt_length.log").read_text(errors="replace")
-    started = [int(tokens) for tokens in re.findall(rf"{STARTED} (\d+) tokens", log)]
-    sizes = [tokens for tokens in started if tokens in sent][:12]  # after warm-up, before Poisson
+    started = [int(tokens) for tokens in re.findall(r"started a request of (\d+) tokens", log)]
+    sizes = [tokens for tokens in started if tokens in sent]
+    assert len(sizes) == 24, "none of warm-up is of a size that the two patterns have"
+    sizes = sizes[:12]
     assert set(sizes) == sent
     # The first few are admitted before any score is there; the rest start shortest prompt first.
     rest = sizes[4:]
