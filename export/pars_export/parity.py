@@ -56,7 +56,7 @@ class Bound:
 EXACT = Bound(difference=1e-3, tau=0.99, batch=1e-3)
 """Of engines that compute in float32: float tolerance, and an order that only ties can change."""
 STUDENT = Bound(difference=0.1, tau=0.99, batch=1e-3)
-"""Of students, whose weights are rounded in numpy, embeddings to int8 rows, and float32 in training."""
+"""Of students, whose weights are float32 in training and rounded, to int8 or float16, in numpy."""
 
 
 @dataclass(frozen=True)

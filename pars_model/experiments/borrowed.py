@@ -159,7 +159,11 @@ def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, others: Floats, se
 
 
 def others_of(bench: Workbench, cell: Cell, lengths: LengthTable) -> Floats:
-    """What LLMs that are not of the cell's kin answered to a table's prompts, (LLMs, prompts)."""
+    """What LLMs that are not of the cell's kin answered to a table's prompts, (LLMs, prompts).
+
+    Raises:
+        InputError: there are fewer than two such answers.
+    """
     texts, rows = read_dataset(bench.data_root, cell.dataset)
     known = set(lengths.prompts)
     answers = [

@@ -30,7 +30,7 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
     ),
     "inputs": (
         "pars_model.experiments.inputs",
-        "how much of a long prompt is read: heads on frozen features of 64 to 512 tokens",
+        "how much of a prompt is read, where many are long: heads on features of 64 to 512 tokens",
     ),
     "mixed": (
         "pars_model.experiments.mixed",
