@@ -39,6 +39,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("pars")
 
 PAIRINGS = ("in_batch", "random")
+MANY_LONG = 0.1
+"""Share of the training prompts that may be longer than what is read, without a word."""
 
 
 class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # mypy does not follow lightning
@@ -153,6 +155,8 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             self._pad_id = tokenizer.pad_id
             if stage in (None, "fit", "validate"):
                 self._check_splits(table)
+            if stage in (None, "fit"):
+                self._tell_of_long_prompts(tokenizer.spec.max_length)
 
     def _check_splits(self, table: LengthTable) -> None:
         require_pairs(table, self.path)
@@ -183,6 +187,18 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
                 "%s has no validation prompts to compare: validating on the training prompts, so "
                 "the validation tau says nothing about unseen ones.",
                 self.path,
+            )
+
+    def _tell_of_long_prompts(self, max_length: int) -> None:
+        train = [ids for ids, part in zip(self._tokens, self.split, strict=True) if part == "train"]
+        share = np.mean([len(ids) >= max_length for ids in train])
+        if share > MANY_LONG:
+            log.warning(
+                "%s: %.0f%% of the training prompts fill model.max_length = %d tokens or are cut "
+                "to them: with more, the ranker reads more of them, and takes longer.",
+                self.path,
+                100 * share,
+                max_length,
             )
 
     def comparable(self, split: str) -> bool:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from tokenizers import Tokenizer
@@ -176,14 +177,16 @@ def _parts_at_space(tokenizer: Tokenizer) -> bool:
     """Whether the tokens of a text are those of its pieces between white space, in a row.
 
     It is so of BERT's rules, which part a text there before they look at words. Added tokens are
-    found before that, so none may hold white space.
+    found before that, so none may hold white space, or be nothing by those rules.
     """
     rules = json.loads(tokenizer.to_str())
     kinds = [
         (rules.get(part) or {}).get("type") for part in ("normalizer", "pre_tokenizer", "model")
     ]
     return kinds == ["BertNormalizer", "BertPreTokenizer", "WordPiece"] and all(
-        _BETWEEN_SPACE.fullmatch(added["content"]) for added in rules["added_tokens"]
+        tokenizer.normalizer.normalize_str(added["content"]).strip()
+        and not any(map(str.isspace, added["content"]))
+        for added in rules["added_tokens"]
     )
 
 
@@ -257,36 +260,28 @@ class TextTokenizer:
         if not isinstance(text, str):
             raise InputError(f"Text {index} must be a string, found {type(text).__name__}.")
         text = clean(self.spec.cut(text))
+        read = self._known.__getitem__ if self._by_piece else self._ids_of
         pieces = _BETWEEN_SPACE.findall(text) if self._by_piece else [text]
-        ids = self._read(pieces, self._room + 1)
-        if len(ids) > self._room:
+        front: list[list[int]] = []
+        size = 0
+        for piece in pieces:
+            front.append(read(piece))
+            size += len(front[-1])
+            if size > self._room:
+                break
+        ids = list(chain.from_iterable(front))
+        if size > self._room:
             tail = self._room // 2 if self.spec.truncation == "head_tail" else 0
-            ids = ids[: self._room - tail]
-            if tail:
-                ids += self._read_back(pieces, tail)
+            back: list[list[int]] = []
+            missing, place = tail, len(pieces)
+            while missing > 0:
+                place -= 1
+                back.append(front[place] if place < len(front) else read(pieces[place]))
+                missing -= len(back[-1])
+            last = list(chain.from_iterable(reversed(back)))
+            ids = ids[: self._room - tail] + last[len(last) - tail :]
         ids = [*self._prefix, *ids, *self._suffix]
         return ids or [self.pad_id]
-
-    def _read(self, pieces: Sequence[str], enough: int) -> list[int]:
-        """Ids of the pieces from the first one on, as many as there are or ``enough`` and more."""
-        ids: list[int] = []
-        for piece in pieces:
-            ids += self._known[piece]
-            if len(ids) >= enough:
-                break
-        return ids
-
-    def _read_back(self, pieces: Sequence[str], enough: int) -> list[int]:
-        """The last ``enough`` ids of pieces that have so many."""
-        found: list[list[int]] = []
-        missing = enough
-        for piece in reversed(pieces):
-            found.append(self._known[piece])
-            missing -= len(found[-1])
-            if missing <= 0:
-                break
-        ids = [token for piece in reversed(found) for token in piece]
-        return ids[len(ids) - enough :]
 
     def _ids_of(self, piece: str) -> list[int]:
         return list(self._tokenizer.encode(piece, add_special_tokens=False).ids)

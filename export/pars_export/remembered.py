@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 MOST = 50_000
-"""Pieces kept, some 10 MB; then all are forgotten, for ordinary ones return at once."""
+"""Pieces kept; then all are forgotten, for ordinary ones return at once. They take some 10 MB, and
+40 where somebody means ill."""
 LONGEST = 32
-"""Characters of the longest piece that is kept."""
+"""Characters of the longest piece that is kept; one has half as many ids at most."""
 
 
 class Remembered(dict[str, list[int]]):
@@ -22,7 +23,7 @@ class Remembered(dict[str, list[int]]):
 
     def __missing__(self, piece: str) -> list[int]:
         ids = self._find(piece)
-        if len(piece) <= LONGEST:
+        if len(piece) <= LONGEST and len(ids) <= LONGEST // 2:
             if len(self) >= MOST:
                 self.clear()
             self[piece] = ids

@@ -105,7 +105,7 @@ class WordTokenizer:
         if self._tokenizer.token_to_id(PAD) != 0:
             raise PredictorError(f"not a student's tokenizer: its first token is not {PAD}")
         # Words, and what stands between white space, which is read a step sooner as a whole.
-        self._words = Remembered(lambda word: list(self._tokenizer.encode(word).ids))
+        self._words = Remembered(self._ids_of_word)
         self._ids = Remembered(self._ids_of)
         self._tail = spec.max_length // 2 if spec.truncation == "head_tail" else 0
 
@@ -140,6 +140,9 @@ class WordTokenizer:
             found, features[index] = self.read(text)
             ids.append(found)
         return ids, features
+
+    def _ids_of_word(self, word: str) -> list[int]:
+        return list(self._tokenizer.encode(word).ids)
 
     def _ids_of(self, chunk: str) -> list[int]:
         return [token for word in split_words(chunk) for token in self._words[word]]

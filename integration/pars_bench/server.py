@@ -51,6 +51,7 @@ if sys.stdin.buffer.read() != b"done":
     ):
         try:
             end(group, number)
+            os.killpg(group, signal.SIGCONT)
             deadline = time.monotonic() + wait
             while time.monotonic() < deadline:
                 end(group, 0)
@@ -167,8 +168,8 @@ def running_server(config: ServerConfig) -> Iterator[Server]:
             stderr=subprocess.STDOUT,
             env=child_environment(os.environ, is_cpu_build()),
             # A group of its own: Ctrl-C reaches us alone, and we end the group in order. Not a
-            # session: Linux shares the cores out by session first (autogroup), and a client that
-            # hardly ever runs in one of its own waited for a second or two, answers unread.
+            # session: where autogroup is on, Linux shares the cores out by session first, and a
+            # client that hardly ever runs in one of its own is kept waiting, answers unread.
             process_group=0,
         )
     watchdog: subprocess.Popen[bytes] | None = None
@@ -194,6 +195,11 @@ def _wait_until_healthy(process: subprocess.Popen[bytes], url: str, config: Serv
         if process.poll() is not None:
             raise ServingError(
                 f"the server ended with status {process.returncode} while it started: "
+                f"{last_error(config.log)} (whole log: {config.log})"
+            )
+        if _state(process.pid) == "T":
+            raise ServingError(
+                f"the server waits for an answer from the terminal, which it does not get: "
                 f"{last_error(config.log)} (whole log: {config.log})"
             )
         with (
@@ -223,6 +229,8 @@ def last_error(log: Path) -> str:
 def _stop_group(process: subprocess.Popen[bytes], grace: float) -> None:
     """Ask the leader, which ends its own in order; then ask whoever is left; then kill."""
     process.terminate()
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGCONT)  # what is stopped takes no other signal
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(grace)
     for number, wait in ((None, 1.0), (signal.SIGTERM, 3.0), (signal.SIGKILL, 10.0)):
@@ -241,6 +249,14 @@ def _gone(group: int, wait: float) -> bool:
             return False
         time.sleep(0.05)
     return True
+
+
+def _state(process: int) -> str:
+    """Linux's letter for what a process does, T for one that is stopped; empty if it is gone."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return ""
 
 
 def group_members(group: int) -> list[int]:

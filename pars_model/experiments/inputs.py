@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import numpy as np
-from numpy.typing import NDArray
 
 from pars_model.experiments import halves, matrix_page
 from pars_model.experiments.cells import Cell
@@ -38,9 +37,10 @@ INTRODUCTION = f"""\
 The margin objective's head on frozen features of so many tokens at most (`model.max_length`), the
 first and the last half of a longer prompt's, with the middle one of the first section's learning
 rates: in those cells of the section above that have many prompts longer than the {MAX_LENGTH}
-tokens that the default recipe reads. Differences are those among the longer prompts alone; by more
-tokens the others read the same. The ridge reads prompts whole, and learns from those too that
-choose the heads' epochs. What a longer input costs stands in [engines](engines.md)."""
+tokens that the default recipe reads. By more tokens the other prompts read the same, so that
+differences come from pairs that have a longer one. The ridge reads prompts whole, and learns from
+those too that choose the heads' epochs. What a longer input costs stands in
+[engines](engines.md)."""
 
 
 def name_of(tokens: int) -> str:
@@ -55,7 +55,7 @@ COLUMNS = (
     "prompts",
     f"longer than {MAX_LENGTH}",
     *(f"{name} [95 %]" for name in (*NAMES, *BASELINES)),
-    *(f"{name} less {REFERENCE}, longer prompts [95 %]" for name in NAMES if name != REFERENCE),
+    *(f"{name} less {REFERENCE} [95 %]" for name in NAMES if name != REFERENCE),
 )
 
 
@@ -69,9 +69,8 @@ def run(bench: Workbench) -> Section:
         runs = [_judged(bench, cell, by_tokens, seed) for seed in range(bench.seeds)]
         longer = with_prompt_tokens(frozen.table).facts["prompt_tokens"] > MAX_LENGTH
         found = judge(frozen.table, runs, REFERENCE)
-        among = judge(frozen.table, [_among(run, longer) for run in runs], REFERENCE)
         for name, each in gains.items():
-            each.append(among[name].gain)
+            each.append(found[name].gain)
         tables.append(frozen.table.prompts)
         rows.append(
             [
@@ -79,7 +78,7 @@ def run(bench: Workbench) -> Section:
                 f"{len(frozen.table.prompts):,}",
                 f"{np.mean(longer):.0%}",
                 *(shown(found[name].tau) for name in (*NAMES, *BASELINES)),
-                *(shown(among[name].gain, signed=True) for name in gains),
+                *(shown(found[name].gain, signed=True) for name in gains),
             ]
         )
     sets = prompt_sets(tables)
@@ -89,16 +88,10 @@ def run(bench: Workbench) -> Section:
         "How much of a prompt is read",
         [INTRODUCTION, matrix_page.seeds(bench.seeds), table(COLUMNS, rows)],
         short=(
-            f"Tau less that of {REFERENCE} among longer prompts, in the mean over "
+            f"Tau less that of {REFERENCE} in cells of many longer prompts, in the mean over "
             f"{len(set(sets))} sets of prompts: {told}."
         ),
     )
-
-
-def _among(run: Judged, chosen: NDArray[np.bool_]) -> Judged:
-    """A run's scores of those of its prompts that are chosen, by number."""
-    mine = chosen[run.prompts]
-    return Judged(run.prompts[mine], {name: each[mine] for name, each in run.scores.items()})
 
 
 def _judged(bench: Workbench, cell: Cell, by_tokens: dict[int, FrozenCell], seed: int) -> Judged:

@@ -95,6 +95,15 @@ def test_a_server_has_a_group_of_its_own_in_the_clients_session(tmp_path: Path) 
         assert os.getsid(running.process.pid) == os.getsid(0)
 
 
+def test_a_server_that_waits_for_the_terminal_is_not_waited_for(tmp_path: Path) -> None:
+    stop = "import os, signal; print('password:', flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    command = (sys.executable, "-c", stop)
+    config = ServerConfig(command=command, port=free_port(), log=tmp_path / "server.log")
+    sentence = r"waits for an answer from the terminal.*password:"
+    with pytest.raises(ServingError, match=sentence), running_server(config):
+        pass
+
+
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
 def test_it_is_gone_after_an_error_or_ctrl_c(tmp_path: Path, error: type[BaseException]) -> None:
     config = standin(tmp_path)

@@ -19,6 +19,7 @@ ARRAYS = {
     "c": np.linspace(0, 1, 5, dtype="f4"),
     "a": np.linspace(0, 1, 5, dtype="f2"),
     "a.1": np.zeros((2, 1), dtype="f4"),
+    "odd": np.zeros(65, dtype="f4"),
 }
 
 
@@ -45,6 +46,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 SPARSE = {
     "zeros": np.zeros(64, dtype="f2"),
     "row": np.where(np.arange(4096) % 50 == 7, np.arange(4096), 3).astype("f4"),
+    "signs": np.where(np.arange(64) == 5, 0.0, -0.0).astype("f4"),
     "numbers": np.where(np.arange(800) % 100 == 0, -1, 5).astype("i4"),
 }
 
@@ -55,13 +57,27 @@ def test_a_row_of_mostly_one_number_is_read_as_it_was_and_takes_less(tmp_path: P
     found = read_arrays(tmp_path / "a")
     assert set(found) == {*ARRAYS, *SPARSE}
     for name, array in SPARSE.items():
-        assert_array_equal(found[name], array)
+        assert found[name].tobytes() == array.tobytes()
         assert found[name].dtype == array.dtype
+
+
+def test_names_of_parts_are_not_names_of_arrays() -> None:
+    with pytest.raises(ValueError, match=r"must not be called 'a\.marks'"):
+        arrays_bytes({"a.marks": np.zeros(3)})
+
+
+def test_a_small_file_takes_no_large_memory(tmp_path: Path) -> None:
+    marks = np.zeros(2**21 + 1, dtype="u1")
+    path = tmp_path / "student.safetensors"
+    path.write_bytes(save({"a.fill": np.zeros(1), "a.marks": marks, "a.others": np.zeros(0)}))
+    with pytest.raises(PredictorError, match=r"'a' would have 16777224 numbers"):
+        read_arrays(path)
 
 
 @pytest.mark.parametrize(
     "change",
     [
+        {"a": np.zeros(32, dtype="f4")},
         {"a.fill": np.zeros(2, dtype="f4")},
         {"a.fill": np.zeros(1, dtype="f2")},
         {"a.fill": np.zeros((1, 1), dtype="f4")},

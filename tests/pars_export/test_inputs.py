@@ -167,17 +167,31 @@ def test_no_more_of_a_long_text_is_read_than_fits(
     read: list[str] = []
     tokenizer = make(16, "head_tail")
 
+    ids_of = tokenizer._ids_of
+
     def find(piece: str) -> list[int]:
         read.append(piece)
-        return tokenizer._ids_of(piece)
+        return ids_of(piece)
 
     monkeypatch.setattr(tokenizer._known, "_find", find)
     words = [chr(97 + index % 26) + str(index) for index in range(200)]
     tokenizer.encode([" ".join(words)])
+    assert len(read) == len(set(read)) > 0
     assert set(read) < {*words[:15], *words[-7:]}
+    read.clear()
+    tokenizer.encode(["a," * 100])
+    assert read == ["a," * 100], "what is too long to be remembered is read once all the same"
+    read.clear()
+    monkeypatch.setattr(tokenizer, "_by_piece", False)
+    monkeypatch.setattr(tokenizer, "_ids_of", find)
+    text = "a b " * 20
+    tokenizer.encode([text])
+    assert read == [text], "so is a text that is not read by pieces"
 
 
-@pytest.mark.parametrize("broken", ["pre_tokenizer", "normalizer", "added_tokens"])
+@pytest.mark.parametrize(
+    "broken", ["pre_tokenizer", "normalizer", "the end", "a\u00a0b", "\u3000x", "\u0301"]
+)
 def test_pieces_are_only_read_by_rules_that_part_at_white_space(
     tmp_path: Path, tokenizer_json: str, broken: str
 ) -> None:
@@ -187,7 +201,7 @@ def test_pieces_are_only_read_by_rules_that_part_at_white_space(
     elif broken == "normalizer":
         tokenizer.normalizer = normalizers.Replace("a b", "c")
     else:
-        tokenizer.add_tokens(["the end"])
+        tokenizer.add_tokens([broken])
     path = tmp_path / "other.json"
     tokenizer.save(str(path))
     text = "a b is the end of the moon"

@@ -243,6 +243,24 @@ def test_the_three_splits_share_no_prompt(data_of: DataOf, make_rows: MakeRows) 
     assert sorted(everything) == list(range(100))
 
 
+def test_a_fit_says_that_many_prompts_are_longer_than_what_is_read(
+    data_of: DataOf, make_rows: MakeRows, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = make_rows(40)
+    data_of(rows)
+    assert "model.max_length" not in caplog.text
+    data_of(
+        [
+            {**row, "prompt": f"{row['prompt']} {'so ' * 140 * (n % 3 == 0)}"}
+            for n, row in enumerate(rows)
+        ]
+    )
+    (line,) = [each for each in caplog.messages if "model.max_length" in each]
+    assert "model.max_length = 128" in line
+    share = float(line.split(": ")[1].split("%")[0])
+    assert 20 < share < 50
+
+
 def test_random_pairs_are_batches_of_pairs(data_of: DataOf, make_rows: MakeRows) -> None:
     data = data_of(make_rows(60), pairing="random", partners=3, batch_size=16)
     for batch in data.train_dataloader():

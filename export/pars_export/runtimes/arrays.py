@@ -19,6 +19,8 @@ FIRST, SECOND = 0x9E3779B1, 0x85EBCA6B
 """What `pair_hash` multiplies by."""
 _PARTS = (".fill", ".marks", ".others")
 """Ends of the names of what stands in a file for a sparse array."""
+_MOST = 2**24
+"""Numbers of the largest such array: a small file must not take all memory."""
 Integers = TypeVar("Integers", NDArray[np.int64], int, Any)
 
 
@@ -42,18 +44,20 @@ def arrays_bytes(arrays: Arrays) -> bytes:
     """
     written: dict[str, NDArray[np.generic]] = {}
     for name in sorted(arrays):
-        written |= _sparse(name, arrays[name])
-    # Of what is not contiguous, it would hold the memory as it lies.
-    return save({name: np.ascontiguousarray(array) for name, array in written.items()})
+        # Of what is not contiguous, a file would hold the memory as it lies.
+        written |= _sparse(name, np.ascontiguousarray(arrays[name]))
+    return save(written)
 
 
 def _sparse(name: str, array: NDArray[np.generic]) -> dict[str, NDArray[np.generic]]:
     """What stands in the file for an array, by name."""
+    if name.endswith(_PARTS):
+        raise ValueError(f"an array must not be called {name!r}, as a part of one is")
     if array.ndim == 1 and array.size and array.size % 8 == 0:
-        values, counts = np.unique(array, return_counts=True)
-        fill = values[counts.argmax()]
-        other = array != fill
-        parts = (np.array([fill]), np.packbits(other), array[other])
+        bits = array.view(f"u{array.itemsize}")  # by which 0 and -0 are two numbers
+        values, counts = np.unique(bits, return_counts=True)
+        other = bits != values[counts.argmax()]
+        parts = (array[~other][:1], np.packbits(other), array[other])
         if sum(part.nbytes for part in parts) < array.nbytes:
             return {f"{name}{part}": found for part, found in zip(_PARTS, parts, strict=True)}
     return {name: array}
@@ -67,8 +71,12 @@ def _dense(name: str, found: dict[str, NDArray[np.generic]]) -> NDArray[np.gener
     """
     fill, marks, others = (found.pop(f"{name}{part}", np.empty((0, 0))) for part in _PARTS)
     whole = marks.dtype == np.uint8 and [each.ndim for each in (fill, marks, others)] == [1, 1, 1]
-    other = np.unpackbits(marks.astype(np.uint8)).astype(bool) if whole else np.zeros(0, bool)
-    if not whole or len(fill) != 1 or fill.dtype != others.dtype or other.sum() != len(others):
+    if not whole or len(fill) != 1 or fill.dtype != others.dtype or name in found:
+        raise ValueError(f"the parts of {name!r} do not fit each other")
+    if 8 * len(marks) > _MOST:
+        raise ValueError(f"{name!r} would have {8 * len(marks)} numbers, more than {_MOST}")
+    other = np.unpackbits(marks.astype(np.uint8)).view(bool)
+    if np.count_nonzero(other) != len(others):
         raise ValueError(f"the parts of {name!r} do not fit each other")
     array = np.repeat(fill, len(other))
     array[other] = others

@@ -172,7 +172,8 @@ class NgramNetwork:
         """Scores (n,) of ids of n texts and their features (n, len(FEATURES))."""
         if sum(len(each) + _TEXT for each in ids) > _FEW:
             return self._many(ids, features)
-        return np.array(list(map(self._one, ids, features.tolist())), dtype=np.float32)
+        each = zip(ids, features.tolist(), strict=True)
+        return np.array([self._one(*text) for text in each], dtype=np.float32)
 
     def _one(self, ids: Sequence[int], features: Sequence[float]) -> float:
         """The score of one text in plain Python.
@@ -183,7 +184,7 @@ class NgramNetwork:
         surface = 0.0
         for value, (mean, scale, weight) in zip(features, self._surfaces, strict=True):
             known = (value - mean) * scale
-            surface += max(-SURFACE_BOUND, min(known, SURFACE_BOUND)) * weight
+            surface += min(max(known, -SURFACE_BOUND), SURFACE_BOUND) * weight  # NaN stays NaN
         total, square = weighted(ids, *self._tokens)
         buckets = len(self._pair)
         pairs = [pair_hash(first, second, buckets) for first, second in pairwise(ids)]
