@@ -46,6 +46,8 @@ class Seen:
     largest: NDArray[np.float64]
     """Of each channel's absolute value."""
     least: float = 0.0
+    joined: bool = False
+    """Whether its rows are the tokens of all texts, as `pars_export.token_rows` makes them."""
 
 
 def store_int8(
@@ -87,7 +89,7 @@ def observe(
     ids: Sequence[Sequence[int]],
     facts: NDArray[np.float32] | None = None,
 ) -> dict[str, Seen]:
-    """Run the prompts one by one and sum up every product's input of (batch, length, channels)."""
+    """Run the prompts one by one and sum up every product's input with a row for each token."""
     names = list(dict.fromkeys(node.input[0] for node in products(model)))
     tapped = copied(model)
     for name in names:
@@ -96,15 +98,15 @@ def observe(
     seen: dict[str, Seen] = {}
     for feed in feeds(ids, facts):
         for name, found in zip(names, session.run(names, feed), strict=True):
-            if found.ndim != 3:
-                continue
             values = found.reshape(-1, found.shape[-1]).astype(np.float64)
+            if len(values) != feed["input_ids"].size:
+                continue
             gram, largest = values.T @ values, np.abs(values).max(axis=0)
             if name in seen:
                 gram += seen[name].gram
                 largest = np.maximum(largest, seen[name].largest)
             least = min(float(values.min()), seen[name].least if name in seen else 0.0)
-            seen[name] = Seen(gram, largest, least)
+            seen[name] = Seen(gram, largest, least, joined=found.ndim == 2)
     return seen
 
 
@@ -214,10 +216,11 @@ class _Rewriter:
         if name in self._rounded:
             return self._rounded[name]
         seen, at = self._seen[name], f"{name}.int8"
-        width = len(seen.largest)
-        flat = self._add(
-            "Reshape", [name, self._constant(f"int8.tokens{width}", [-1, width], np.int64)], at
-        )
+        flat = name
+        if not seen.joined:
+            width = len(seen.largest)
+            rows = self._constant(f"int8.tokens{width}", [-1, width], np.int64)
+            flat = self._add("Reshape", [name, rows], at)
         if seen.least >= -FLOOR:
             # Rounding cuts off what little may lie below zero then.
             floor = self._constant("int8.floor", FLOOR)
@@ -272,9 +275,13 @@ class _Rewriter:
             shift = -FLOOR * (whole.astype(np.float64) * scales).sum(axis=0)
             shift_name = self._constant(f"{output}.shift", shift)
             found = self._add("Add", [found, shift_name], f"{output}.shifted")
-        self._add("Reshape", [found, self._shape(len(scales))], output)
-        # Without its shape, onnxruntime would not join the bias with the activation function.
         shape: list[str | int | None] = ["batch", "length", len(scales)]
+        if self._seen[name].joined:
+            self._nodes[-1].output[0] = output
+            shape = ["tokens", len(scales)]
+        else:
+            self._add("Reshape", [found, self._shape(len(scales))], output)
+        # Without its shape, onnxruntime would not join the bias with the activation function.
         self._model.graph.value_info.append(
             helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
         )

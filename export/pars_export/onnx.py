@@ -9,14 +9,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
 from pars_export.network import RankerNetwork
+from pars_export.token_rows import join_texts
 from pars_export.views import keep_sizes
 
 FACTS = "facts"
 """Name of the input of what is known beside the text."""
 OPSET = 17
 """First with LayerNormalization as one operator; read by every runtime of the last three years."""
+WHOLE_ATTENTION = {"albert", "bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
+"""Encoders in each of whose layers a token attends to all of its text, by one and the same mask."""
 
 
 def export_onnx(network: RankerNetwork, path: Path) -> None:
@@ -41,9 +45,11 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
         inputs.append(torch.zeros(2, network.fact_head.facts.in_features))
         names.append(FACTS)
         shapes[FACTS] = {0: "batch"}
+    whole = network.encoder.config.model_type in WHOLE_ATTENTION
+    traced = _WithAddend(network) if whole else network
     with _expected_warnings(), torch.inference_mode():
         torch.onnx.export(
-            network.eval(),
+            traced.eval(),
             tuple(inputs),
             str(path),
             dynamo=False,
@@ -54,6 +60,7 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
             do_constant_folding=True,
         )
     keep_sizes(path)
+    join_texts(path)
 
 
 def export_half(network: RankerNetwork, path: Path) -> None:
@@ -65,6 +72,28 @@ def export_half(network: RankerNetwork, path: Path) -> None:
     half = copy.deepcopy(network)
     half.encoder.half()
     export_onnx(half, path)
+
+
+class _WithAddend(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+    """The network with attention's mask as what is added to attention's scores.
+
+    That is what an encoder makes of a mask of ones and zeros. It gets there by way of sizes that it
+    looks up and conditions that it joins, some fifty nodes of a graph.
+    """
+
+    def __init__(self, network: RankerNetwork) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, facts: Tensor | None = None
+    ) -> Tensor:
+        """As `RankerNetwork.forward`."""
+        network = self.network
+        kind = next(network.encoder.parameters()).dtype
+        addend = (1 - attention_mask[:, None, None, :].to(kind)) * torch.finfo(kind).min
+        output = network.encoder(input_ids=input_ids, attention_mask=addend)
+        return network.score(network.pool(output, attention_mask), facts)
 
 
 @contextmanager

@@ -1,0 +1,105 @@
+"""Exported graphs of several families of encoders: their mask, and tokens as rows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from numpy.testing import assert_allclose
+
+from pars_export.batches import padded
+from pars_export.int8 import observe, rewrite
+from pars_export.network import RankerNetwork
+from pars_export.onnx import WHOLE_ATTENTION, export_onnx
+from pars_export.runtimes.onnxruntime_engines import OnnxCore
+
+_CONFIG: dict[str, float] = {
+    "vocab_size": 90,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "max_position_embeddings": 140,
+    "initializer_range": 0.2,
+    "pad_token_id": 0,
+}
+_DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+_MODERNBERT = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
+_FAMILIES: dict[str, dict[str, int]] = {
+    "albert": {"embedding_size": 16},
+    "bert": {},
+    "deberta-v2": {},
+    "distilbert": _DISTILBERT,
+    "electra": {"embedding_size": 16},
+    "modernbert": _MODERNBERT,
+    "mpnet": {},
+    "roberta": {},
+    "xlm-roberta": {},
+}
+_JOINED = {"albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"}
+"""The others normalise elsewhere, or write their views otherwise."""
+
+
+def _network(kind: str) -> RankerNetwork:
+    torch.manual_seed(1)
+    network = RankerNetwork({"model_type": kind, **_CONFIG, **_FAMILIES[kind]}, "mean")
+    network.eval()
+    for parameter in network.parameters():  # biases begin as zeros
+        parameter.data.add_(torch.randn_like(parameter) * 0.05)
+    return network
+
+
+def test_every_family_with_one_mask_is_tried_here() -> None:
+    assert set(_FAMILIES) > WHOLE_ATTENTION
+
+
+@pytest.mark.parametrize("kind", _FAMILIES)
+def test_every_family_scores_as_its_network_beyond_any_window(tmp_path: Path, kind: str) -> None:
+    network = _network(kind)
+    export_onnx(network, tmp_path / "model.onnx")
+    core = OnnxCore(tmp_path / "model.onnx", threads=1)
+    rng = np.random.default_rng(0)
+    for rows, width in [(1, 1), (1, 130), (2, 7), (5, 5), (7, 130)]:
+        ids = [rng.integers(1, 60, rng.integers(1, width + 1)).tolist() for _ in range(rows)]
+        ids[-1] = rng.integers(1, 60, width).tolist()
+        batch = padded(ids, pad_id=0)
+        with torch.inference_mode():
+            wanted = network(*map(torch.from_numpy, batch)).numpy()
+        assert_allclose(core(*batch), wanted, rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", _FAMILIES)
+def test_a_bias_is_added_within_the_product_where_tokens_are_rows(
+    tmp_path: Path, kind: str
+) -> None:
+    export_onnx(_network(kind), tmp_path / "model.onnx")
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    onnxruntime.InferenceSession(
+        str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"]
+    )
+    operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
+    products = 6 * _CONFIG["num_hidden_layers"]
+    assert (operators.count("Gemm") > products) == (kind in _JOINED)
+
+
+@pytest.mark.parametrize("kind", ["bert", "mpnet"])
+def test_int8_rounds_tokens_that_are_rows_and_those_that_are_not(tmp_path: Path, kind: str) -> None:
+    export_onnx(_network(kind), tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(1, 60, rng.integers(2, 60)).tolist() for _ in range(40)]
+    seen = observe(model, ids)
+    assert {each.joined for each in seen.values()} == {kind in _JOINED}
+    rewrite(model, seen)
+    onnx.save(model, tmp_path / "int8.onnx")
+    batch = padded(ids, pad_id=0)
+    wanted = OnnxCore(tmp_path / "model.onnx", threads=1)(*batch)
+    found = OnnxCore(tmp_path / "int8.onnx", threads=1)(*batch)
+    assert 0 < np.abs(found - wanted).max() < 0.2 * wanted.std()
+    alone = [OnnxCore(tmp_path / "int8.onnx", threads=1)(*padded([ids[0]], 0))[0]]
+    assert_allclose(alone, found[:1], rtol=0, atol=2e-5)
