@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from numpy.typing import NDArray
 from tiny_predictor import tiny_config, tiny_tokenizer_json, write_tiny_predictor
 
 from pars_bench.environment import forget_peak, memory_mib
@@ -27,7 +28,9 @@ from pars_bench.predictor.texts import TextMaker, repeated
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.errors import ConfigError
 from pars_export.inputs import InputSpec, TextTokenizer
+from pars_export.parity import builtin_texts
 from pars_export.runtimes import RUNTIMES
+from pars_export.runtimes.onnxruntime_engines import OnnxCore
 from pars_export.table import write_table_predictor
 from pars_model.__main__ import main
 from pars_model.experiments.linear_folder import write_linear
@@ -351,3 +354,31 @@ def test_what_cannot_be_measured_is_refused(
     (tmp_path / "out.json").write_text("{}")
     assert main([*command, "--page-only"]) != 0
     assert "these are not the results of" in capsys.readouterr().err
+
+
+def test_what_computes_a_network_elsewhere_is_compared_as_an_export_is(tmp_path: Path) -> None:
+    folder = write_tiny_predictor(tmp_path / "tiny", half=True)
+    core = OnnxCore(folder / "model.onnx", threads=1)
+    good = baselines.parity(core, folder, builtin_texts())
+    assert good.fault is None
+    assert good.prompts == len(builtin_texts())
+
+    class Neighbourly:
+        """Stands for a library whose rounding depends on how many texts it is given."""
+
+        survives_fork = True
+
+        def __call__(
+            self,
+            ids: NDArray[np.int64],
+            mask: NDArray[np.int64],
+            facts: NDArray[np.float32] | None = None,
+            /,
+        ) -> NDArray[np.float32]:
+            return core(ids, mask) + np.float32(0.001 * (len(ids) > 1))
+
+    fault = baselines.parity(Neighbourly(), folder, builtin_texts()).fault
+    assert fault is not None
+    assert "depend on what else is in the batch, by up to 0.001 " in fault
+    for name in ("bert-base", "pipeline", "ngram-ridge"):
+        assert baselines.parity_of(name, folder, 1, builtin_texts()) is None

@@ -56,7 +56,7 @@ def test_goals_are_judged_by_the_numbers() -> None:
     assert "**missed**" in page
     assert "after scoring 32 prompts of the demonstration in one call" in page
     assert "The prompts of the demonstration, all ranked in one call" in page
-    assert "| **x onnx** | 0.08 | 0.29 | 0.9912 | 500 |" in page
+    assert "| **x onnx** | 0.08 | 0.29 | 1e-06 | 0.001 | 0.9912 | 500 |" in page
     assert f"- `x`: sha256 {'ab' * 32}" in page
 
     student = report_of("x", {"what": "student"}, ms=0.7, bert_ms=10.0)

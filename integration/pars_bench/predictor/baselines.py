@@ -13,13 +13,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pars_bench.predictor.contestants import read_encoder
+from pars_bench.predictor.contestants import OPENVINO, read_encoder
 from pars_bench.predictor.work import Work, work_of_encoder
-from pars_export.artifact import Manifest
+from pars_export.artifact import Manifest, read_manifest
 from pars_export.batches import BatchPlan
 from pars_export.inputs import TextTokenizer
+from pars_export.parity import Parity, measure, some_facts
 from pars_export.runtimes import Scorer
-from pars_export.runtimes.encoded import TOKENIZER, Core, EncodedScorer
+from pars_export.runtimes.encoded import TOKENIZER, Core, EncodedScorer, load_tokenizer
 
 # Sizes as published: Devlin et al. 2019 and Zhang et al. 2022.
 BERT_BASE: Mapping[str, object] = {
@@ -144,6 +145,36 @@ def _open_openvino(folder: Path, manifest: Manifest, threads: int) -> Scorer:
     return EncodedScorer(TextTokenizer(folder / TOKENIZER, manifest.input), core)
 
 
+def parity_of(name: str, folder: Path, threads: int, texts: Sequence[str]) -> Parity | None:
+    """How a baseline that computes the folder's network compares with it, as an export would.
+
+    None of one that computes something else.
+    """
+    from pars_export.engines import ONNX
+
+    return parity(OpenVinoCore(folder / ONNX, threads), folder, texts) if name == OPENVINO else None
+
+
+def parity(core: Core, folder: Path, texts: Sequence[str]) -> Parity:
+    """How something that computes the folder's network, in whatever floats, compares with it.
+
+    Args:
+        core: the network without an n-gram half, by that something.
+        folder: the predictor folder.
+        texts: prompts, at least two.
+    """
+    from pars_export.build import WEIGHTS
+    from pars_export.engines import ENGINES
+    from pars_export.runtimes.torch_eager import TorchCore, load_network
+
+    manifest = read_manifest(folder)
+    tokenizer = load_tokenizer(folder, manifest)
+    reference = EncodedScorer(tokenizer, TorchCore(load_network(folder, WEIGHTS), threads=1))
+    facts = some_facts(manifest.facts.width, len(texts))
+    candidate, bound = EncodedScorer(tokenizer, core), ENGINES["onnx-bf16"].bound
+    return measure(reference, candidate, core, tokenizer, texts, bound, facts)
+
+
 OPEN: Mapping[str, Callable[[Path, Manifest, int], Scorer]] = {
     # The paper reads the first token's vector. vllm-ltr reads the last token's, which costs as
     # little beside the decoder as the average that is taken here.
@@ -151,7 +182,7 @@ OPEN: Mapping[str, Callable[[Path, Manifest, int], Scorer]] = {
     "opt-125m": open_eager(OPT_125M, "mean"),
     "pipeline": _open_pipeline,
     "ngram-ridge": _open_ridge,
-    "openvino": _open_openvino,
+    OPENVINO: _open_openvino,
 }
 
 

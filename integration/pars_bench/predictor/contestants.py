@@ -16,13 +16,14 @@ from pars_export.artifact import Manifest, read_manifest
 from pars_export.errors import ConfigError
 from pars_export.runtimes import RUNTIMES, Scorer
 
+OPENVINO = "openvino"
 # Name -> (what the page calls it, package that it needs, whether it has some 100 million weights).
 BASELINES: dict[str, tuple[str, str, bool]] = {
     "bert-base": ("BERT-base, eager PyTorch", "transformers", True),
     "opt-125m": ("OPT-125M, eager PyTorch", "transformers", True),
     "pipeline": ("Hugging Face pipeline", "transformers", False),
     "ngram-ridge": ("n-gram ridge", "scipy", False),
-    "openvino": ("OpenVINO", "openvino", False),
+    OPENVINO: ("OpenVINO", "openvino", False),
 }
 _MODULE = "pars_bench.predictor.baselines"
 

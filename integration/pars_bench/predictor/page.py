@@ -19,7 +19,6 @@ from pars_bench.predictor.report import (
     cells_of,
     median_ms,
     milliseconds,
-    ours,
     prompts_named,
     quartiles,
     threads_named,
@@ -59,7 +58,9 @@ predictor](../default-predictor.md) ranks prompts of sources that were left out 
 
 _PARITY = """\
 Scores of each engine beside those of the PyTorch network, as its export found and wrote into the
-manifest: the largest difference, what is allowed of it, and Kendall's tau between the two."""
+manifest: the largest difference, what is allowed of it, and Kendall's tau between the two; and by
+how much a prompt's score differs at most between alone and in batches of others. OpenVINO, where it
+takes part, is compared in this run, as an export would be."""
 
 _LOSSES = """\
 Beside what each folder is loaded with by default, all that is faster anywhere, however it ranks."""
@@ -225,14 +226,19 @@ def _orders(report: PredictorReport) -> str:
 
 
 def _parities(report: PredictorReport) -> str:
-    lines = ["| | difference | allowed | tau | prompts |", "|---|---:|---:|---:|---:|"]
-    for name, entry in ours(report):
+    lines = [
+        "| | difference | allowed | between batches | allowed | tau | prompts |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name, entry in report["contestants"].items():
         parity = entry["parity"]
         if parity is not None:
             cells = [
                 bold(name, entry["auto"]),
                 f"{parity['max_abs_diff']:.2g}",
                 f"{parity['bound']:.2g}",
+                f"{parity['batch_diff']:.2g}",
+                f"{parity['batch_bound']:.2g}",
                 f"{parity['tau']:.4f}",
                 f"{parity['prompts']:,}",
             ]

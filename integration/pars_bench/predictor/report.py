@@ -35,11 +35,14 @@ class Speed(TypedDict):
 
 
 class Parity(TypedDict):
-    """How an engine compared with the network that it was exported from, at its export."""
+    """How an engine compares with the network that it computes."""
 
     max_abs_diff: float
     bound: float
     """Of that difference."""
+    batch_diff: float
+    """The largest difference of a text's scores alone and in other batches."""
+    batch_bound: float
     tau: float
     prompts: int
 
@@ -57,7 +60,7 @@ class Entry(TypedDict):
     work: dict[str, float | str | None] | None
     """Fields of `Work`."""
     parity: Parity | None
-    """None for a baseline, and for the network that the others are compared with."""
+    """None for baselines of other networks, and for the one that the others are compared with."""
 
 
 class Parts(TypedDict):
