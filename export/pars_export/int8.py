@@ -95,19 +95,34 @@ def observe(
     for name in names:
         tapped.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     session = plain_session(tapped)
+    joined = _of_tokens(session, names, None if facts is None else facts.shape[1])
     seen: dict[str, Seen] = {}
     for feed in feeds(ids, facts):
-        for name, found in zip(names, session.run(names, feed), strict=True):
+        for name, found in zip(joined, session.run(list(joined), feed), strict=True):
             values = found.reshape(-1, found.shape[-1]).astype(np.float64)
-            if len(values) != feed["input_ids"].size:
-                continue
             gram, largest = values.T @ values, np.abs(values).max(axis=0)
             if name in seen:
                 gram += seen[name].gram
                 largest = np.maximum(largest, seen[name].largest)
             least = min(float(values.min()), seen[name].least if name in seen else 0.0)
-            seen[name] = Seen(gram, largest, least, joined=found.ndim == 2)
+            seen[name] = Seen(gram, largest, least, joined[name])
     return seen
+
+
+def _of_tokens(
+    session: onnxruntime.InferenceSession, names: Sequence[str], facts: int | None
+) -> dict[str, bool]:
+    """Names of the tensors with a row for each token, to whether those of all texts are joined."""
+    texts, length = 2, 3
+    feed = {name: np.ones((texts, length), np.int64) for name in ("input_ids", "attention_mask")}
+    if facts is not None:
+        feed["facts"] = np.zeros((texts, facts), np.float32)
+    found = zip(names, session.run(names, feed), strict=True)
+    return {
+        name: value.ndim == 2
+        for name, value in found
+        if value.size == texts * length * value.shape[-1]
+    }
 
 
 def copied(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -7,7 +7,9 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import onnx
 import torch
 from torch import Tensor, nn
 
@@ -20,7 +22,7 @@ FACTS = "facts"
 OPSET = 17
 """First with LayerNormalization as one operator; read by every runtime of the last three years."""
 WHOLE_ATTENTION = {"albert", "bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
-"""Encoders in each of whose layers a token attends to all of its text, by one and the same mask."""
+"""Types of encoders whose layers all have one and the same mask."""
 
 
 def export_onnx(network: RankerNetwork, path: Path) -> None:
@@ -45,8 +47,7 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
         inputs.append(torch.zeros(2, network.fact_head.facts.in_features))
         names.append(FACTS)
         shapes[FACTS] = {0: "batch"}
-    whole = network.encoder.config.model_type in WHOLE_ATTENTION
-    traced = _WithAddend(network) if whole else network
+    traced = _WithAddend(network) if _attends_to_all(network.encoder.config) else network
     with _expected_warnings(), torch.inference_mode():
         torch.onnx.export(
             traced.eval(),
@@ -59,8 +60,10 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
             dynamic_axes=shapes,
             do_constant_folding=True,
         )
-    keep_sizes(path)
-    join_texts(path)
+    model = onnx.load(str(path))
+    keep_sizes(model)
+    join_texts(model)
+    onnx.save(model, str(path))
 
 
 def export_half(network: RankerNetwork, path: Path) -> None:
@@ -72,6 +75,12 @@ def export_half(network: RankerNetwork, path: Path) -> None:
     half = copy.deepcopy(network)
     half.encoder.half()
     export_onnx(half, path)
+
+
+def _attends_to_all(config: Any) -> bool:
+    """Whether in each layer of an encoder each token attends to all of its text."""
+    # As decoders they see what came before alone, and make that mask themselves.
+    return config.model_type in WHOLE_ATTENTION and not getattr(config, "is_decoder", False)
 
 
 class _WithAddend(nn.Module):  # type: ignore[misc]  # mypy does not follow torch

@@ -35,7 +35,7 @@ def store_qdq(
     }
     fed: dict[str, list[str]] = {}
     for node in products(model):
-        if seen[node.input[0]].least < -FLOOR:
+        if node.input[0] in seen and seen[node.input[0]].least < -FLOOR:
             fed.setdefault(node.input[0], []).append(node.output[0])
     factors = {
         name: smoothing(seen[name], [weights[output] for output in outputs])

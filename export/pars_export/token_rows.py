@@ -9,12 +9,13 @@ the texts apart, and its views say so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
+
+from pars_export.views import branches_of
 
 _BY_ELEMENT = {
     *("Add", "Cast", "Clip", "Div", "Erf", "Gelu", "Max", "Min", "Mul", "Pow", "Relu", "Sigmoid"),
@@ -28,26 +29,23 @@ class _OtherGraphError(Exception):
     """The graph is not one of those that this is for."""
 
 
-def join_texts(path: Path) -> None:
-    """Rewrite the model at ``path``, from its first normalisation to what pools its tokens.
+def join_texts(model: onnx.ModelProto) -> None:
+    """Rewrite a model in place, from its first normalisation to what pools its tokens.
 
     A graph whose layers are of another form stays as it is: one that does not normalise its
-    embeddings, or whose views of attention were not given constant sizes before
+    embeddings, that branches, or whose views of attention were not given constant sizes before
     (`pars_export.views`).
     """
-    model = onnx.load(str(path))
+    graph = model.graph
     try:
-        nodes, constants = _Joined(model.graph).rewritten()
+        nodes, constants = _Joined(graph).rewritten()
     except _OtherGraphError:
         return
     used = {name for node in nodes for name in node.input}
-    kept = [each for each in (*model.graph.initializer, *constants) if each.name in used]
-    del model.graph.node[:], model.graph.initializer[:]
-    model.graph.node.extend(nodes)
-    model.graph.initializer.extend(kept)
-    # Shapes that were noted for tensors of three dimensions.
-    del model.graph.value_info[:]
-    onnx.save(model, str(path))
+    kept = [each for each in (*graph.initializer, *constants) if each.name in used]
+    del graph.node[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.initializer.extend(kept)
 
 
 class _Joined:
@@ -60,10 +58,10 @@ class _Joined:
         """Of tensors whose rows are tokens."""
         self._apart: dict[str, str] = {}
         """Those that are needed with their texts apart, by what they are called then."""
-        self._left = 0
-        """How many of those were made from rows."""
-        self._heads = 0
-        """Width of all heads together."""
+        self._parted = 0
+        """How many of those were rows before."""
+        self._attended = 0
+        """Width of what attention gives, all heads together."""
         self._nodes: list[onnx.NodeProto] = []
         self._made: dict[str, onnx.TensorProto] = {}
 
@@ -71,13 +69,17 @@ class _Joined:
         """Its nodes, and the constants that they need beside those it has."""
         self._nodes.append(helper.make_node("Shape", ["input_ids"], [_SIZES]))
         for node in self._graph.node:
-            self._take(node)
+            own = onnx.NodeProto()
+            own.CopyFrom(node)
+            self._take(own)
         # One tensor goes on with its texts apart: the one that is pooled.
-        if not self._heads or self._left != 1:
+        if not self._attended or self._parted != 1:
             raise _OtherGraphError
         return self._nodes, list(self._made.values())
 
     def _take(self, node: onnx.NodeProto) -> None:
+        if branches_of(node):
+            raise _OtherGraphError
         if not self._widths:
             self._nodes.append(node)
             if _normalises(node):
@@ -134,15 +136,15 @@ class _Joined:
         sizes = self._sizes(node)
         if sizes is None or len(sizes) != 4 or sizes[:2] != [0, 0]:
             raise _OtherGraphError
-        self._heads = self._widths[node.input[0]]
+        self._attended = self._widths[node.input[0]]
         self._reshape(node.input[0], self._texts(*sizes[2:]), node.output[0])
 
     def _join_heads(self, node: onnx.NodeProto) -> None:
         """A view (batch, length, width) of what attention gives."""
-        if not self._heads:
+        if not self._attended:
             raise _OtherGraphError
-        self._reshape(node.input[0], self._rows(self._heads), node.output[0])
-        self._widths[node.output[0]] = self._heads
+        self._reshape(node.input[0], self._rows(self._attended), node.output[0])
+        self._widths[node.output[0]] = self._attended
 
     def _leave(self, node: onnx.NodeProto) -> None:
         """A node that needs the texts apart, or has nothing to do with rows."""
@@ -150,7 +152,7 @@ class _Joined:
             if name not in self._widths:
                 continue
             if name not in self._apart:
-                self._left += 1
+                self._parted += 1
                 self._apart[name] = f"{name}.apart"
                 self._reshape(name, self._texts(self._widths[name]), self._apart[name])
             node.input[place] = self._apart[name]

@@ -7,7 +7,7 @@ the same by itself: a 0 keeps the size that its input has at that place.
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 from typing import TypeAlias
 
 import numpy as np
@@ -17,14 +17,13 @@ from onnx import helper, numpy_helper
 _Nodes: TypeAlias = dict[str, onnx.NodeProto]
 
 
-def keep_sizes(path: Path) -> None:
-    """Rewrite every view of the model at ``path`` whose leading sizes are looked up.
+def keep_sizes(model: onnx.ModelProto) -> None:
+    """Rewrite every view of a model whose leading sizes are looked up, in place.
 
     They are looked up in a tensor before the view's input and taken for the input's own, as they
     are wherever an encoder parts its heads; the comparison of scores that follows an export refuses
     a model of which that is not true.
     """
-    model = onnx.load(str(path))
     graph = model.graph
     made = {output: node for node in graph.node for output in node.output}
     for node in graph.node:
@@ -33,7 +32,6 @@ def keep_sizes(path: Path) -> None:
             graph.initializer.append(numpy_helper.from_array(np.array(sizes, dtype=np.int64), name))
             node.input[1] = name
     _drop_unused(graph)
-    onnx.save(model, str(path))
 
 
 def _sizes(view: onnx.NodeProto, made: _Nodes) -> list[int] | None:
@@ -77,7 +75,21 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     kept = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            needed.update(node.input)
+            needed.update(inputs_of(node))
             kept.append(node)
     del graph.node[:]
     graph.node.extend(reversed(kept))
+
+
+def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node reads, also those that its branches take from the graph around them."""
+    yield from node.input
+    for branch in branches_of(node):
+        for each in branch.node:
+            yield from inputs_of(each)
+        yield from (output.name for output in branch.output)
+
+
+def branches_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
+    """Graphs within a node, as `If` has."""
+    return [each.g for each in node.attribute if each.type == onnx.AttributeProto.GRAPH]

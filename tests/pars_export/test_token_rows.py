@@ -12,9 +12,10 @@ import torch
 from numpy.testing import assert_allclose
 
 from pars_export.batches import padded
-from pars_export.int8 import observe, rewrite
+from pars_export.int8 import observe, rewrite, store_int8
 from pars_export.network import RankerNetwork
 from pars_export.onnx import WHOLE_ATTENTION, export_onnx
+from pars_export.qdq import store_qdq
 from pars_export.runtimes.onnxruntime_engines import OnnxCore
 
 _CONFIG: dict[str, float] = {
@@ -27,12 +28,17 @@ _CONFIG: dict[str, float] = {
     "initializer_range": 0.2,
     "pad_token_id": 0,
 }
-_DISTILBERT = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-_MODERNBERT = {"bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
-_FAMILIES: dict[str, dict[str, int]] = {
+_DISTILBERT: dict[str, object] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
+_MODERNBERT: dict[str, object] = {
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+    "cls_token_id": 1,
+    "sep_token_id": 2,
+}
+_FAMILIES: dict[str, dict[str, object]] = {
     "albert": {"embedding_size": 16},
     "bert": {},
-    "deberta-v2": {},
+    "deberta-v2": {"relative_attention": True, "max_relative_positions": 20},
     "distilbert": _DISTILBERT,
     "electra": {"embedding_size": 16},
     "modernbert": _MODERNBERT,
@@ -44,13 +50,23 @@ _JOINED = {"albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"}
 """The others normalise elsewhere, or write their views otherwise."""
 
 
-def _network(kind: str) -> RankerNetwork:
+def _network(kind: str, outputs: int = 1, facts: int = 0, **more: object) -> RankerNetwork:
     torch.manual_seed(1)
-    network = RankerNetwork({"model_type": kind, **_CONFIG, **_FAMILIES[kind]}, "mean")
+    config = {"model_type": kind, **_CONFIG, **_FAMILIES[kind], **more}
+    network = RankerNetwork(config, "mean", outputs, facts)
     network.eval()
     for parameter in network.parameters():  # biases begin as zeros
         parameter.data.add_(torch.randn_like(parameter) * 0.05)
     return network
+
+
+def test_an_encoder_that_is_built_as_a_decoder_keeps_its_mask(tmp_path: Path) -> None:
+    network = _network("bert", is_decoder=True)
+    export_onnx(network, tmp_path / "model.onnx")
+    batch = padded([[5, 9, 7, 3], [8, 4]], pad_id=0)
+    with torch.inference_mode():
+        wanted = network(*map(torch.from_numpy, batch)).numpy()
+    assert_allclose(OnnxCore(tmp_path / "model.onnx", threads=1)(*batch), wanted, atol=2e-5)
 
 
 def test_every_family_with_one_mask_is_tried_here() -> None:
@@ -103,3 +119,17 @@ def test_int8_rounds_tokens_that_are_rows_and_those_that_are_not(tmp_path: Path,
     assert 0 < np.abs(found - wanted).max() < 0.2 * wanted.std()
     alone = [OnnxCore(tmp_path / "int8.onnx", threads=1)(*padded([ids[0]], 0))[0]]
     assert_allclose(alone, found[:1], rtol=0, atol=2e-5)
+
+
+def test_int8_and_its_pairs_round_no_facts_whatever_the_prompts(tmp_path: Path) -> None:
+    export_onnx(_network("bert", outputs=5, facts=3), tmp_path / "model.onnx")
+    rng = np.random.default_rng(0)
+    ids = [rng.integers(1, 60, rng.integers(2, 60)).tolist() for _ in range(40)]
+    ids[5] = [7]
+    facts = rng.standard_normal((40, 3)).astype(np.float32)
+    batch = padded(ids, pad_id=0)
+    wanted = OnnxCore(tmp_path / "model.onnx", threads=1, facts=3)(*batch, facts)
+    for store in (store_int8, store_qdq):
+        store(tmp_path / "model.onnx", tmp_path / "rounded.onnx", ids, facts)
+        found = OnnxCore(tmp_path / "rounded.onnx", threads=1, facts=3)(*batch, facts)
+        assert 0 < np.abs(found - wanted).max() < 0.2 * wanted.std()
