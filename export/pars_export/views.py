@@ -75,18 +75,18 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     kept = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            needed.update(inputs_of(node))
+            needed.update(_inputs_of(node))
             kept.append(node)
     del graph.node[:]
     graph.node.extend(reversed(kept))
 
 
-def inputs_of(node: onnx.NodeProto) -> Iterator[str]:
+def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
     """Names that a node reads, also those that its branches take from the graph around them."""
     yield from node.input
     for branch in branches_of(node):
         for each in branch.node:
-            yield from inputs_of(each)
+            yield from _inputs_of(each)
         yield from (output.name for output in branch.output)
 
 
