@@ -83,6 +83,11 @@ def _attends_to_all(config: Any) -> bool:
     return config.model_type in WHOLE_ATTENTION and not getattr(config, "is_decoder", False)
 
 
+_UNSEEN = -1e4
+"""What is added where a token must not be attended to (Devlin et al. 2019): e to it is zero in any
+precision, and it stays a number where a tool turns the graph into float16."""
+
+
 class _WithAddend(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
     """The network with attention's mask as what is added to attention's scores.
 
@@ -100,7 +105,7 @@ class _WithAddend(nn.Module):  # type: ignore[misc]  # mypy does not follow torc
         """As `RankerNetwork.forward`."""
         network = self.network
         kind = next(network.encoder.parameters()).dtype
-        addend = (1 - attention_mask[:, None, None, :].to(kind)) * torch.finfo(kind).min
+        addend = (1 - attention_mask[:, None, None, :].to(kind)) * _UNSEEN
         output = network.encoder(input_ids=input_ids, attention_mask=addend)
         return network.score(network.pool(output, attention_mask), facts)
 

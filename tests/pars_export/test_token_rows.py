@@ -10,6 +10,7 @@ import onnxruntime
 import pytest
 import torch
 from numpy.testing import assert_allclose
+from onnx import helper, numpy_helper
 
 from pars_export.batches import padded
 from pars_export.int8 import observe, rewrite, store_int8
@@ -101,6 +102,22 @@ def test_a_bias_is_added_within_the_product_where_tokens_are_rows(
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     products = 6 * _CONFIG["num_hidden_layers"]
     assert (operators.count("Gemm") > products) == (kind in _JOINED)
+
+
+@pytest.mark.parametrize("kind", sorted(WHOLE_ATTENTION))
+def test_every_constant_of_a_graph_is_a_number_in_float16(tmp_path: Path, kind: str) -> None:
+    export_onnx(_network(kind), tmp_path / "model.onnx")
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    values = [numpy_helper.to_array(tensor) for tensor in graph.initializer]
+    values += [
+        numpy_helper.to_array(helper.get_node_attr_value(node, "value"))
+        for node in graph.node
+        if node.op_type == "Constant"
+    ]
+    floats = [value for value in values if value.dtype == np.float32]
+    assert floats
+    largest = np.finfo(np.float16).max
+    assert all(np.abs(value).max(initial=0) <= largest for value in floats)
 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])
