@@ -12,7 +12,8 @@ prompt's score depends on its neighbours. Three steps keep the order of the scor
   into sixteen bits. An x86 CPU without dot-product instructions (AVX2) adds them there and cuts off
   what is larger: an engine would score otherwise, and wrongly, than where it was compared.
 
-Standard operators and one of onnxruntime's own (MatMulIntegerToFloat); unsigned activations times
+GELU is computed in its tanh form (`pars_export.gelu`): rounding hides the difference. Standard
+operators and two of onnxruntime's own (MatMulIntegerToFloat, FastGelu); unsigned activations times
 signed weights is the product that x86 and Arm CPUs are fast at.
 """
 
@@ -29,6 +30,8 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from pars_export.even_values import even_values
+from pars_export.gelu import by_tanh
 from pars_export.gptq import LARGEST, column_scales, paired_scales, round_weight
 from pars_export.parity import CALIBRATION, evenly
 
@@ -70,6 +73,7 @@ def rewrite(model: onnx.ModelProto, seen: Mapping[str, Seen], spared: Collection
         seen: what `observe` saw of it.
         spared: names of the results of products that stay in float32.
     """
+    by_tanh(model.graph)
     _Rewriter(model, seen, spared).run()
 
 
@@ -192,6 +196,13 @@ class _Rewriter:
             if node.input[0] not in seen or node.output[0] in spared:
                 continue
             self._fed.setdefault(node.input[0], []).append(self._weight(node.input[1]))
+        self._factors = {
+            name: smoothing(seen[name], weights)
+            for name, weights in self._fed.items()
+            if seen[name].least < -FLOOR
+        }
+        self._even = even_values(model.graph, self._factors)
+        self._weights = weights_of(model)
 
     def run(self) -> None:
         """Rewrite the model in place."""
@@ -236,16 +247,17 @@ class _Rewriter:
             width = len(seen.largest)
             rows = self._constant(f"int8.tokens{width}", [-1, width], np.int64)
             flat = self._add("Reshape", [name, rows], at)
-        if seen.least >= -FLOOR:
+        smooth = self._factors.get(name)
+        if smooth is None:
             # Rounding cuts off what little may lie below zero then.
             floor = self._constant("int8.floor", FLOOR)
             flat = size = self._add("Add", [flat, floor], f"{at}.moved")
-            steps, zero, smooth = 255.0, 0, None
+            steps, zero = 255.0, 0
         else:
             steps, zero = float(LARGEST), 128
-            smooth = smoothing(seen, self._fed[name])
-            factor = self._constant(f"{at}.factor", 1 / smooth)
-            flat = self._add("Mul", [flat, factor], f"{at}.smooth")
+            if name not in self._even:
+                factor = self._constant(f"{at}.factor", 1 / smooth)
+                flat = self._add("Mul", [flat, factor], f"{at}.smooth")
             size = self._add("Abs", [flat], f"{at}.size")
         top = self._add("ReduceMax", [size], f"{at}.top", axes=[-1], keepdims=0)
         steps_name = self._constant(f"int8.steps{zero}", steps)
@@ -290,16 +302,10 @@ class _Rewriter:
             shift = -FLOOR * (whole.astype(np.float64) * scales).sum(axis=0)
             shift_name = self._constant(f"{output}.shift", shift)
             found = self._add("Add", [found, shift_name], f"{output}.shifted")
-        shape: list[str | int | None] = ["batch", "length", len(scales)]
         if self._seen[name].joined:
             self._nodes[-1].output[0] = output
-            shape = ["tokens", len(scales)]
         else:
             self._add("Reshape", [found, self._shape(len(scales))], output)
-        # Without its shape, onnxruntime would not join the bias with the activation function.
-        self._model.graph.value_info.append(
-            helper.make_tensor_value_info(output, TensorProto.FLOAT, shape)
-        )
 
     # What all layers share.
 

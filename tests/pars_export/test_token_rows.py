@@ -39,7 +39,11 @@ _MODERNBERT: dict[str, object] = {
 _FAMILIES: dict[str, dict[str, object]] = {
     "albert": {"embedding_size": 16},
     "bert": {},
-    "deberta-v2": {"relative_attention": True, "max_relative_positions": 20},
+    "deberta-v2": {
+        "relative_attention": True,
+        "max_relative_positions": 20,
+        "pos_att_type": ["c2p", "p2c"],
+    },
     "distilbert": _DISTILBERT,
     "electra": {"embedding_size": 16},
     "modernbert": _MODERNBERT,
