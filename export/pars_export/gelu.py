@@ -12,7 +12,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
+
+from pars_export.graph import constants
 
 _CHAIN = (("Div", 2**0.5), ("Erf", None), ("Add", 1.0), ("Mul", None), ("Mul", 0.5))
 """The five operators, and the constant that each takes."""
@@ -40,20 +42,17 @@ def by_tanh(graph: onnx.GraphProto) -> None:
 
 def _chains(graph: onnx.GraphProto) -> Iterator[list[onnx.NodeProto]]:
     """The nodes of each GELU, first to last."""
-    constants = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+    known = constants(graph)
     made, readers = {}, defaultdict(list)
     for node in graph.node:
         made[node.output[0]] = node
         for name in node.input:
             readers[name].append(node)
-        if node.op_type == "Constant":
-            tensor = helper.get_node_attr_value(node, "value")
-            constants[node.output[0]] = numpy_helper.to_array(tensor)
 
     def fits(node: onnx.NodeProto, operator: str, value: float | None) -> bool:
-        known = [constants[name] for name in node.input if name in constants]
-        given = value is None or any(each.size == 1 and np.isclose(each, value) for each in known)
-        return node.op_type == operator and given
+        given = [known[name] for name in node.input if name in known and known[name].size == 1]
+        has = value is None or any(np.isclose(each, value) for each in given)
+        return node.op_type == operator and has
 
     for erf in graph.node:
         if erf.op_type != "Erf" or erf.input[0] not in made:

@@ -120,7 +120,7 @@ class FactHead(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
 def build_encoder(config: Mapping[str, object]) -> nn.Module:
     """The encoder of a `config.json` with random weights and eager attention.
 
-    Eager attention is what exports to a graph that runtimes recognise and fuse.
+    Eager attention is what exports to a graph of plain operators, which every runtime reads.
 
     Raises:
         PredictorError: transformers knows no such model, or a value does not fit.

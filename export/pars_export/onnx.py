@@ -22,7 +22,8 @@ FACTS = "facts"
 OPSET = 17
 """First with LayerNormalization as one operator; read by every runtime of the last three years."""
 WHOLE_ATTENTION = {"albert", "bert", "distilbert", "electra", "mpnet", "roberta", "xlm-roberta"}
-"""Types of encoders whose layers all have one and the same mask."""
+"""Types of encoders that take what is added to attention's scores in place of a mask of ones and
+zeros, the same in all layers."""
 
 
 def export_onnx(network: RankerNetwork, path: Path) -> None:
@@ -31,10 +32,9 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
     One that reads facts has a third input, float32 `facts` (n, facts).
 
     The tracing exporter is used, not the one that goes through torch.export: from eager attention
-    its graph is the one in which onnxruntime's optimizer recognises attention and which its
-    quantisation tools read; for MiniLM it also takes a second instead of seven and runs a tenth
-    faster. What tracing could get wrong, a constant where a size should be, shows in the parity
-    check, which every export goes through.
+    its graph is the one that quantisation tools read; for MiniLM it also takes a second instead of
+    seven and runs a tenth faster. What tracing could get wrong, a constant where a size should be,
+    shows in the parity check, which every export goes through.
     """
     # Not square and with padding, so that no size is taken for another and the mask is traced.
     ids = torch.arange(2 * 7, dtype=torch.int64).reshape(2, 7) % 3 + 1

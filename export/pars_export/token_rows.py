@@ -12,10 +12,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from pars_export.views import branches_of
+from pars_export.graph import branches_of, constants
 
 _BY_ELEMENT = {
     *("Add", "Cast", "Clip", "Div", "Erf", "Gelu", "Max", "Min", "Mul", "Pow", "Relu", "Sigmoid"),
@@ -53,7 +52,7 @@ class _Joined:
 
     def __init__(self, graph: onnx.GraphProto) -> None:
         self._graph = graph
-        self._known = _constants(graph)
+        self._known = constants(graph)
         self._widths: dict[str, int] = {}
         """Of tensors whose rows are tokens."""
         self._apart: dict[str, str] = {}
@@ -182,19 +181,6 @@ class _Joined:
         """Of a view; None where they are looked up."""
         sizes = self._known.get(node.input[1])
         return None if sizes is None else [int(size) for size in sizes]
-
-
-def _constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
-    """All constants of a graph by name."""
-    found = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "Constant":
-            tensor = helper.get_node_attr_value(node, "value")
-            found[node.output[0]] = numpy_helper.to_array(tensor)
-        elif node.op_type == "Identity" and node.input[0] in found:
-            # Equal constants, such as biases before any training, are one that goes by many names.
-            found[node.output[0]] = found[node.input[0]]
-    return found
 
 
 def _normalises(node: onnx.NodeProto) -> bool:

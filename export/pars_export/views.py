@@ -7,14 +7,18 @@ the same by itself: a 0 keeps the size that its input has at that place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from typing import TypeAlias
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from numpy.typing import NDArray
+from onnx import numpy_helper
 
-_Nodes: TypeAlias = dict[str, onnx.NodeProto]
+from pars_export.graph import constants, inputs_of
+
+_Nodes: TypeAlias = Mapping[str, onnx.NodeProto]
+_Constants: TypeAlias = Mapping[str, NDArray[np.generic]]
 
 
 def keep_sizes(model: onnx.ModelProto) -> None:
@@ -26,47 +30,44 @@ def keep_sizes(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     made = {output: node for node in graph.node for output in node.output}
+    known = constants(graph)
     for node in graph.node:
-        if node.op_type == "Reshape" and (sizes := _sizes(node, made)) is not None:
+        if node.op_type == "Reshape" and (sizes := _sizes(node, made, known)) is not None:
             name = f"{node.output[0]}.sizes"
             graph.initializer.append(numpy_helper.from_array(np.array(sizes, dtype=np.int64), name))
             node.input[1] = name
     _drop_unused(graph)
 
 
-def _sizes(view: onnx.NodeProto, made: _Nodes) -> list[int] | None:
+def _sizes(view: onnx.NodeProto, made: _Nodes, known: _Constants) -> list[int] | None:
     """Constant sizes of a view; None where they cannot be told."""
     joined = made.get(view.input[1])
     if joined is None or joined.op_type != "Concat":
         return None
     sizes = []
     for place, name in enumerate(joined.input):
-        size = 0 if _looked_up(name, made) == place else _constant(name, made)
+        size = 0 if _looked_up(name, made, known) == place else _number(known.get(name))
         if size is None:
             return None
         sizes.append(size)
     return sizes
 
 
-def _looked_up(name: str, made: _Nodes) -> int | None:
+def _looked_up(name: str, made: _Nodes, known: _Constants) -> int | None:
     """The axis of some tensor whose size a joined one is."""
     for kind in ("Unsqueeze", "Gather", "Shape"):
         node = made.get(name)
         if node is None or node.op_type != kind:
             return None
         if kind == "Gather":
-            axis = _constant(node.input[1], made)
+            axis = _number(known.get(node.input[1]))
         name = node.input[0]
     return axis
 
 
-def _constant(name: str, made: _Nodes) -> int | None:
+def _number(value: NDArray[np.generic] | None) -> int | None:
     """A constant of one number."""
-    node = made.get(name)
-    if node is None or node.op_type != "Constant":
-        return None
-    value = numpy_helper.to_array(helper.get_node_attr_value(node, "value"))
-    return int(value.item()) if value.size == 1 else None
+    return int(value.item()) if value is not None and value.size == 1 else None
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:
@@ -75,21 +76,7 @@ def _drop_unused(graph: onnx.GraphProto) -> None:
     kept = []
     for node in reversed(graph.node):
         if needed.intersection(node.output):
-            needed.update(_inputs_of(node))
+            needed.update(inputs_of(node))
             kept.append(node)
     del graph.node[:]
     graph.node.extend(reversed(kept))
-
-
-def _inputs_of(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node reads, also those that its branches take from the graph around them."""
-    yield from node.input
-    for branch in branches_of(node):
-        for each in branch.node:
-            yield from _inputs_of(each)
-        yield from (output.name for output in branch.output)
-
-
-def branches_of(node: onnx.NodeProto) -> list[onnx.GraphProto]:
-    """Graphs within a node, as `If` has."""
-    return [each.g for each in node.attribute if each.type == onnx.AttributeProto.GRAPH]

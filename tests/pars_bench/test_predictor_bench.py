@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -28,7 +29,6 @@ from pars_bench.predictor.texts import TextMaker, repeated
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.errors import ConfigError
 from pars_export.inputs import InputSpec, TextTokenizer
-from pars_export.parity import builtin_texts
 from pars_export.runtimes import RUNTIMES
 from pars_export.runtimes.onnxruntime_engines import OnnxCore
 from pars_export.table import write_table_predictor
@@ -356,17 +356,19 @@ def test_what_cannot_be_measured_is_refused(
     assert "these are not the results of" in capsys.readouterr().err
 
 
-def test_what_computes_a_network_elsewhere_is_compared_as_an_export_is(tmp_path: Path) -> None:
+@pytest.mark.parametrize("lean", [0.0, 0.001])
+def test_openvino_is_compared_as_an_export_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lean: float
+) -> None:
     folder = write_tiny_predictor(tmp_path / "tiny", half=True)
-    core = OnnxCore(folder / "model.onnx", threads=1)
-    good = baselines.parity(core, folder, builtin_texts())
-    assert good.fault is None
-    assert good.prompts == len(builtin_texts())
 
     class Neighbourly:
-        """Stands for a library whose rounding depends on how many texts it is given."""
+        """Stands for OpenVINO: onnxruntime, whose scores lean on how many texts it is given."""
 
         survives_fork = True
+
+        def __init__(self, path: Path, threads: int) -> None:
+            self._core = OnnxCore(path, threads)
 
         def __call__(
             self,
@@ -375,10 +377,22 @@ def test_what_computes_a_network_elsewhere_is_compared_as_an_export_is(tmp_path:
             facts: NDArray[np.float32] | None = None,
             /,
         ) -> NDArray[np.float32]:
-            return core(ids, mask) + np.float32(0.001 * (len(ids) > 1))
+            return self._core(ids, mask) + np.float32(lean * (len(ids) > 1))
 
-    fault = baselines.parity(Neighbourly(), folder, builtin_texts()).fault
-    assert fault is not None
-    assert "depend on what else is in the batch, by up to 0.001 " in fault
-    for name in ("bert-base", "pipeline", "ngram-ridge"):
-        assert baselines.parity_of(name, folder, 1, builtin_texts()) is None
+    monkeypatch.setattr(baselines, "OpenVinoCore", Neighbourly)
+    openvino = Contestant("OpenVINO", "openvino", str(folder), baseline=True)
+    with ExitStack() as stack:
+        named = cells.Cells(stack, [openvino], QUICK, bench.PROMPTS).named()
+    assert named["parity-openvino"]["kind"] == "parity"
+    speeds = speed.Speeds([openvino], 1, 64, bench.PROMPTS)
+    found = speeds.parity("OpenVINO", 30)
+    assert found["prompts"] == 30
+    assert found["max_abs_diff"] <= found["bound"]
+    assert (found["batch_diff"] <= found["batch_bound"]) == (lean == 0)
+    assert found["batch_diff"] >= 0.99 * lean
+
+
+def test_a_folder_that_reads_facts_is_refused(tmp_path: Path) -> None:
+    folder = write_tiny_predictor(tmp_path / "tiny", facts=["prompt_tokens"])
+    with pytest.raises(ConfigError, match="tiny: it reads facts beside the text"):
+        choose([folder], [])

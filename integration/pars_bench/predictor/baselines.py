@@ -18,7 +18,7 @@ from pars_bench.predictor.work import Work, work_of_encoder
 from pars_export.artifact import Manifest, read_manifest
 from pars_export.batches import BatchPlan
 from pars_export.inputs import TextTokenizer
-from pars_export.parity import Parity, measure, some_facts
+from pars_export.parity import Parity, builtin_texts, measure
 from pars_export.runtimes import Scorer
 from pars_export.runtimes.encoded import TOKENIZER, Core, EncodedScorer, load_tokenizer
 
@@ -145,34 +145,26 @@ def _open_openvino(folder: Path, manifest: Manifest, threads: int) -> Scorer:
     return EncodedScorer(TextTokenizer(folder / TOKENIZER, manifest.input), core)
 
 
-def parity_of(name: str, folder: Path, threads: int, texts: Sequence[str]) -> Parity | None:
-    """How a baseline that computes the folder's network compares with it, as an export would.
-
-    None of one that computes something else.
-    """
-    from pars_export.engines import ONNX
-
-    return parity(OpenVinoCore(folder / ONNX, threads), folder, texts) if name == OPENVINO else None
-
-
-def parity(core: Core, folder: Path, texts: Sequence[str]) -> Parity:
-    """How something that computes the folder's network, in whatever floats, compares with it.
+def openvino_parity(folder: Path, threads: int, texts: Sequence[str]) -> Parity:
+    """How OpenVINO compares with the folder's network, held to the bound of `onnx-bf16`.
 
     Args:
-        core: the network without an n-gram half, by that something.
-        folder: the predictor folder.
+        folder: predictor folder of an encoder, whose n-gram half is left out.
+        threads: cores to use.
         texts: prompts, at least two.
     """
     from pars_export.build import WEIGHTS
-    from pars_export.engines import ENGINES
+    from pars_export.engines import ENGINES, ONNX
+    from pars_export.runtimes.onnxruntime_engines import CPU_PLAN
     from pars_export.runtimes.torch_eager import TorchCore, load_network
 
+    core: Core = OpenVinoCore(folder / ONNX, threads)
     manifest = read_manifest(folder)
     tokenizer = load_tokenizer(folder, manifest)
     reference = EncodedScorer(tokenizer, TorchCore(load_network(folder, WEIGHTS), threads=1))
-    facts = some_facts(manifest.facts.width, len(texts))
-    candidate, bound = EncodedScorer(tokenizer, core), ENGINES["onnx-bf16"].bound
-    return measure(reference, candidate, core, tokenizer, texts, bound, facts)
+    candidate, bound = EncodedScorer(tokenizer, core, CPU_PLAN), ENGINES["onnx-bf16"].bound
+    odd = builtin_texts()
+    return measure(reference, candidate, core, tokenizer, texts, bound, odd=odd)
 
 
 OPEN: Mapping[str, Callable[[Path, Manifest, int], Scorer]] = {

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PROMPTS = Path(__file__).parents[1] / "demo" / "prompts.jsonl"
 MODULES = (
     "pars_bench.environment",
+    "pars_export.parity",
     *(
         f"pars_bench.predictor.{name}"
         for name in (
@@ -43,6 +44,7 @@ MODULES = (
             "products",
             "rates",
             "report",
+            "ridge",
             "speed",
             "texts",
             "work",

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
@@ -49,7 +50,7 @@ class Cells:
         for slug, each in self._contestants.items():
             if not each.baseline or each.what == "ngram-ridge":
                 found[f"order-{slug}"] = {"kind": "order", "who": slug}
-            if each.what == OPENVINO:
+            if each.what == OPENVINO and find_spec("torch") is not None:
                 found[f"parity-{slug}"] = {"kind": "parity", "who": slug, "count": PROMPTS}
         for threads in grid.threads:
             for slug in self._contestants:

@@ -109,7 +109,8 @@ def choose(folders: Sequence[Path], baselines: Sequence[str] | None) -> list[Con
         baselines: names of `BASELINES`; None for all whose package is installed.
 
     Raises:
-        ConfigError: no encoder, two folders of one name, or a baseline that cannot run.
+        ConfigError: no encoder, two folders of one name, one that reads facts, or a baseline that
+            cannot run.
         PredictorError: a folder that cannot be read.
     """
     manifests = {folder: read_manifest(folder) for folder in folders}
@@ -119,6 +120,12 @@ def choose(folders: Sequence[Path], baselines: Sequence[str] | None) -> list[Con
             "None of the predictor folders is of the kind encoder; give one, for the baselines "
             "read texts with its tokenizer."
         )
+    for folder, manifest in manifests.items():
+        if manifest.facts.width:
+            raise ConfigError(
+                f"{folder}: it reads facts beside the text, and this bench has texts alone; give "
+                "a predictor that reads no facts."
+            )
     names = [folder.name for folder in folders]
     twice = sorted(name for name in set(names) if names.count(name) > 1)
     if twice:

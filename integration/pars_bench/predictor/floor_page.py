@@ -55,8 +55,8 @@ the median. That has onnxruntime's way from node to node in it, which is shared 
 less than 1 is as it should be. More than 1 says that something else ran, which the profile's clock
 does not leave out, and which makes long nodes longer than short ones. Rounding is all that int8
 adds to a product: scales of the inputs, rounding them, scaling the results. Attention's own
-products have no weights and are float32. The rest are the other nodes: sums with biases, residuals
-and the mask, embeddings, moves."""
+products have no weights and are float32. The rest are the other nodes: sums with residuals, with
+the mask and, where a product does not add them, with biases; embeddings, moves."""
 
 _PARTS_NAMED = {
     "products": "products with weights",

@@ -60,7 +60,8 @@ _PARITY = """\
 Scores of each engine beside those of the PyTorch network, as its export found and wrote into the
 manifest: the largest difference, what is allowed of it, and Kendall's tau between the two; and by
 how much a prompt's score differs at most between alone and in batches of others. OpenVINO, where it
-takes part, is compared in this run, as an export would be."""
+takes part, is compared in this run, on prompts of its burst and odd texts, and what is allowed is
+what `onnx-bf16` may."""
 
 _LOSSES = """\
 Beside what each folder is loaded with by default, all that is faster anywhere, however it ranks."""
@@ -237,8 +238,10 @@ def _parities(report: PredictorReport) -> str:
                 bold(name, entry["auto"]),
                 f"{parity['max_abs_diff']:.2g}",
                 f"{parity['bound']:.2g}",
-                f"{parity['batch_diff']:.2g}",
-                f"{parity['batch_bound']:.2g}",
+                *(
+                    f"{parity[key]:.2g}" if key in parity else ""
+                    for key in ("batch_diff", "batch_bound")
+                ),
                 f"{parity['tau']:.4f}",
                 f"{parity['prompts']:,}",
             ]

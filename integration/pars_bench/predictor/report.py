@@ -40,9 +40,10 @@ class Parity(TypedDict):
     max_abs_diff: float
     bound: float
     """Of that difference."""
-    batch_diff: float
-    """The largest difference of a text's scores alone and in other batches."""
-    batch_bound: float
+    batch_diff: NotRequired[float]
+    """The largest difference of a text's scores alone and in other batches; exports of early
+    versions have none."""
+    batch_bound: NotRequired[float]
     tau: float
     prompts: int
 

@@ -134,15 +134,14 @@ class Speeds:
             predictor.score(texts)
         return clock() - start
 
-    def parity(self, name: str, count: int) -> dict[str, float | int] | None:
-        """How a baseline compares with the network that it computes, on ``count`` prompts."""
-        from pars_bench.predictor.baselines import parity_of
+    def parity(self, name: str, count: int) -> dict[str, float | int]:
+        """How OpenVINO compares with the network that it computes, on ``count`` prompts."""
+        from pars_bench.predictor.baselines import openvino_parity
         from pars_export.parity import evenly
 
-        contestant = self._contestants[name]
         texts = [self._prompts[row] for row in evenly(len(self._prompts), count)]
-        found = parity_of(contestant.what, Path(contestant.folder), self._threads, texts)
-        return None if found is None else found.to_json()
+        folder = Path(self._contestants[name].folder)
+        return openvino_parity(folder, self._threads, texts).to_json()
 
     def order(self, name: str) -> dict[str, object]:
         """How well it ranks the demonstration's test prompts: tau, its interval, and of what."""
