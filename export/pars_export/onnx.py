@@ -88,26 +88,26 @@ _UNSEEN = -1e4
 precision, and it stays a number where a tool turns the graph into float16."""
 
 
-class _WithAddend(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
-    """The network with attention's mask as what is added to attention's scores.
+class _WithAddend(RankerNetwork):
+    """A network, weights and all, with attention's mask as what is added to attention's scores.
 
     That is what an encoder makes of a mask of ones and zeros. It gets there by way of sizes that it
     looks up and conditions that it joins, some fifty nodes of a graph.
     """
 
     def __init__(self, network: RankerNetwork) -> None:
-        super().__init__()
-        self.network = network
+        nn.Module.__init__(self)
+        self.encoder, self.head = network.encoder, network.head
+        self.fact_head, self.pooling = network.fact_head, network.pooling
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, facts: Tensor | None = None
     ) -> Tensor:
         """As `RankerNetwork.forward`."""
-        network = self.network
-        kind = next(network.encoder.parameters()).dtype
+        kind = next(self.encoder.parameters()).dtype
         addend = (1 - attention_mask[:, None, None, :].to(kind)) * _UNSEEN
-        output = network.encoder(input_ids=input_ids, attention_mask=addend)
-        return network.score(network.pool(output, attention_mask), facts)
+        output = self.encoder(input_ids=input_ids, attention_mask=addend)
+        return self.score(self.pool(output, attention_mask), facts)
 
 
 @contextmanager
