@@ -15,6 +15,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import numpy_helper
 
+from pars_export.graph import inputs_of
+
 
 def even_values(graph: onnx.GraphProto, factors: Mapping[str, NDArray[np.float64]]) -> set[str]:
     """Divide channels of tensors by factors, in place, where a tensor is what attention gives.
@@ -51,30 +53,34 @@ class _Path:
     def __init__(self, graph: onnx.GraphProto) -> None:
         self.constants = {tensor.name: tensor for tensor in graph.initializer}
         self._made = {name: node for node in graph.node for name in node.output}
-        self._reads = Counter(name for node in graph.node for name in node.input)
+        self._reads = Counter(name for node in graph.node for name in inputs_of(node))
+        self._reads.update(each.name for each in graph.output)
 
     def to_values(self, name: str, width: int) -> list[tuple[onnx.NodeProto, int]] | None:
         """The product and the sum that make values, and which input of each is the constant.
 
-        None where ``name`` is not what attention gives, or a tensor on the way is read elsewhere.
+        None where ``name`` is not what attention gives, where values have no bias, or where one of
+        these tensors is read elsewhere, too.
         """
         for operator, place in _BACK:
-            node = self._made.get(name)
-            if node is None or node.op_type != operator:
+            if (node := self._only(name, operator)) is None:
                 return None
             name = node.input[place]
-            if self._reads[name] != 1:
-                return None
         found = []
         for operator in ("Add", "MatMul"):
-            node = self._made.get(name)
-            if node is None or node.op_type != operator:
+            if (node := self._only(name, operator)) is None:
                 return None
             known = [place for place, each in enumerate(node.input) if each in self.constants]
-            if len(known) != 1 or self.constants[node.input[known[0]]].dims[-1] != width:
+            if len(known) != 1 or list(self.constants[node.input[known[0]]].dims[-1:]) != [width]:
+                return None
+            if operator == "MatMul" and known != [1]:
                 return None
             found.append((node, known[0]))
             name = node.input[1 - known[0]]
-            if operator == "Add" and self._reads[name] != 1:
-                return None
         return found
+
+    def _only(self, name: str, operator: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor; None where it is another operator or has many readers."""
+        node = self._made.get(name)
+        fits = node is not None and node.op_type == operator and self._reads[name] == 1
+        return node if fits else None

@@ -12,7 +12,7 @@ prompt's score depends on its neighbours. Three steps keep the order of the scor
   into sixteen bits. An x86 CPU without dot-product instructions (AVX2) adds them there and cuts off
   what is larger: an engine would score otherwise, and wrongly, than where it was compared.
 
-GELU is computed in its tanh form (`pars_export.gelu`): rounding hides the difference. Standard
+GELU is computed in its tanh form (`pars_export.gelu`), in layers left in float32 too. Standard
 operators and two of onnxruntime's own (MatMulIntegerToFloat, FastGelu); unsigned activations times
 signed weights is the product that x86 and Arm CPUs are fast at.
 """

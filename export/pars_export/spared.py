@@ -2,7 +2,7 @@
 
 Layers are unlike: one that rounds badly can cost more than all others together (Xiao et al. 2022
 for activations; mixed precision by sensitivity, Dong et al. 2019). So each is rounded alone, and
-those that move the scores most are left as they are.
+those that move the scores most are left in float32.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _by_sensitivity(
 ) -> list[int]:
     """Layers, first those that move the scores apart most when they alone are rounded."""
     every = {node.output[0] for node in products(model)}
-    # Embeddings are rounded in every trial, so what they move is no layer's.
+    # Embeddings are rounded, and GELU is in its tanh form, in every trial: that is no layer's.
     floats = copied(model)
     rewrite(floats, seen, every)
     wanted = _scores(floats, ids, facts)

@@ -37,11 +37,11 @@ def join_texts(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     try:
-        nodes, constants = _Joined(graph).rewritten()
+        nodes, made = _Joined(graph).rewritten()
     except _OtherGraphError:
         return
     used = {name for node in nodes for name in node.input}
-    kept = [each for each in (*graph.initializer, *constants) if each.name in used]
+    kept = [each for each in (*graph.initializer, *made) if each.name in used]
     del graph.node[:], graph.initializer[:]
     graph.node.extend(nodes)
     graph.initializer.extend(kept)

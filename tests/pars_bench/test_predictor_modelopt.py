@@ -19,6 +19,7 @@ from pars_bench.predictor.modelopt_graphs import Write, float_products, int8_pro
 from pars_bench.predictor.modelopt_page import MODELOPT, OURS, Comparison, Kept, render
 from pars_bench.progress import TerminalProgress
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
+from pars_export.graph import constants
 from pars_export.parity import demonstration_texts
 from pars_export.qdq import store_qdq
 from pars_export.runtimes.encoded import load_tokenizer
@@ -127,15 +128,23 @@ def test_ties_show(judge: Judge) -> None:
 
 
 def test_an_infinite_mask_and_a_spoilt_input_show(judge: Judge) -> None:
-    lowest = np.finfo(np.float32).min
-
     def spoil(source: Path, target: Path) -> None:
         model = onnx.load(str(source))
-        for node in model.graph.node:
-            for attribute in node.attribute if node.op_type == "Constant" else ():
-                if np.array_equal(numpy_helper.to_array(attribute.t), lowest):  # the mask's
-                    infinite = np.array(-math.inf, dtype=np.float32)
-                    attribute.t.CopyFrom(numpy_helper.from_array(infinite))
+        graph = model.graph
+        (mask,) = (name for name, value in constants(graph).items() if np.array_equal(value, -1e4))
+        (place,) = (place for place, node in enumerate(graph.node) if mask in node.input)
+        unseen = next(name for name in graph.node[place].input if name != mask)
+        (addend,) = graph.node[place].output
+        for name, value in (("infinite", -math.inf), ("nothing", 0.0)):
+            graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), name))
+        where = [
+            helper.make_node("Cast", [unseen], ["unseen"], to=onnx.TensorProto.BOOL),
+            helper.make_node("Where", ["unseen", "infinite", "nothing"], [addend]),
+        ]
+        nodes = [*graph.node[:place], *where, *graph.node[place + 1 :]]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+        del graph.node[:]
+        graph.node.extend(copies)
         onnx.save(model, str(target))
         onnx.save(model, str(source))
 

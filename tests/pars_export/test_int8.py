@@ -76,16 +76,29 @@ def test_other_activation_functions_stay(tmp_path: Path, activation: str) -> Non
     assert model.SerializeToString(deterministic=True) == before
 
 
-def test_an_error_function_that_is_no_gelu_stays(tmp_path: Path) -> None:
+@pytest.mark.parametrize("value", [2**0.5, 1.0, 0.5])
+def test_an_error_function_that_is_no_gelu_stays(tmp_path: Path, value: float) -> None:
+    model = _model(tmp_path, num_hidden_layers=1)
+    changed = 0
+    for node in model.graph.node:
+        if node.op_type == "Constant" and "intermediate_act" in node.name:
+            found = onnx.numpy_helper.to_array(node.attribute[0].t)
+            if np.isclose(found, value):
+                other = onnx.numpy_helper.from_array(np.array(3.0, dtype=np.float32))
+                node.attribute[0].t.CopyFrom(other)
+                changed += 1
+    assert changed == 1
+    by_tanh(model.graph)
+    assert _operators(model)["FastGelu"] == 0
+
+
+def test_a_gelu_that_is_read_in_the_middle_stays(tmp_path: Path) -> None:
     model = _model(tmp_path)
-    for node in model.graph.node:
-        if node.op_type == "Erf":
-            node.op_type = "Tanh"
-            break
-    for node in model.graph.node:
-        if node.op_type == "Constant" and "layer.1/intermediate/intermediate_act" in node.name:
-            value = onnx.numpy_helper.from_array(np.array(3.0, dtype=np.float32))
-            node.attribute[0].t.CopyFrom(value)
+    first, second = (node for node in model.graph.node if node.op_type == "Erf")
+    model.graph.output.append(
+        onnx.helper.make_tensor_value_info(first.output[0], onnx.TensorProto.FLOAT, None)
+    )
+    model.graph.node.append(onnx.helper.make_node("Neg", [second.output[0]], ["negative"]))
     by_tanh(model.graph)
     assert _operators(model)["FastGelu"] == 0
 
@@ -114,12 +127,28 @@ def test_values_are_evened_out_without_an_operator(tmp_path: Path) -> None:
     assert_allclose(_scores(model, tmp_path), wanted, rtol=0, atol=2e-5)
 
 
+def test_values_that_are_read_elsewhere_are_left(tmp_path: Path) -> None:
+    model = _model(tmp_path)
+    seen = observe(model, _IDS)
+    factors = {name: np.full(len(each.largest), 2.0) for name, each in seen.items()}
+    first, second = (name for name in factors if "attention/self" in name)
+    attended = next(node for node in model.graph.node if second in node.output)
+    # One is read by somebody else, the other before it is put together.
+    model.graph.node.append(onnx.helper.make_node("Neg", [first], ["negative"]))
+    model.graph.node.append(onnx.helper.make_node("Neg", [attended.input[0]], ["apart"]))
+    before = model.SerializeToString(deterministic=True)
+    assert even_values(model.graph, factors) == set()
+    assert model.SerializeToString(deterministic=True) == before
+
+
 def test_int8_multiplies_by_factors_where_a_normalisation_feeds_it_alone(tmp_path: Path) -> None:
     model = _model(tmp_path)
     seen = observe(model, _IDS)
     rewrite(model, seen)
     factors = [name for node in model.graph.node for name in node.input if "int8.factor" in name]
     assert len(factors) == 2 * 2
+    operators = _operators(model)
+    assert (operators["FastGelu"], operators["Erf"]) == (2, 0)
     assert not [name for name in factors if "attention/self" in name]
     moved = [name for name, each in seen.items() if each.least >= -FLOOR]
     assert len(moved) == 2

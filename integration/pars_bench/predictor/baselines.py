@@ -146,7 +146,7 @@ def _open_openvino(folder: Path, manifest: Manifest, threads: int) -> Scorer:
 
 
 def openvino_parity(folder: Path, threads: int, texts: Sequence[str]) -> Parity:
-    """How OpenVINO compares with the folder's network, held to the bound of `onnx-bf16`.
+    """How OpenVINO compares with the folder's network, in batches and bounds of `onnx-bf16`.
 
     Args:
         folder: predictor folder of an encoder, whose n-gram half is left out.
