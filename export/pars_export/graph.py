@@ -17,10 +17,24 @@ def constants(graph: onnx.GraphProto) -> dict[str, NDArray[np.generic]]:
         if node.op_type == "Constant":
             tensor = helper.get_node_attr_value(node, "value")
             found[node.output[0]] = numpy_helper.to_array(tensor)
-        elif node.op_type == "Identity" and node.input[0] in found:
-            # Equal constants, such as biases before any training, are one that goes by many names.
-            found[node.output[0]] = found[node.input[0]]
     return found
+
+
+def name_once(graph: onnx.GraphProto) -> None:
+    """Have those read a stored constant itself that read it by another name, in place.
+
+    The exporter gives the weights of layers that share them, and constants that happen to be equal,
+    to all readers but the first through `Identity`. The nodes stay, for a branch may read them.
+    """
+    stored = {tensor.name for tensor in graph.initializer}
+    named = {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in stored
+    }
+    for node in graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = named.get(name, name)
 
 
 def inputs_of(node: onnx.NodeProto) -> Iterator[str]:

@@ -13,6 +13,7 @@ import onnx
 import torch
 from torch import Tensor, nn
 
+from pars_export.graph import name_once
 from pars_export.network import RankerNetwork
 from pars_export.token_rows import join_texts
 from pars_export.views import keep_sizes
@@ -61,6 +62,7 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
             do_constant_folding=True,
         )
     model = onnx.load(str(path))
+    name_once(model.graph)
     keep_sizes(model)
     join_texts(model)
     onnx.save(model, str(path))

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -362,22 +363,11 @@ def test_openvino_is_compared_as_an_export_is(
 ) -> None:
     folder = write_tiny_predictor(tmp_path / "tiny", half=True)
 
-    class Neighbourly:
+    class Neighbourly(OnnxCore):
         """Stands for OpenVINO: onnxruntime, whose scores lean on how many texts it is given."""
 
-        survives_fork = True
-
-        def __init__(self, path: Path, threads: int) -> None:
-            self._core = OnnxCore(path, threads)
-
-        def __call__(
-            self,
-            ids: NDArray[np.int64],
-            mask: NDArray[np.int64],
-            facts: NDArray[np.float32] | None = None,
-            /,
-        ) -> NDArray[np.float32]:
-            return self._core(ids, mask) + np.float32(lean * (len(ids) > 1))
+        def __call__(self, *rows: Any) -> NDArray[np.float32]:
+            return super().__call__(*rows) + np.float32(lean * (len(rows[0]) > 1))
 
     monkeypatch.setattr(baselines, "OpenVinoCore", Neighbourly)
     openvino = Contestant("OpenVINO", "openvino", str(folder), baseline=True)

@@ -13,7 +13,7 @@ from numpy.testing import assert_allclose
 from onnx import helper, numpy_helper
 
 from pars_export.batches import padded
-from pars_export.int8 import observe, rewrite, store_int8
+from pars_export.int8 import observe, products, rewrite, store_int8
 from pars_export.network import RankerNetwork
 from pars_export.onnx import WHOLE_ATTENTION, export_onnx
 from pars_export.qdq import store_qdq
@@ -140,6 +140,17 @@ def test_int8_rounds_tokens_that_are_rows_and_those_that_are_not(tmp_path: Path,
     assert 0 < np.abs(found - wanted).max() < 0.2 * wanted.std()
     alone = [OnnxCore(tmp_path / "int8.onnx", threads=1)(*padded([ids[0]], 0))[0]]
     assert_allclose(alone, found[:1], rtol=0, atol=2e-5)
+
+
+def test_int8_rounds_the_weights_of_every_layer_that_shares_them(tmp_path: Path) -> None:
+    export_onnx(_network("albert", num_hidden_layers=3), tmp_path / "model.onnx")
+    model = onnx.load(tmp_path / "model.onnx")
+    assert "Identity" not in {node.op_type for node in model.graph.node}
+    count = len(products(model))
+    assert count >= 6 * 3
+    rewrite(model, observe(model, [[5, 9, 7, 3], [8, 4]]))
+    operators = [node.op_type for node in model.graph.node]
+    assert operators.count("MatMulIntegerToFloat") == count
 
 
 def test_int8_and_its_pairs_round_no_facts_whatever_the_prompts(tmp_path: Path) -> None:
