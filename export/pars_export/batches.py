@@ -20,6 +20,8 @@ class BatchPlan:
     padding: float = 0.125
     """Largest share of padding. On a CPU a padded token costs what a real one does, and larger
     batches gain little, so a batch ends where the next text would pad it further."""
+    step: int = 1
+    """Lengths count as the next multiple of it, for a runtime that pads to such ones itself."""
 
 
 def micro_batches(lengths: Sequence[int], plan: BatchPlan) -> Iterator[list[int]]:
@@ -30,7 +32,7 @@ def micro_batches(lengths: Sequence[int], plan: BatchPlan) -> Iterator[list[int]
     batch: list[int] = []
     real = 0
     for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        length = lengths[index]
+        length = -(-lengths[index] // plan.step) * plan.step
         padded = length * (len(batch) + 1)
         wasted = padded - real - length
         if batch and (

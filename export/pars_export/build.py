@@ -204,7 +204,7 @@ class _Writer:
         self._texts = prompts.compared_on.texts
         self._beside = {"compared_on": prompts.compared_on.counts}
         self._folder = folder
-        self._facts = manifest.facts.width
+        self._manifest, self._facts = manifest, manifest.facts.width
         self._tokenizer = tokenizer
         self._threads = threads
         self._reference = EncodedScorer(tokenizer, TorchCore(reference, threads))
@@ -234,7 +234,7 @@ class _Writer:
         graph = self._folder / engine.graph
         found["graph_parity"] = self.compare(name, graph, bound)
         graph.unlink()
-        core = None if engine.load is None else engine.load(path, found, self._facts)
+        core = None if engine.load is None else engine.load(path, found, self._manifest)
         if core is not None:
             parity = self._parity(core, bound)
             parity.check(name)
@@ -245,9 +245,14 @@ class _Writer:
         self, name: str, path: Path, bound: Bound, found: Mapping[str, object]
     ) -> dict[str, object]:
         """What the manifest says of a file that was written, or written again until it is good."""
-        again = ENGINES[name].again
-        tries = iter(()) if again is None else again(self._source, path)
-        parity = self._measured(path, bound)
+        engine = ENGINES[name]
+        tries = iter(()) if engine.again is None else engine.again(self._source, path)
+        if engine.load is None:
+            parity = self._measured(path, bound)
+        else:
+            core = engine.load(path, found, self._manifest)
+            assert core is not None  # of a graph alone it may be
+            parity = self._parity(core, bound, engine.plan)
         while parity.fault is not None:
             told = next(tries, None)
             if told is None:

@@ -14,10 +14,13 @@ from numpy.typing import NDArray
 
 from pars_export.errors import ConfigError, PredictorError
 from pars_export.parity import EXACT, Bound
+from pars_export.runtimes import openvino_engine
+from pars_export.runtimes.openvino_engine import openvino, precision_here
 from pars_export.tensorrt import BuildOptions
 
 if TYPE_CHECKING:
     from pars_export.artifact import Manifest
+    from pars_export.batches import BatchPlan
     from pars_export.network import RankerNetwork
     from pars_export.runtimes.encoded import Core
 
@@ -62,9 +65,11 @@ class Engine:
     again: Callable[[Source, Path], Iterator[Mapping[str, object]]] | None = None
     """Writes the file anew while it is beyond its bound, nearer to float32 and slower each time;
     gives what the manifest says of it beside what `write` gave."""
-    load: Callable[[Path, Mapping[str, object], int], Core | None] | None = None
-    """Loads such an engine to be compared itself, by its file, what the manifest says of it and the
-    numbers it reads beside the ids; gives None where no GPU here can run it."""
+    load: Callable[[Path, Mapping[str, object], Manifest], Core | None] | None = None
+    """Loads the engine to be compared, by its file, what the manifest says of it and the manifest;
+    gives None where no GPU here can run it. Without one it is an ONNX file for onnxruntime."""
+    plan: BatchPlan | None = None
+    """Batches of one that is loaded so, where they are not the usual ones."""
 
     def bound_for(self, options: BuildOptions) -> Bound:
         """What the engine is held to."""
@@ -76,6 +81,16 @@ def _bf16(source: Source, path: Path) -> Mapping[str, object]:
 
     store_bf16(source.onnx, path)
     return {"weights": "bf16", "computes": "float32", **_opsets(path)}
+
+
+def _openvino(source: Source, path: Path) -> Mapping[str, object]:
+    from pars_export.bf16 import store_bf16
+    from pars_export.onnx import export_summed
+
+    export_summed(source.network, path)
+    store_bf16(path, path)
+    written = {"weights": "bf16", "computes": precision_here(), **_opsets(path)}
+    return {**written, "version": openvino().__version__.partition("-")[0]}
 
 
 def _int8(source: Source, path: Path) -> Mapping[str, object]:
@@ -116,19 +131,21 @@ def _tensorrt(library: str) -> Callable[[Source, Path], Mapping[str, object]]:
     return write
 
 
-def _on_its_gpu(path: Path, described: Mapping[str, object], facts: int) -> Core:
+def _on_its_gpu(path: Path, described: Mapping[str, object], manifest: Manifest) -> Core:
     from pars_export.runtimes.tensorrt import load_core
 
-    return load_core("tensorrt", path, described, facts)
+    return load_core("tensorrt", path, described, manifest.facts.width)
 
 
-def _on_a_gpu_that_fits(path: Path, described: Mapping[str, object], facts: int) -> Core | None:
+def _on_a_gpu_that_fits(
+    path: Path, described: Mapping[str, object], manifest: Manifest
+) -> Core | None:
     from pars_export.runtimes.tensorrt import device_for, load_core
 
     device = device_for(described)
     if device is None:
         return None
-    return load_core("tensorrt_rtx", path, described, facts, device)
+    return load_core("tensorrt_rtx", path, described, manifest.facts.width, device)
 
 
 def remember_built(manifest: Manifest, names: Sequence[str]) -> None:
@@ -168,6 +185,14 @@ ENGINES: dict[str, Engine] = {
     "onnx-bf16": Engine("model-bf16.onnx", Bound(0.1, 0.99, 1e-3), _bf16, "onnxruntime"),
     "onnx-int8": Engine(
         "model-int8.onnx", Bound(0.2, 0.99, 1e-3), _int8, "onnxruntime", again=_int8_sparing
+    ),
+    "openvino": Engine(
+        "model-openvino.onnx",
+        Bound(0.1, 0.99, 1e-3),
+        _openvino,
+        "openvino",
+        load=openvino_engine.core_of,
+        plan=openvino_engine.PLAN,
     ),
     "tensorrt": Engine(
         "model.engine",

@@ -8,6 +8,7 @@ stands.
 
   onnx-int8   int8 matrix products on the CPU, a scale for each token
   onnx-bf16   weights in bfloat16: half the file, as fast as onnx
+  openvino    bfloat16 matrix products on the CPU: the fastest where it has units for them (AMX)
   tensorrt, tensorrt-rtx   for NVIDIA GPUs; the latter is built without one
 """
 

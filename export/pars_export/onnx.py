@@ -79,6 +79,32 @@ def export_half(network: RankerNetwork, path: Path) -> None:
     export_onnx(half, path)
 
 
+def export_summed(network: RankerNetwork, path: Path) -> None:
+    """The same with what gives one number a text, such as the head's score, written as a sum.
+
+    OpenVINO computes what follows the last matrix product in float32 where all else is bfloat16. In
+    that the scores themselves would have eight bits, and many prompts one score.
+    """
+    summed = copy.deepcopy(network)
+    for name, part in list(summed.named_modules()):
+        if isinstance(part, nn.Linear) and part.out_features == 1:
+            summed.set_submodule(name, _Summed(part))
+    export_onnx(summed, path)
+
+
+class _Summed(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+    """A linear layer with one output as products of numbers and their sum."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__()
+        self.weight, self.bias = layer.weight, layer.bias
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Outputs (n, 1) of rows (n, in)."""
+        found: Tensor = (rows * self.weight[0]).sum(dim=1, keepdim=True)
+        return found if self.bias is None else found + self.bias
+
+
 def _attends_to_all(config: Any) -> bool:
     """Whether in each layer of an encoder each token attends to all of its text."""
     # As decoders they see what came before alone, and make that mask themselves.

@@ -104,7 +104,7 @@ def engines(exported: Path, tmp_path_factory: pytest.TempPathFactory, texts: lis
         int8 = ENGINES["onnx-int8"]
         loose = dataclasses.replace(int8.bound, tau=0.95)
         patch.setitem(ENGINES, "onnx-int8", dataclasses.replace(int8, bound=loose))
-        add_engines(folder, ["onnx-bf16", "onnx-int8"], texts)
+        add_engines(folder, ["onnx-bf16", "onnx-int8", "openvino"], texts)
     return folder
 
 

@@ -31,7 +31,7 @@ from pars_model.__main__ import main
 if TYPE_CHECKING:
     from tests.pars_export.conftest import MakeNetwork
 
-CPU_ENGINES = ("onnx-bf16", "onnx-int8")
+CPU_ENGINES = ("onnx-bf16", "onnx-int8", "openvino")
 
 
 def test_engines_are_added_with_their_parity_and_the_rest_stays(
@@ -77,7 +77,7 @@ def test_the_versions_of_a_file_s_operators_are_recorded(engines: Path, name: st
 
 
 def test_auto_takes_the_fastest_engine_of_the_cpu(engines: Path, exported: Path) -> None:
-    assert Predictor.load(engines).runtime == "onnx-int8"
+    assert Predictor.load(engines).runtime == "openvino"
     assert Predictor.load(exported).runtime == "onnx"
     with pytest.raises(PredictorError, match=r"cannot run on 'onnx-int8'; it holds onnx, torch"):
         Predictor.load(exported, runtime="onnx-int8")

@@ -92,7 +92,7 @@ def predictor(
         facts=SPEC,
     )
     config, texts = encoder_config, builtin_texts()
-    to = ["onnx-bf16", "onnx-int8"]
+    to = ["onnx-bf16", "onnx-int8", "openvino"]
     write_encoder_predictor(folder, network, config, tokenizer_json, manifest, texts, to)
     return folder
 
@@ -115,7 +115,7 @@ def test_the_manifest_names_them_in_a_format_of_its_own(predictor: Path, exporte
 
 @pytest.mark.parametrize(
     ("runtime", "tolerance"),
-    [("torch", 2e-5), ("onnx", 2e-5), ("onnx-bf16", 0.1), ("onnx-int8", 0.2)],
+    [("torch", 2e-5), ("onnx", 2e-5), ("onnx-bf16", 0.1), ("onnx-int8", 0.2), ("openvino", 0.1)],
 )
 def test_every_engine_reads_them(predictor: Path, runtime: str, tolerance: float) -> None:
     network = load_network(predictor, "model.safetensors").eval()

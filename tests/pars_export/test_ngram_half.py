@@ -102,7 +102,7 @@ def added(arrays: Arrays, tokenizer: TextTokenizer, texts: Sequence[str]) -> NDA
     return np.array(every)
 
 
-@pytest.mark.parametrize("runtime", ["torch", "onnx", "onnx-bf16", "onnx-int8"])
+@pytest.mark.parametrize("runtime", ["torch", "onnx", "onnx-bf16", "onnx-int8", "openvino"])
 def test_its_score_is_added_in_every_runtime(
     engines: Path, halved: Path, arrays: Arrays, tokenizer: TextTokenizer, runtime: str
 ) -> None:

@@ -58,7 +58,7 @@ def test_runtimes_agree(exported: Path) -> None:
     assert_allclose(first.score(TEXTS), second.score(TEXTS), **TOLERANCE)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnx", "onnx-bf16", "onnx-int8", "torch"])
 def test_odd_inputs(engines: Path, runtime: str) -> None:
     predictor = Predictor.load(engines, runtime=runtime)
     assert predictor.score([]).shape == (0,)
@@ -109,7 +109,9 @@ def loaded(engines: Path, halved: Path, name: str, threads: int = 1) -> Predicto
     return Predictor.load(folder, runtime, threads=threads)
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8", "torch", "half", "default"])
+@pytest.mark.parametrize(
+    "runtime", ["openvino", "onnx", "onnx-bf16", "onnx-int8", "torch", "half", "default"]
+)
 def test_many_threads_at_once(engines: Path, halved: Path, runtime: str) -> None:
     predictor = loaded(engines, halved, runtime)
     wanted = predictor.score(TEXTS[:16])
@@ -147,7 +149,7 @@ def test_auto_takes_onnx_and_torch_where_onnxruntime_is_missing(
 
 
 def test_settings_are_checked(exported: Path) -> None:
-    with pytest.raises(ConfigError, match=r"no runtime 'tensorflow'; choose one of auto, onnx"):
+    with pytest.raises(ConfigError, match=r"no runtime 'tensorflow'; choose one of auto, openvino"):
         Predictor.load(exported, runtime="tensorflow")
     with pytest.raises(PredictorError, match=r"cannot run on 'table'; it holds onnx, torch"):
         Predictor.load(exported, runtime="table")
@@ -218,6 +220,8 @@ def _in_child(work: Callable[[], bytes]) -> tuple[int, bytes]:
         ("onnx-bf16", 1),
         ("onnx-int8", 1),
         ("onnx-int8", 2),
+        ("openvino", 1),
+        ("openvino", 2),
         ("torch", 1),
         ("half", 1),
         ("default", 1),
@@ -314,7 +318,7 @@ def test_the_tensorrt_runtime_needs_neither_torch_nor_transformers() -> None:
     assert printed(WITHOUT + check) == "load load_rtx"
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "onnx-int8", "torch"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnx", "onnx-int8", "torch"])
 def test_loading_and_scoring_open_no_connection(engines: Path, runtime: str) -> None:
     code = (
         "import socket, sys\n"

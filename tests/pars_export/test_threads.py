@@ -46,7 +46,7 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two CPUs")
-@pytest.mark.parametrize("runtime", ["onnx", "onnx-int8", "torch", "student"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnx", "onnx-int8", "torch", "student"])
 def test_one_thread_is_one_core(engines: Path, student: Path, runtime: str) -> None:
     """No environment variable tells the libraries so; a busy machine only lowers what is used."""
     libraries = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")

@@ -280,7 +280,7 @@ def test_a_model_of_nan_weights_is_named_by_either_runtime(
         Predictor.load(tmp_path / "nan", runtime=runtime).score(["a"])
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "onnx-bf16", "onnx-int8"])
+@pytest.mark.parametrize("runtime", ["openvino", "onnx", "onnx-bf16", "onnx-int8"])
 def test_an_engine_that_has_one_nan_among_its_weights_is_named(
     engines: Path, tmp_path: Path, runtime: str
 ) -> None:

@@ -65,6 +65,7 @@ _ORT = "pars_export.runtimes.onnxruntime_engines"
 
 # In order of preference: `auto` takes the first that the folder and the environment allow.
 RUNTIMES: dict[str, Runtime] = {
+    "openvino": Runtime("pars_export.runtimes.openvino_engine", "openvino", "encoder"),
     "onnx-int8": Runtime(_ORT, "onnxruntime", "encoder", function="load_int8"),
     "onnx": Runtime(_ORT, "onnxruntime", "encoder"),
     "onnx-bf16": Runtime(_ORT, "onnxruntime", "encoder", function="load_bf16"),

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pars_bench.predictor.contestants import OPENVINO, read_encoder
+from pars_bench.predictor.contestants import read_encoder
 from pars_bench.predictor.work import Work, work_of_encoder
-from pars_export.artifact import Manifest, read_manifest
+from pars_export.artifact import Manifest
 from pars_export.batches import BatchPlan
 from pars_export.inputs import TextTokenizer
-from pars_export.parity import Parity, builtin_texts, measure
 from pars_export.runtimes import Scorer
-from pars_export.runtimes.encoded import TOKENIZER, Core, EncodedScorer, load_tokenizer
+from pars_export.runtimes.encoded import TOKENIZER, EncodedScorer
 
 # Sizes as published: Devlin et al. 2019 and Zhang et al. 2022.
 BERT_BASE: Mapping[str, object] = {
@@ -96,34 +95,6 @@ class PipelineScorer:
         return np.array([each["score"] for each in found], dtype=np.float32)
 
 
-class OpenVinoCore:
-    """The folder's `model.onnx` in OpenVINO, in the precision that it chooses for the CPU."""
-
-    survives_fork = False
-
-    def __init__(self, path: Path, threads: int) -> None:
-        import openvino
-
-        self._request = (
-            openvino.Core()
-            .compile_model(
-                str(path), "CPU", {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY"}
-            )
-            .create_infer_request()
-        )
-
-    def __call__(
-        self,
-        input_ids: NDArray[np.int64],
-        attention_mask: NDArray[np.int64],
-        facts: NDArray[np.float32] | None = None,
-    ) -> NDArray[np.float32]:
-        """Scores (n,) of ids (n, t); with ``facts`` (n, f) where the predictor reads some."""
-        given = {"input_ids": input_ids, "attention_mask": attention_mask}
-        found = self._request.infer(given if facts is None else {**given, "facts": facts})
-        return np.array(found["scores"], dtype=np.float32)
-
-
 def _open_pipeline(folder: Path, manifest: Manifest, threads: int) -> Scorer:
     import torch
 
@@ -138,35 +109,6 @@ def _open_ridge(folder: Path, manifest: Manifest, threads: int) -> Scorer:
     return fit_ridge()
 
 
-def _open_openvino(folder: Path, manifest: Manifest, threads: int) -> Scorer:
-    from pars_export.engines import ONNX
-
-    core: Core = OpenVinoCore(folder / ONNX, threads)
-    return EncodedScorer(TextTokenizer(folder / TOKENIZER, manifest.input), core)
-
-
-def openvino_parity(folder: Path, threads: int, texts: Sequence[str]) -> Parity:
-    """How OpenVINO compares with the folder's network, in batches and bounds of `onnx-bf16`.
-
-    Args:
-        folder: predictor folder of an encoder, whose n-gram half is left out.
-        threads: cores to use.
-        texts: prompts, at least two.
-    """
-    from pars_export.build import WEIGHTS
-    from pars_export.engines import ENGINES, ONNX
-    from pars_export.runtimes.onnxruntime_engines import CPU_PLAN
-    from pars_export.runtimes.torch_eager import TorchCore, load_network
-
-    core: Core = OpenVinoCore(folder / ONNX, threads)
-    manifest = read_manifest(folder)
-    tokenizer = load_tokenizer(folder, manifest)
-    reference = EncodedScorer(tokenizer, TorchCore(load_network(folder, WEIGHTS), threads=1))
-    candidate, bound = EncodedScorer(tokenizer, core, CPU_PLAN), ENGINES["onnx-bf16"].bound
-    odd = builtin_texts()
-    return measure(reference, candidate, core, tokenizer, texts, bound, odd=odd)
-
-
 OPEN: Mapping[str, Callable[[Path, Manifest, int], Scorer]] = {
     # The paper reads the first token's vector. vllm-ltr reads the last token's, which costs as
     # little beside the decoder as the average that is taken here.
@@ -174,7 +116,6 @@ OPEN: Mapping[str, Callable[[Path, Manifest, int], Scorer]] = {
     "opt-125m": open_eager(OPT_125M, "mean"),
     "pipeline": _open_pipeline,
     "ngram-ridge": _open_ridge,
-    OPENVINO: _open_openvino,
 }
 
 

@@ -39,6 +39,7 @@ MODULES = (
             "baselines",
             "contestants",
             "loading",
+            "openvino_parts",
             "parts",
             "processes",
             "products",

@@ -6,19 +6,17 @@ import re
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, cast
 
 from pars_bench.experiment import Facts
-from pars_bench.predictor.contestants import OPENVINO, Contestant
+from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.grid import FEW, PROFILED_ROUNDS, START_PROMPTS, TOKENS, Grid
 from pars_bench.predictor.processes import Child, measure_memory, measure_start, start_speeds
 from pars_bench.predictor.report import Order, Parity, PredictorReport, SpeedCell
 from pars_bench.predictor.texts import makers_of, repeated
 from pars_bench.promptfile import read_prompts
 from pars_export.artifact import folder_sha256, read_manifest
-from pars_export.parity import PROMPTS
 from pars_export.runtimes.encoded import TOKENIZER, load_tokenizer
 from pars_export.words import read_tokenizer
 
@@ -50,8 +48,6 @@ class Cells:
         for slug, each in self._contestants.items():
             if not each.baseline or each.what == "ngram-ridge":
                 found[f"order-{slug}"] = {"kind": "order", "who": slug}
-            if each.what == OPENVINO and find_spec("torch") is not None:
-                found[f"parity-{slug}"] = {"kind": "parity", "who": slug, "count": PROMPTS}
         for threads in grid.threads:
             for slug in self._contestants:
                 found[f"memory-{threads}-{slug}"] = {
@@ -99,9 +95,9 @@ class Cells:
             )
         if cell["kind"] == "memory":
             return {"peak_mib": self._memory(**given)}
-        if cell["kind"] in ("order", "parity"):
+        if cell["kind"] == "order":
             name = self._contestants[given.pop("who")].name
-            found = self._child(self._grid.threads[0]).ask(do=cell["kind"], name=name, **given)
+            found = self._child(self._grid.threads[0]).ask(do="order", name=name)
         else:
             do = "cell" if cell["kind"] == "speed" else cell["kind"]
             found = self._child(given.pop("threads")).ask(do=do, **given)
@@ -131,9 +127,7 @@ class Cells:
                 "auto": each.auto,
                 "large": each.large,
                 "work": None if work is None else asdict(work),
-                "parity": found.get(f"parity-{slug}")
-                if each.baseline
-                else _parity(folder, each.what),
+                "parity": None if each.baseline else _parity(folder, each.what),
             }
             if not each.baseline and folder.name not in report["burst_lengths"]:
                 report["predictors"][folder.name] = folder_sha256(folder)

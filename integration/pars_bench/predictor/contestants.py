@@ -14,16 +14,14 @@ from pars_bench.predictor.work import Work, work_of_encoder, work_of_student
 from pars_export import runtimes
 from pars_export.artifact import Manifest, read_manifest
 from pars_export.errors import ConfigError
-from pars_export.runtimes import RUNTIMES, Scorer
+from pars_export.runtimes import RUNTIMES, Scorer, openvino_engine
 
-OPENVINO = "openvino"
 # Name -> (what the page calls it, package that it needs, whether it has some 100 million weights).
 BASELINES: dict[str, tuple[str, str, bool]] = {
     "bert-base": ("BERT-base, eager PyTorch", "transformers", True),
     "opt-125m": ("OPT-125M, eager PyTorch", "transformers", True),
     "pipeline": ("Hugging Face pipeline", "transformers", False),
     "ngram-ridge": ("n-gram ridge", "scipy", False),
-    OPENVINO: ("OpenVINO", "openvino", False),
 }
 _MODULE = "pars_bench.predictor.baselines"
 
@@ -78,9 +76,13 @@ class Contestant:
             return work_of_student(folder, manifest.input.max_length)
         if not manifest.engines:
             return None
-        spared = manifest.engines.get(self.what, {}).get("float_layers", [])
+        engine = manifest.engines.get(self.what, {})
+        spared = engine.get("float_layers", [])
         assert isinstance(spared, list)
-        return work_of_encoder(read_encoder(folder), self.what, len(spared))
+        computes = "float32"
+        if self.what == openvino_engine.ENGINE:
+            computes = openvino_engine.precision_of(engine)
+        return work_of_encoder(read_encoder(folder), self.what, len(spared), computes)
 
 
 def _baseline(what: str, folder: Path, manifest: Manifest, threads: int) -> object:

@@ -31,9 +31,9 @@ copy in memory, whichever is longer. The rate is that of the fastest of {librari
 engine from it: its products with weights alone, by onnxruntime at the engine's own shapes, over
 what they would take at the rate of large matrices{ceilings}.
 `onnx-int8` has its products with weights in int8{spared} and those of attention in float32;
-`onnx-bf16` computes in float32. OpenVINO chooses its precision: where the CPU multiplies bfloat16
-it may stand below the floor, which is float32's. Calls of more tokens than all take turns in have
-no floor here, for no products were measured beside them.
+`onnx-bf16` computes in float32; `openvino` computes all products in bfloat16 where the CPU has
+them, and its own were not measured alone. Calls of more tokens than all take turns in have no floor
+here, for no products were measured beside them.
 {instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
@@ -56,7 +56,9 @@ less than 1 is as it should be. More than 1 says that something else ran, which 
 does not leave out, and which makes long nodes longer than short ones. Rounding is all that int8
 adds to a product: scales of the inputs, rounding them, scaling the results. Attention's own
 products have no weights and are float32. The rest are the other nodes: sums with residuals, with
-the mask and, where a product does not add them, with biases; embeddings, moves."""
+the mask and, where a product does not add them, with biases; embeddings, moves. The nodes of
+`openvino` are those of OpenVINO's own profile, which are fewer: GELU is part of its products with
+weights, and softmax of attention's."""
 
 _PARTS_NAMED = {
     "products": "products with weights",
@@ -183,7 +185,14 @@ def _rates(report: PredictorReport) -> str:
         f"| rate | {' | '.join(threads_named(count) for count in threads)} |",
         f"|---|{'---:|' * len(threads)}",
     ]
-    for rate, unit in (("float32", "GFLOP/s"), ("int8", "Gop/s"), ("memory", "GB/s")):
+    for rate, unit in (
+        ("float32", "GFLOP/s"),
+        ("bfloat16", "GFLOP/s"),
+        ("int8", "Gop/s"),
+        ("memory", "GB/s"),
+    ):
+        if rate not in rates_of(report, report["speed"][0]):
+            continue
         shown = [
             spread(
                 quartiles([rates_of(report, cell)[rate] / 1e9 for cell in cells_of(report, count)])

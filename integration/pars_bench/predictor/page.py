@@ -59,9 +59,7 @@ predictor](../default-predictor.md) ranks prompts of sources that were left out 
 _PARITY = """\
 Scores of each engine beside those of the PyTorch network, as its export found and wrote into the
 manifest: the largest difference, what is allowed of it, and Kendall's tau between the two; and by
-how much a prompt's score differs at most between alone and in batches of others. OpenVINO, where it
-takes part, is compared in this run, on prompts of its burst and odd texts, and what is allowed is
-what `onnx-bf16` may."""
+how much a prompt's score differs at most between alone and in batches of others."""
 
 _LOSSES = """\
 Beside what each folder is loaded with by default, all that is faster anywhere, however it ranks."""

@@ -24,15 +24,22 @@ UNITS: Mapping[str, tuple[str, int]] = {
     "float32, numpy": ("float32", OPERATIONS),
     "float32, onnxruntime": ("float32", OPERATIONS),
     "float32, torch": ("float32", OPERATIONS),
+    "bfloat16, torch": ("bfloat16", OPERATIONS),
     "int8, onnxruntime": ("int8", OPERATIONS),
+    "int8, torch": ("int8", OPERATIONS),
     "memory, copy": ("memory", 2 * _COPIED),
 }
 """Name of a measurement to what it is a rate of, and how much of that one call does. A report lacks
-those of libraries that were not installed."""
+those of libraries that were not installed, and bfloat16 where the CPU does not multiply it."""
 
 
-VECTORS = ("avx2", "avx512f", "avx512_bf16", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
-"""Flags of /proc/cpuinfo that decide how fast products are; the last is of Arm's."""
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""Flags of /proc/cpuinfo for products of bfloat16."""
+VECTORS = (
+    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp"),
+    *BFLOAT16,
+)
+"""All that decide how fast products are; `asimddp` is of Arm's."""
 DOT_PRODUCTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
 """Those with dot products of bytes."""
 
@@ -64,23 +71,35 @@ def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
         "memory, copy": lambda: np.copyto(target, source),
     }
     if importlib.util.find_spec("torch") is not None:
-        calls["float32, torch"] = _torch_product(left, right, threads)
+        calls |= _torch_products(left, right, weight, threads)
     return calls
 
 
-def _torch_product(
-    left: NDArray[np.float32], right: NDArray[np.float32], threads: int
-) -> Callable[[], object]:
+def _torch_products(
+    left: NDArray[np.float32],
+    right: NDArray[np.float32],
+    weight: NDArray[np.int8],
+    threads: int,
+) -> dict[str, Callable[[], object]]:
     import torch
 
-    first, second = torch.from_numpy(left), torch.from_numpy(right)
-    product = torch.empty_like(first)
+    first, second, whole = (torch.from_numpy(each) for each in (left, right, weight))
 
-    def call() -> None:
-        torch.set_num_threads(threads)  # it is the process's, and others may have changed it
-        torch.mm(first, second, out=product)
+    def alone(product: Callable[..., object], *given: object, **out: object) -> Callable[[], None]:
+        def call() -> None:
+            torch.set_num_threads(threads)  # it is the process's, and others may have changed it
+            product(*given, **out)
 
-    return call
+        return call
+
+    calls: dict[str, Callable[[], object]] = {
+        "float32, torch": alone(torch.mm, first, second, out=torch.empty_like(first)),
+        # The only product of bytes that torch has outside a quantised model.
+        "int8, torch": alone(torch._int_mm, whole, whole),
+    }
+    if set(BFLOAT16).intersection(vector_instructions()):
+        calls["bfloat16, torch"] = alone(torch.mm, first.bfloat16(), second.bfloat16())
+    return calls
 
 
 def product_session(weight: NDArray[np.generic], threads: int) -> Any:

@@ -15,7 +15,7 @@ from pars_bench.predictor.work import Work
 
 ENGINES = ("onnx", "onnx-int8", "onnx-bf16")
 """Runtimes whose products are measured alone, too."""
-PROFILED = ("onnx", "onnx-int8")
+PROFILED = ("onnx", "onnx-int8", "openvino")
 """Those of whose nodes a profile is taken; `onnx-bf16` computes as `onnx` does."""
 PARTS = ("products", "rounding", "attention", "functions", "rest", "outside")
 """What a call's time goes to: products with weights; rounding their inputs and scaling their
@@ -221,12 +221,14 @@ def rates_of(report: PredictorReport, cell: SpeedCell) -> dict[str, float]:
 def over_floor(report: PredictorReport, cell: SpeedCell, name: str) -> float | None:
     """Median time over the floor; None where it is not known.
 
-    Where calls are so large that no products were measured by themselves, it is not.
+    Where calls are so large that no products were measured by themselves, it is not, nor where no
+    library's products of its precision were.
     """
     work, speed = work_of(report["contestants"][name]), cell["speeds"].get(name)
-    if work is None or speed is None or _is_large(cell):
+    rates = rates_of(report, cell)
+    if work is None or speed is None or _is_large(cell) or work.precision not in rates:
         return None
-    floor = work.floor([cell["length"]] * cell["batch"], rates_of(report, cell))
+    floor = work.floor([cell["length"]] * cell["batch"], rates)
     return quartiles(speed["seconds"])[1] / floor
 
 
@@ -304,6 +306,8 @@ def burst_floor(report: PredictorReport, burst: Burst, name: str) -> float | Non
     if work is None or entry["folder"] is None or not cells:
         return None
     rates = [rates_of(report, cell) for cell in cells]
+    if work.precision not in rates[0]:
+        return None
     middle = {name: float(np.median([each[name] for each in rates])) for name in rates[0]}
     return work.floor(report["burst_lengths"][entry["folder"]], middle)
 

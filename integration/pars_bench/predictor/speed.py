@@ -75,7 +75,9 @@ class Speeds:
 
     def parts(self, length: int, batch: int, rounds: int) -> dict[str, Parts]:
         """Where calls of such texts spend their time in each of the `PROFILED` engines."""
+        from pars_bench.predictor import openvino_parts
         from pars_bench.predictor.parts import Profiled
+        from pars_export.runtimes.openvino_engine import ENGINE
 
         found = {}
         for name, contestant in self._contestants.items():
@@ -83,12 +85,17 @@ class Speeds:
                 continue
             texts = self._makers[contestant.folder].draw(length, batch)
             with tempfile.TemporaryDirectory() as folder:
-                profiled = Profiled(contestant, self._threads, self._longest, Path(folder))
+                profiled: Profiled | openvino_parts.Profiled
+                most = 1000
+                if contestant.what == ENGINE:
+                    profiled = openvino_parts.Profiled(contestant, self._threads, self._longest)
+                else:
+                    profiled = Profiled(contestant, self._threads, self._longest, Path(folder))
+                    most = profiled.most(texts, rounds + 1)
                 calls: dict[str, Callable[[], object]] = {
                     "plain": partial(self._scorers[name].score, texts),
                     "profiled": partial(profiled.score, texts),
                 }
-                most = profiled.most(texts, rounds + 1)
                 plain = take_turns(calls, rounds, self._threads, most)["plain"]["seconds"]
                 found[name] = profiled.parts(float(np.median(plain)))
         return found
@@ -133,15 +140,6 @@ class Speeds:
         for texts in calls:
             predictor.score(texts)
         return clock() - start
-
-    def parity(self, name: str, count: int) -> dict[str, float | int]:
-        """How OpenVINO compares with the network that it computes, on ``count`` prompts."""
-        from pars_bench.predictor.baselines import openvino_parity
-        from pars_export.parity import evenly
-
-        texts = [self._prompts[row] for row in evenly(len(self._prompts), count)]
-        folder = Path(self._contestants[name].folder)
-        return openvino_parity(folder, self._threads, texts).to_json()
 
     def order(self, name: str) -> dict[str, object]:
         """How well it ranks the demonstration's test prompts: tau, its interval, and of what."""

@@ -18,7 +18,7 @@ class Work:
     """
 
     precision: str
-    """Of the products with weights: `float32`, or `int8` but for ``spared``; others are float32."""
+    """Of the products with weights: `float32`, `bfloat16`, or `int8` but for ``spared``."""
     weights: float
     """Floating-point (or integer) operations with weights, per token; two to a multiplication."""
     attention: float
@@ -31,6 +31,8 @@ class Work:
     """Bytes of the embeddings that are looked up, per token."""
     most_tokens: int | None = None
     """Tokens read of a text, where there is a limit of its own."""
+    others: str = "float32"
+    """Precision of the products without weights."""
     spared: float = 0.0
     """Share of the operations with weights that stay in float32 in an int8 engine."""
 
@@ -41,14 +43,14 @@ class Work:
 
         Args:
             lengths: tokens of each text.
-            rates: `float32` and `int8` in operations per second, `memory` in bytes per second.
+            rates: of each precision in operations per second, `memory` in bytes per second.
         """
         read = [min(length, self.most_tokens or length) for length in lengths]
         tokens, squares = sum(read), sum(length * length for length in read)
         weights = tokens * self.weights + len(read) * self.text
         compute = weights * (1 - self.spared) / rates[self.precision]
         compute += weights * self.spared / rates["float32"]
-        compute += squares * self.attention / rates["float32"]
+        compute += squares * self.attention / rates[self.others]
         moved = (self.weight_bytes + tokens * self.row_bytes) / rates["memory"]
         return max(compute, moved)
 
@@ -58,26 +60,30 @@ class Work:
         return replace(self, attention=0.0, weight_bytes=self.weight_bytes / more, spared=0.0)
 
 
-def work_of_encoder(config: Mapping[str, object], engine: str, float_layers: int = 0) -> Work:
+def work_of_encoder(
+    config: Mapping[str, object], engine: str, float_layers: int = 0, computes: str = "float32"
+) -> Work:
     """Of a transformer with full attention, by its configuration.
 
     Args:
         config: content of its `config.json`.
-        engine: the runtime that computes it; `onnx-int8` multiplies in int8, `onnx-bf16` has
-            weights of two bytes.
+        engine: the runtime that computes it; `onnx-int8` multiplies in int8, `onnx-bf16` and
+            `openvino` have weights of two bytes.
         float_layers: layers that an int8 engine has in float32.
+        computes: precision of all products of another engine.
     """
     width, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
     parameters = sum(count * rows * columns for count, rows, columns in products_of(config))
-    each = {"onnx-int8": 1, "onnx-bf16": 2}.get(engine, _FLOAT_BYTES)
+    each = {"onnx-int8": 1, "onnx-bf16": 2, "openvino": 2}.get(engine, _FLOAT_BYTES)
     spared = float_layers / layers
     return Work(
-        precision="int8" if engine == "onnx-int8" else "float32",
+        precision="int8" if engine == "onnx-int8" else computes,
         weights=2.0 * parameters,
         attention=4.0 * width * layers,
         text=0.0,
         weight_bytes=parameters * (each * (1 - spared) + _FLOAT_BYTES * spared),
         row_bytes=float(width * each),
+        others=computes,
         spared=spared,
     )
 

@@ -1,0 +1,253 @@
+"""The OpenVINO engine: what it is made of, scores that no batch changes, and what it refuses."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import pytest
+from numpy.testing import assert_array_equal
+from onnx import TensorProto, helper
+
+from pars_export import Predictor, PredictorError
+from pars_export.artifact import read_manifest, write_predictor
+from pars_export.batches import BatchPlan, micro_batches, padded
+from pars_export.build import add_engines
+from pars_export.engines import ENGINES, parse_names
+from pars_export.parity import builtin_texts, demonstration_texts, tau_b
+from pars_export.runtimes import openvino_engine
+from pars_export.runtimes.openvino_engine import BFLOAT16, FLOAT32, STEP, OpenVinoCore
+
+if TYPE_CHECKING:
+    from tests.pars_export.conftest import MakeNetwork, Write
+
+TEXTS = [*demonstration_texts()[1][:120], *builtin_texts()]
+FILE = ENGINES["openvino"].file
+LONGEST = 64
+"""Tokens of a text, by the manifest of these predictors."""
+
+
+@pytest.fixture(scope="module")
+def core(engines: Path) -> OpenVinoCore:
+    return OpenVinoCore(engines / FILE, 1, openvino_engine.precision_here(), LONGEST)
+
+
+def rows_of(lengths: list[int]) -> list[list[int]]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(5, 60, length).tolist() for length in lengths]
+
+
+def test_a_score_is_the_same_to_the_bit_in_every_batch_and_padding(core: OpenVinoCore) -> None:
+    rows = rows_of([1, 2, 7, 15, 16, 17, 20, 31, 32, 33, 40, 47, 50, 63, 64, 64])
+    alone = np.concatenate([core(*padded([row], 0)) for row in rows])
+    for size in (2, 3, 5, len(rows)):
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            assert_array_equal(core(*padded(rows[part], 0)), alone[part])
+
+
+def test_batches_are_as_wide_as_registers_are_or_as_the_longest_text(
+    core: OpenVinoCore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[int] = []
+    request = core._request
+
+    class Watched:
+        def infer(self, feed: dict[str, Any]) -> Any:
+            assert feed["input_ids"].shape == feed["attention_mask"].shape
+            assert not feed["attention_mask"][:, length:].any()
+            widths.append(feed["input_ids"].shape[1])
+            return request.infer(feed)
+
+    monkeypatch.setattr(core, "_request", Watched())
+    monkeypatch.setattr(core, "_longest", 60)
+    for length in (1, 16, 17, 40, 49, 60):
+        core(*padded(rows_of([length]), 0))
+    assert widths == [16, 16, 32, 48, 60, 60]
+
+
+def test_lengths_that_are_padded_alike_share_a_batch() -> None:
+    plan = BatchPlan(tokens=64, step=STEP)
+    assert list(micro_batches([3, 16, 17, 9, 1], plan)) == [[4, 0, 3, 1], [2]]
+    assert list(micro_batches([3, 16, 17], BatchPlan(tokens=64))) == [[0], [1, 2]]
+
+
+@pytest.mark.skipif(
+    openvino_engine.precision_here() != BFLOAT16, reason="this CPU computes in float32"
+)
+def test_scores_have_more_bits_than_what_computes_them(engines: Path) -> None:
+    scores = Predictor.load(engines, runtime="openvino").score(TEXTS)
+    rounded = (scores.view(np.uint32) & 0xFFFF) == 0
+    assert rounded.mean() < 0.1
+
+
+@pytest.mark.parametrize(("pooling", "outputs"), [("cls", 1), ("mean", 7)])
+def test_every_head_and_pooling_keeps_the_order(
+    tmp_path: Path,
+    write: Write,
+    make_network: MakeNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    pooling: str,
+    outputs: int,
+) -> None:
+    # Random weights on 32 channels average out less of the rounding than a trained encoder.
+    engine = ENGINES["openvino"]
+    loose = dataclasses.replace(engine.bound, difference=1.0, tau=0.95)
+    monkeypatch.setitem(ENGINES, "openvino", dataclasses.replace(engine, bound=loose))
+    folder = tmp_path / "predictor"
+    write(folder, make_network(pooling, outputs), to=["openvino"])
+    wanted, found = (Predictor.load(folder, each).score(TEXTS) for each in ("torch", "openvino"))
+    assert tau_b(wanted, found) > 0.95
+    products = [n for n in onnx.load(folder / FILE).graph.node if n.op_type in ("Gemm", "MatMul")]
+    assert any("head" in name for n in products for name in n.input) == (outputs > 1)
+
+
+def test_what_it_computes_in_is_what_it_was_compared_in(
+    engines: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = read_manifest(engines).engines["openvino"]
+    assert described["computes"] == openvino_engine.precision_here()
+    monkeypatch.setattr(openvino_engine, "precision_here", lambda: FLOAT32)
+    assert openvino_engine.precision_of({"computes": BFLOAT16}) == FLOAT32
+    monkeypatch.setattr(openvino_engine, "precision_here", lambda: BFLOAT16)
+    assert openvino_engine.precision_of({"computes": BFLOAT16}) == BFLOAT16
+    assert openvino_engine.precision_of({"computes": FLOAT32}) == FLOAT32
+    # In float32 it is the network with weights of bfloat16.
+    exact = OpenVinoCore(engines / FILE, 1, FLOAT32, LONGEST)
+    stored = Predictor.load(engines, runtime="onnx-bf16")
+    ids = stored._ready()._tokenizer.encode(TEXTS[:9])  # type: ignore[attr-defined]
+    found = np.concatenate([exact(*padded([row], 0)) for row in ids])
+    np.testing.assert_allclose(found, stored.score(TEXTS[:9]), rtol=0, atol=2e-5)
+
+
+def test_a_machine_without_the_package_takes_the_next_engine(
+    engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *more: None if name == "openvino" else found(name, *more),
+    )
+    assert Predictor.load(engines).runtime == "onnx-int8"
+    with pytest.raises(PredictorError, match="openvino must be installed, which is missing"):
+        Predictor.load(engines, runtime="openvino")
+    with pytest.raises(PredictorError, match="--to openvino: the package openvino must be inst"):
+        parse_names("openvino")
+
+
+def test_its_makers_are_told_nothing(engines: Path) -> None:
+    code = (
+        "import json, sys\n"
+        "from pars_export import Predictor\n"
+        "p = Predictor.load(sys.argv[1], runtime='openvino')\n"
+        "assert len(p.score(['a'])) == 1\n"
+        "named = [m for m in sys.modules if m.partition('.')[0] == 'openvino_telemetry']\n"
+        "print(json.dumps([named, [m for m in ('torch', 'onnx', 'onnxruntime') if m in "
+        "sys.modules]]))\n"
+        "import openvino_telemetry"  # who wants it may have it afterwards
+    )
+    command = [sys.executable, "-c", code, str(engines)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    assert json.loads(found.stdout) == [[], []]
+
+
+Forge = Callable[..., Path]
+
+
+@pytest.fixture
+def forged(engines: Path, tmp_path: Path) -> Forge:
+    """A copy whose engine file is another, or whose manifest says something else of it."""
+
+    def forge(content: bytes | None = None, **described: object) -> Path:
+        manifest = read_manifest(engines)
+        engine = {**manifest.engines["openvino"], **described}
+        files: dict[str, bytes | str | Path] = {name: engines / name for name in manifest.files}
+        if content is not None:
+            files[FILE] = content
+        changed = {**manifest.engines, "openvino": engine}
+        write_predictor(tmp_path / "forged", dataclasses.replace(manifest, engines=changed), files)
+        return tmp_path / "forged"
+
+    return forge
+
+
+def a_model(input_name: str, rank: int, operator: str = "Identity") -> bytes:
+    shape = ["n", *("t" for _ in range(rank - 1))]
+    graph = helper.make_graph(
+        [helper.make_node(operator, [input_name], ["scores"])],
+        "g",
+        [helper.make_tensor_value_info(input_name, TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, shape)],
+    )
+    made: bytes = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", 17)]
+    ).SerializeToString()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        (b"", "not an ONNX model"),
+        (b"no model", "not an ONNX model"),
+        (a_model("texts", 2), r"the model's inputs are \{'texts'.*; expected \{'input_ids'"),
+        (a_model("x", 1, "NoSuchOperator"), r"openvino \S+ cannot load it \(.*NoSuchOperator"),
+    ],
+)
+def test_a_file_that_is_no_engine_of_ours_is_refused(
+    forged: Forge, content: bytes, sentence: str
+) -> None:
+    with pytest.raises(PredictorError, match=rf"{FILE}: .*{sentence}"):
+        Predictor.load(forged(content), runtime="openvino")
+
+
+def test_weights_in_another_file_are_refused(forged: Forge, engines: Path) -> None:
+    model = onnx.load(engines / FILE)
+    tensor = max(model.graph.initializer, key=lambda each: len(each.raw_data))
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secret.bin")
+    with pytest.raises(PredictorError, match="its weights lie in another file"):
+        Predictor.load(forged(model.SerializeToString()), runtime="openvino")
+
+
+@pytest.mark.parametrize("computes", ["int4", None, 16])
+def test_an_unknown_precision_is_refused(forged: Forge, computes: object) -> None:
+    sentence = rf"{FILE}: its engine 'openvino' computes in {computes!r}; expected bfloat16 or fl"
+    with pytest.raises(PredictorError, match=sentence):
+        Predictor.load(forged(computes=computes), runtime="openvino")
+
+
+def test_a_truncated_file_is_refused(engines: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(engines)
+    files: dict[str, bytes | str | Path] = {name: engines / name for name in manifest.files}
+    write_predictor(tmp_path / "cut", manifest, files)
+    with (tmp_path / "cut" / FILE).open("r+b") as file:
+        file.truncate(1000)
+    with pytest.raises(PredictorError, match=rf"{FILE}: it has 1000 bytes instead of"):
+        Predictor.load(tmp_path / "cut", runtime="openvino")
+
+
+def test_an_engine_beyond_its_bound_is_not_written(
+    exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "predictor"
+    shutil.copytree(exported, folder)
+    before = sorted(folder.iterdir())
+    monkeypatch.setattr(
+        OpenVinoCore, "_widened", lambda _, rows: rows + (rows[:, :1] > 0) * (len(rows) > 1)
+    )
+    with pytest.raises(PredictorError, match=r"The openvino engine.*nothing was written"):
+        add_engines(folder, ["openvino"], builtin_texts())
+    assert sorted(folder.iterdir()) == before
