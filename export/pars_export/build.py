@@ -23,7 +23,7 @@ from safetensors.torch import save_model
 
 from pars_export.artifact import MANIFEST, Manifest, predictor_folder, read_manifest, seal
 from pars_export.batches import BatchPlan
-from pars_export.engines import ENGINES, EXACT, ONNX, Source, remember_built
+from pars_export.engines import ENGINES, EXACT, ONNX, Engine, Source, remember_built
 from pars_export.errors import PredictorError
 from pars_export.export_prompts import ExportPrompts, export_prompts
 from pars_export.inputs import TextTokenizer
@@ -204,7 +204,7 @@ class _Writer:
         self._texts = prompts.compared_on.texts
         self._beside = {"compared_on": prompts.compared_on.counts}
         self._folder = folder
-        self._manifest, self._facts = manifest, manifest.facts.width
+        self._manifest = manifest
         self._tokenizer = tokenizer
         self._threads = threads
         self._reference = EncodedScorer(tokenizer, TorchCore(reference, threads))
@@ -215,7 +215,7 @@ class _Writer:
             ids,
             tokenizer.spec.max_length,
             options or BuildOptions(),
-            some_facts(self._facts, len(ids)),
+            some_facts(manifest.facts.width, len(ids)),
             prompts.made_by.counts,
         )
 
@@ -234,9 +234,8 @@ class _Writer:
         graph = self._folder / engine.graph
         found["graph_parity"] = self.compare(name, graph, bound)
         graph.unlink()
-        core = None if engine.load is None else engine.load(path, found, self._manifest)
-        if core is not None:
-            parity = self._parity(core, bound)
+        parity = self._measured(path, bound, engine, found)
+        if parity is not None:
             parity.check(name)
             found["parity"] = parity.to_json()
         return found
@@ -247,36 +246,41 @@ class _Writer:
         """What the manifest says of a file that was written, or written again until it is good."""
         engine = ENGINES[name]
         tries = iter(()) if engine.again is None else engine.again(self._source, path)
-        if engine.load is None:
-            parity = self._measured(path, bound)
-        else:
-            core = engine.load(path, found, self._manifest)
-            assert core is not None  # of a graph alone it may be
-            parity = self._parity(core, bound, engine.plan)
-        while parity.fault is not None:
-            told = next(tries, None)
+        while True:
+            parity = self._measured(path, bound, engine, found)
+            assert parity is not None  # as it may be of an engine for a GPU
+            told = None if parity.fault is None else next(tries, None)
             if told is None:
                 break
             said = ", ".join(f"{key} {value}" for key, value in told.items())
             log.warning(f"The {name} engine{parity.fault}: it is written again with {said}.")
-            found, parity = {**found, **told}, self._measured(path, bound)
+            found = {**found, **told}
         parity.check(name)
         return {**found, "parity": parity.to_json()}
 
     def compare(self, name: str, path: Path, bound: Bound) -> dict[str, float | int]:
         """Parity of an ONNX file that stands in the folder, in the batches of a CPU."""
-        parity = self._measured(path, bound)
+        parity = self._by_onnxruntime(path, bound)
         parity.check(name)
         return parity.to_json()
 
-    def _measured(self, path: Path, bound: Bound) -> Parity:
-        core = OnnxCore(path, self._threads, facts=self._facts)
+    def _measured(
+        self, path: Path, bound: Bound, engine: Engine, described: Mapping[str, object]
+    ) -> Parity | None:
+        """Parity of an engine as its runtime loads it; None where no GPU here can run it."""
+        if engine.load is None:
+            return self._by_onnxruntime(path, bound)
+        core = engine.load(path, described, self._manifest, self._threads)
+        return None if core is None else self._parity(core, bound, engine.plan)
+
+    def _by_onnxruntime(self, path: Path, bound: Bound) -> Parity:
+        core = OnnxCore(path, self._threads, facts=self._manifest.facts.width)
         return self._parity(core, bound, CPU_PLAN)
 
     def _parity(self, core: Core, bound: Bound, plan: BatchPlan | None = None) -> Parity:
         candidate = EncodedScorer(self._tokenizer, core, plan)
         odd = builtin_texts()
-        facts = some_facts(self._facts, len(self._texts) + len(odd))
+        facts = some_facts(self._manifest.facts.width, len(self._texts) + len(odd))
         return measure(
             self._reference, candidate, core, self._tokenizer, self._texts, bound, facts, odd
         )

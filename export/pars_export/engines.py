@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from pars_export.errors import ConfigError, PredictorError
 from pars_export.parity import EXACT, Bound
 from pars_export.runtimes import openvino_engine
-from pars_export.runtimes.openvino_engine import openvino, precision_here
 from pars_export.tensorrt import BuildOptions
 
 if TYPE_CHECKING:
@@ -58,16 +57,17 @@ class Engine:
     write: Callable[[Source, Path], Mapping[str, object]]
     """Writes the file; returns what the manifest says of it."""
     package: str
-    """Package that writes it."""
+    """Package that writes it, or that it is compared by."""
     graph: str | None = None
     """The ONNX file that is compared first, for an engine that only a GPU can run; it is removed
     afterwards."""
     again: Callable[[Source, Path], Iterator[Mapping[str, object]]] | None = None
     """Writes the file anew while it is beyond its bound, nearer to float32 and slower each time;
     gives what the manifest says of it beside what `write` gave."""
-    load: Callable[[Path, Mapping[str, object], Manifest], Core | None] | None = None
-    """Loads the engine to be compared, by its file, what the manifest says of it and the manifest;
-    gives None where no GPU here can run it. Without one it is an ONNX file for onnxruntime."""
+    load: Callable[[Path, Mapping[str, object], Manifest, int], Core | None] | None = None
+    """Loads the engine to be compared, by its file, what the manifest says of it, the manifest and
+    a number of threads; gives None where no GPU here can run it. An engine without one is an ONNX
+    file for onnxruntime."""
     plan: BatchPlan | None = None
     """Batches of one that is loaded so, where they are not the usual ones."""
 
@@ -89,8 +89,7 @@ def _openvino(source: Source, path: Path) -> Mapping[str, object]:
 
     export_summed(source.network, path)
     store_bf16(path, path)
-    written = {"weights": "bf16", "computes": precision_here(), **_opsets(path)}
-    return {**written, "version": openvino().__version__.partition("-")[0]}
+    return {"weights": "bf16", "computes": openvino_engine.precision_here(), **_opsets(path)}
 
 
 def _int8(source: Source, path: Path) -> Mapping[str, object]:
@@ -131,15 +130,19 @@ def _tensorrt(library: str) -> Callable[[Source, Path], Mapping[str, object]]:
     return write
 
 
-def _on_its_gpu(path: Path, described: Mapping[str, object], manifest: Manifest) -> Core:
+def _on_its_gpu(
+    path: Path, described: Mapping[str, object], manifest: Manifest, threads: int
+) -> Core:
+    del threads
     from pars_export.runtimes.tensorrt import load_core
 
     return load_core("tensorrt", path, described, manifest.facts.width)
 
 
 def _on_a_gpu_that_fits(
-    path: Path, described: Mapping[str, object], manifest: Manifest
+    path: Path, described: Mapping[str, object], manifest: Manifest, threads: int
 ) -> Core | None:
+    del threads
     from pars_export.runtimes.tensorrt import device_for, load_core
 
     device = device_for(described)
@@ -186,7 +189,7 @@ ENGINES: dict[str, Engine] = {
     "onnx-int8": Engine(
         "model-int8.onnx", Bound(0.2, 0.99, 1e-3), _int8, "onnxruntime", again=_int8_sparing
     ),
-    "openvino": Engine(
+    openvino_engine.ENGINE: Engine(
         "model-openvino.onnx",
         Bound(0.1, 0.99, 1e-3),
         _openvino,

@@ -80,14 +80,16 @@ def export_half(network: RankerNetwork, path: Path) -> None:
 
 
 def export_summed(network: RankerNetwork, path: Path) -> None:
-    """The same with what gives one number a text, such as the head's score, written as a sum.
+    """The same with a head of one output, and what facts add to it, written as a sum.
 
     OpenVINO computes what follows the last matrix product in float32 where all else is bfloat16. In
-    that the scores themselves would have eight bits, and many prompts one score.
+    that the scores themselves would have eight bits, and many prompts one score. A head with
+    buckets stays a product, for its score is a mean over all of them.
     """
     summed = copy.deepcopy(network)
     for name, part in list(summed.named_modules()):
-        if isinstance(part, nn.Linear) and part.out_features == 1:
+        of_head = not name.startswith("encoder.")
+        if of_head and isinstance(part, nn.Linear) and part.out_features == 1:
             summed.set_submodule(name, _Summed(part))
     export_onnx(summed, path)
 

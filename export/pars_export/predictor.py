@@ -71,8 +71,8 @@ class Predictor:
 
         Args:
             folder: the predictor folder.
-            runtime: `auto` (onnx where it can run, else torch), or a name of
-                `pars_export.runtimes.RUNTIMES`.
+            runtime: a name of `pars_export.runtimes.RUNTIMES`, or `auto`: the first of them that
+                folder and environment allow.
             threads: cores that the runtime may use; one by default, for beside an engine every
                 other is the engine's.
             sha256: what `pars_export.artifact.folder_sha256` of the folder must be.

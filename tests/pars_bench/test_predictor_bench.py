@@ -26,6 +26,7 @@ from pars_bench.predictor.rates import rate_calls
 from pars_bench.predictor.texts import TextMaker, repeated
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.build import add_engines
+from pars_export.cpu import multiplies_bfloat16
 from pars_export.engines import ENGINES
 from pars_export.errors import ConfigError
 from pars_export.inputs import InputSpec, TextTokenizer
@@ -364,7 +365,7 @@ def test_the_openvino_engine_is_measured_as_the_others_are(
     monkeypatch.setitem(ENGINES, "openvino", replace(engine, bound=loose))
     add_engines(folder, ["openvino"])
     (found,) = (each for each in choose([folder], []) if each.what == "openvino")
-    assert (found.name, found.auto) == ("tiny openvino", True)
+    assert (found.name, found.auto) == ("tiny openvino", multiplies_bfloat16())
     work, precision = found.work(), openvino_engine.precision_here()
     assert work is not None
     assert (work.precision, work.others, work.spared) == (precision, precision, 0.0)

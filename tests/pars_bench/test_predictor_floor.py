@@ -11,8 +11,9 @@ import pytest
 
 from pars_bench.predictor import baselines
 from pars_bench.predictor.products import Products
-from pars_bench.predictor.rates import BFLOAT16, UNITS, rate_calls, vector_instructions
+from pars_bench.predictor.rates import UNITS, rate_calls
 from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
+from pars_export.cpu import multiplies_bfloat16
 from pars_export.runtimes.arrays import arrays_bytes
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
@@ -48,6 +49,14 @@ def test_layers_that_int8_leaves_out_count_as_float32() -> None:
     assert floats.products() == replace(floats, attention=0)
 
 
+def test_all_products_of_an_engine_in_bfloat16_are_so() -> None:
+    work = work_of_encoder(MINILM, "openvino", computes="bfloat16")
+    assert work.weight_bytes == 2 * 10_616_832
+    rates = {"bfloat16": 10.0, "float32": 1e-9, "memory": 1e12}
+    whole = work_of_encoder(MINILM, "onnx").floor([32, 8], {"float32": 1.0, "memory": 1e12})
+    assert work.floor([32, 8], rates) == pytest.approx(whole / 10)
+
+
 def test_what_a_student_does_not_read_costs_it_nothing() -> None:
     work = Work("float32", 100, 0, 0, 0, 0, most_tokens=4)
     assert work.floor([4], RATES) == work.floor([400], RATES) > work.floor([3], RATES)
@@ -72,7 +81,7 @@ def test_rates_are_of_the_libraries_that_are_installed(
     if not installed:
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     calls = rate_calls(1)
-    lacking = set() if set(BFLOAT16) & set(vector_instructions()) else {"bfloat16, torch"}
+    lacking = set() if multiplies_bfloat16() else {"bfloat16, torch"}
     if not installed:
         lacking = {name for name in UNITS if name.endswith("torch")}
     assert set(calls) == set(UNITS) - lacking

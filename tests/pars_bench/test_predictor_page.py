@@ -43,7 +43,7 @@ def test_the_page_says_what_batching_is_worth_where_that_was_measured() -> None:
     columns = "floor, seconds | ms a prompt, 256 in one call | ms a prompt, one by one |\n"
     assert columns + "|---|---:|---:|---:|---:|---:|---:|\n" in page
     assert "| 2 | 2 (1.5 to 2.5) |" in page
-    assert "as above.\nBesides, 256 of them, evenly taken, were ranked in one call" in page
+    assert "above.\nBesides, 256 of them, evenly taken, were ranked in one call" in page
 
 
 def test_the_page_says_where_a_calls_time_goes() -> None:

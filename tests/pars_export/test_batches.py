@@ -41,3 +41,9 @@ def test_padded_rows() -> None:
     ids, mask = padded([[5, 6, 7], [8]], pad_id=9)
     assert ids.tolist() == [[5, 6, 7], [8, 9, 9]]
     assert mask.tolist() == [[1, 1, 1], [1, 0, 0]]
+
+
+def test_lengths_that_are_padded_alike_share_a_batch() -> None:
+    plan = BatchPlan(tokens=64, step=16)
+    assert list(micro_batches([3, 16, 17, 9, 1], plan)) == [[4, 0, 3, 1], [2]]
+    assert list(micro_batches([3, 16, 17], BatchPlan(tokens=64))) == [[0], [1, 2]]

@@ -221,7 +221,6 @@ def _in_child(work: Callable[[], bytes]) -> tuple[int, bytes]:
         ("onnx-int8", 1),
         ("onnx-int8", 2),
         ("openvino", 1),
-        ("openvino", 2),
         ("torch", 1),
         ("half", 1),
         ("default", 1),
@@ -242,8 +241,11 @@ def test_a_forked_child_loads_again_even_when_the_lock_was_held(
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_torch_with_threads_says_that_it_cannot_go_on_after_a_fork(exported: Path) -> None:
-    predictor = Predictor.load(exported, runtime="torch", threads=2)
+@pytest.mark.parametrize("runtime", ["torch", "openvino"])
+def test_what_has_threads_of_its_process_says_that_it_cannot_go_on_after_a_fork(
+    engines: Path, runtime: str
+) -> None:
+    predictor = Predictor.load(engines, runtime=runtime, threads=2)
     predictor.score(TEXTS[:4])
     status, output = _in_child(lambda: predictor.score(TEXTS[:4]).tobytes())
     assert status != 0

@@ -9,64 +9,22 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from encoder_families import CONFIG, FAMILIES, network_of
 from numpy.testing import assert_allclose
 from onnx import helper, numpy_helper
 
 from pars_export.batches import padded
 from pars_export.int8 import observe, products, rewrite, store_int8
-from pars_export.network import RankerNetwork
 from pars_export.onnx import WHOLE_ATTENTION, export_onnx
 from pars_export.qdq import store_qdq
 from pars_export.runtimes.onnxruntime_engines import OnnxCore
 
-_CONFIG: dict[str, float] = {
-    "vocab_size": 90,
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "intermediate_size": 64,
-    "max_position_embeddings": 140,
-    "initializer_range": 0.2,
-    "pad_token_id": 0,
-}
-_DISTILBERT: dict[str, object] = {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64}
-_MODERNBERT: dict[str, object] = {
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-    "cls_token_id": 1,
-    "sep_token_id": 2,
-}
-_FAMILIES: dict[str, dict[str, object]] = {
-    "albert": {"embedding_size": 16},
-    "bert": {},
-    "deberta-v2": {
-        "relative_attention": True,
-        "max_relative_positions": 20,
-        "pos_att_type": ["c2p", "p2c"],
-    },
-    "distilbert": _DISTILBERT,
-    "electra": {"embedding_size": 16},
-    "modernbert": _MODERNBERT,
-    "mpnet": {},
-    "roberta": {},
-    "xlm-roberta": {},
-}
 _JOINED = {"albert", "bert", "distilbert", "electra", "roberta", "xlm-roberta"}
 """The others normalise elsewhere, or write their views otherwise."""
 
 
-def _network(kind: str, outputs: int = 1, facts: int = 0, **more: object) -> RankerNetwork:
-    torch.manual_seed(1)
-    config = {"model_type": kind, **_CONFIG, **_FAMILIES[kind], **more}
-    network = RankerNetwork(config, "mean", outputs, facts)
-    network.eval()
-    for parameter in network.parameters():  # biases begin as zeros
-        parameter.data.add_(torch.randn_like(parameter) * 0.05)
-    return network
-
-
 def test_an_encoder_that_is_built_as_a_decoder_keeps_its_mask(tmp_path: Path) -> None:
-    network = _network("bert", is_decoder=True)
+    network = network_of("bert", is_decoder=True)
     export_onnx(network, tmp_path / "model.onnx")
     batch = padded([[5, 9, 7, 3], [8, 4]], pad_id=0)
     with torch.inference_mode():
@@ -75,12 +33,12 @@ def test_an_encoder_that_is_built_as_a_decoder_keeps_its_mask(tmp_path: Path) ->
 
 
 def test_every_family_with_one_mask_is_tried_here() -> None:
-    assert set(_FAMILIES) > WHOLE_ATTENTION
+    assert set(FAMILIES) > WHOLE_ATTENTION
 
 
-@pytest.mark.parametrize("kind", _FAMILIES)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_every_family_scores_as_its_network_beyond_any_window(tmp_path: Path, kind: str) -> None:
-    network = _network(kind)
+    network = network_of(kind)
     export_onnx(network, tmp_path / "model.onnx")
     core = OnnxCore(tmp_path / "model.onnx", threads=1)
     rng = np.random.default_rng(0)
@@ -93,24 +51,24 @@ def test_every_family_scores_as_its_network_beyond_any_window(tmp_path: Path, ki
         assert_allclose(core(*batch), wanted, rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("kind", _FAMILIES)
+@pytest.mark.parametrize("kind", FAMILIES)
 def test_a_bias_is_added_within_the_product_where_tokens_are_rows(
     tmp_path: Path, kind: str
 ) -> None:
-    export_onnx(_network(kind), tmp_path / "model.onnx")
+    export_onnx(network_of(kind), tmp_path / "model.onnx")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(
         str(tmp_path / "model.onnx"), options, providers=["CPUExecutionProvider"]
     )
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
-    products = 6 * _CONFIG["num_hidden_layers"]
+    products = 6 * CONFIG["num_hidden_layers"]
     assert (operators.count("Gemm") > products) == (kind in _JOINED)
 
 
 @pytest.mark.parametrize("kind", sorted(WHOLE_ATTENTION))
 def test_every_constant_of_a_graph_is_a_number_in_float16(tmp_path: Path, kind: str) -> None:
-    export_onnx(_network(kind), tmp_path / "model.onnx")
+    export_onnx(network_of(kind), tmp_path / "model.onnx")
     graph = onnx.load(tmp_path / "model.onnx").graph
     values = [numpy_helper.to_array(tensor) for tensor in graph.initializer]
     values += [
@@ -126,7 +84,7 @@ def test_every_constant_of_a_graph_is_a_number_in_float16(tmp_path: Path, kind: 
 
 @pytest.mark.parametrize("kind", ["bert", "mpnet"])
 def test_int8_rounds_tokens_that_are_rows_and_those_that_are_not(tmp_path: Path, kind: str) -> None:
-    export_onnx(_network(kind), tmp_path / "model.onnx")
+    export_onnx(network_of(kind), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     rng = np.random.default_rng(0)
     ids = [rng.integers(1, 60, rng.integers(2, 60)).tolist() for _ in range(40)]
@@ -143,7 +101,7 @@ def test_int8_rounds_tokens_that_are_rows_and_those_that_are_not(tmp_path: Path,
 
 
 def test_int8_rounds_the_weights_of_every_layer_that_shares_them(tmp_path: Path) -> None:
-    export_onnx(_network("albert", num_hidden_layers=3), tmp_path / "model.onnx")
+    export_onnx(network_of("albert", num_hidden_layers=3), tmp_path / "model.onnx")
     model = onnx.load(tmp_path / "model.onnx")
     assert "Identity" not in {node.op_type for node in model.graph.node}
     count = len(products(model))
@@ -154,7 +112,7 @@ def test_int8_rounds_the_weights_of_every_layer_that_shares_them(tmp_path: Path)
 
 
 def test_int8_and_its_pairs_round_no_facts_whatever_the_prompts(tmp_path: Path) -> None:
-    export_onnx(_network("bert", outputs=5, facts=3), tmp_path / "model.onnx")
+    export_onnx(network_of("bert", outputs=5, facts=3), tmp_path / "model.onnx")
     rng = np.random.default_rng(0)
     ids = [rng.integers(1, 60, rng.integers(2, 60)).tolist() for _ in range(40)]
     ids[5] = [7]

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pars_export.artifact import Manifest
+from pars_export.cpu import multiplies_bfloat16
 from pars_export.errors import ConfigError, PredictorError
 
 
@@ -58,6 +59,8 @@ class Runtime:
     """Whether `auto` may take it; a GPU is only used when it is asked for by name."""
     native: bool = False
     """Whether its engine is machine code, which runs only when built here or pinned."""
+    bfloat16: bool = False
+    """Whether `auto` takes it only where engine and CPU multiply bfloat16."""
 
 
 _TRT = "pars_export.runtimes.tensorrt"
@@ -65,7 +68,9 @@ _ORT = "pars_export.runtimes.onnxruntime_engines"
 
 # In order of preference: `auto` takes the first that the folder and the environment allow.
 RUNTIMES: dict[str, Runtime] = {
-    "openvino": Runtime("pars_export.runtimes.openvino_engine", "openvino", "encoder"),
+    "openvino": Runtime(
+        "pars_export.runtimes.openvino_engine", "openvino", "encoder", bfloat16=True
+    ),
     "onnx-int8": Runtime(_ORT, "onnxruntime", "encoder", function="load_int8"),
     "onnx": Runtime(_ORT, "onnxruntime", "encoder"),
     "onnx-bf16": Runtime(_ORT, "onnxruntime", "encoder", function="load_bf16"),
@@ -99,7 +104,7 @@ def choose(name: str, folder: Path, manifest: Manifest) -> str:
             f"{folder}: this predictor (kind {manifest.kind}) cannot run on {name!r}; it holds "
             f"{', '.join(present) or 'no engine that is known here'}."
         )
-    wanted = [each for each in present if RUNTIMES[each].auto] if name == "auto" else [name]
+    wanted = [each for each in present if _suits(each, manifest)] if name == "auto" else [name]
     for each in wanted:
         package = RUNTIMES[each].package
         if package is None or importlib.util.find_spec(package) is not None:
@@ -110,6 +115,15 @@ def choose(name: str, folder: Path, manifest: Manifest) -> str:
         )
     packages = " or ".join(dict.fromkeys(str(RUNTIMES[each].package) for each in wanted))
     raise PredictorError(f"{folder}: to run it {packages} must be installed, which is missing.")
+
+
+def _suits(name: str, manifest: Manifest) -> bool:
+    """Whether `auto` may take a runtime that the folder has."""
+    runtime = RUNTIMES[name]
+    if runtime.bfloat16:
+        engine = manifest.engines[runtime.engine or name]
+        return engine.get("computes") == "bfloat16" and multiplies_bfloat16()
+    return runtime.auto
 
 
 def _present(name: str, manifest: Manifest) -> bool:

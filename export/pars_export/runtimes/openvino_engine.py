@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import math
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import threading
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from numpy.typing import NDArray
 
 from pars_export.artifact import Manifest
 from pars_export.batches import BatchPlan
+from pars_export.cpu import multiplies_bfloat16
 from pars_export.errors import PredictorError
 from pars_export.onnx_file import check_self_contained
-from pars_export.runtimes.encoded import EncodedScorer, encoded_scorer
+from pars_export.runtimes.encoded import EncodedScorer, encoded_scorer, read_config
 
 ENGINE = "openvino"
 STEP = 16
@@ -24,67 +26,71 @@ STEP = 16
 batch; within other widths they fall into the vector registers otherwise, and bfloat16 makes a step
 of what that changes."""
 PLAN = BatchPlan(tokens=1024, step=STEP)
+"""From 512 to 4,096 tokens together the demonstration's prompts take the same time."""
 BFLOAT16, FLOAT32 = "bfloat16", "float32"
 _HINTS = {BFLOAT16: "bf16", FLOAT32: "f32"}
 _INPUTS = {"input_ids": ("i64", 2), "attention_mask": ("i64", 2)}
 _FACTS = {"facts": ("f32", 2)}
 _OUTPUTS = {"scores": ("f32", 1)}
 _TELEMETRY = "openvino_telemetry"
+_OLDEST = (2026, 4)
+_importing = threading.Lock()
 
 
 def openvino() -> Any:
-    """The package, without the telemetry that would tell its makers of every import."""
-    with _kept_out(_TELEMETRY):
-        return importlib.import_module("openvino")
+    """The package, without the telemetry that would tell its makers of its first import.
 
-
-@contextmanager
-def _kept_out(package: str) -> Iterator[None]:
-    """Have a package taken for one that is not installed, unless somebody has it already."""
-    if package in sys.modules:
-        yield
-        return
-    sys.modules[package] = None  # type: ignore[assignment]  # as Python's import system has it
-    try:
-        yield
-    finally:
-        del sys.modules[package]
+    Where a program has imported either of the two already, that stays as it is.
+    """
+    with _importing:
+        if ENGINE in sys.modules or _TELEMETRY in sys.modules:
+            return importlib.import_module(ENGINE)
+        # So Python takes it for one that is not installed, and OpenVINO does without.
+        sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
+        try:
+            return importlib.import_module(ENGINE)
+        finally:
+            del sys.modules[_TELEMETRY]
 
 
 def precision_here() -> str:
-    """What this CPU computes in: `bfloat16` where it multiplies such numbers, else `float32`."""
-    capabilities = openvino().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    return BFLOAT16 if "BF16" in capabilities else FLOAT32
+    """What an engine computes in that is made on this CPU: `bfloat16` where it multiplies that."""
+    return BFLOAT16 if multiplies_bfloat16() else FLOAT32
 
 
-def precision_of(described: Mapping[str, object]) -> str:
-    """What an engine computes in here, by what a manifest says of it.
+def precision_of(path: Path, described: Mapping[str, object]) -> str:
+    """What an engine computes in here, by its file and what a manifest says of it.
 
-    That is what it was compared in; float32 where this CPU has no products of bfloat16, for in
-    software a score would take a hundred times as long.
+    That is what it was compared in; but float32 where this CPU has no products of bfloat16, which
+    it would have to take apart.
 
     Raises:
         PredictorError: the manifest names no such precision.
     """
     computes = described.get("computes")
-    if computes not in _HINTS:
+    if not isinstance(computes, str) or computes not in _HINTS:
         raise PredictorError(
-            f"its engine {ENGINE!r} computes in {computes!r}; expected {' or '.join(_HINTS)}."
+            f"{path}: by its manifest it computes in {computes!r}; expected "
+            f"{' or '.join(_HINTS)}; export the predictor again."
         )
     return precision_here() if computes == BFLOAT16 else FLOAT32
 
 
 class OpenVinoCore:
-    """One compiled model."""
+    """One compiled model.
 
-    survives_fork = True  # a child that loads its own has nothing of the parent's threads
+    Attributes:
+        request: OpenVINO's own object that runs it.
+        survives_fork: whether a forked child may load it again. The threads of several are the
+            process's, and a child lacks them.
+    """
 
     def __init__(
         self,
         path: Path,
         threads: int,
         precision: str,
-        longest: int,
+        widest: int,
         facts: int = 0,
         more: Mapping[str, object] | None = None,
     ) -> None:
@@ -94,15 +100,23 @@ class OpenVinoCore:
             path: the ONNX file.
             threads: cores to use.
             precision: `bfloat16` or `float32`.
-            longest: most tokens of a text.
+            widest: most tokens that a batch may be wide.
             facts: numbers that it reads beside the text.
             more: properties of OpenVINO beside ours.
 
         Raises:
-            PredictorError: naming the file.
+            PredictorError: naming the file, or the installed OpenVINO, which is too old.
         """
         check_self_contained(path)
-        self._path, self._longest = path, longest
+        self._path, self._widest = path, widest
+        self.survives_fork = threads == 1
+        version = str(openvino().__version__).partition("-")[0]
+        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
+            wanted = ".".join(map(str, _OLDEST))
+            raise PredictorError(
+                f"{path}: openvino {version} is installed, and {wanted} or newer is wanted: "
+                "pip install 'pars-vllm[openvino]', or choose another runtime."
+            )
         properties = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads,
@@ -113,14 +127,14 @@ class OpenVinoCore:
             **(more or {}),
         }
         try:
-            model = openvino().Core().read_model(str(path))
+            core = openvino().Core()
+            model = core.read_model(str(path))
             _check_signature(path, model, facts)
-            compiled = openvino().Core().compile_model(model, "CPU", properties)
-            self._request = compiled.create_infer_request()
+            self.request = core.compile_model(model, "CPU", properties).create_infer_request()
         except RuntimeError as error:
-            version = openvino().__version__
             raise PredictorError(
-                f"{path}: openvino {version} cannot load it ({_cause(error)})."
+                f"{path}: openvino {version} cannot load it ({_cause(error)}); choose another "
+                "runtime."
             ) from error
 
     def __call__(
@@ -138,7 +152,7 @@ class OpenVinoCore:
         if facts is not None:
             feed["facts"] = facts
         try:
-            found = self._request.infer(feed)["scores"]
+            found = self.request.infer(feed)["scores"]
         except RuntimeError as error:
             raise PredictorError(
                 f"{self._path}: openvino failed on a batch of {input_ids.shape} ids "
@@ -153,14 +167,19 @@ class OpenVinoCore:
         return scores
 
     def _widened(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows (n, t) with zeros after them, to a multiple of `STEP` or to the longest text."""
+        """Rows (n, t) with zeros after them, masked tokens, to a multiple of `STEP` if one fits."""
         texts, width = rows.shape
-        wanted = min(-(-width // STEP) * STEP, self._longest)
+        wanted = min(_up(width), self._widest)
         if wanted <= width:
             return rows
         wider = np.zeros((texts, wanted), dtype=np.int64)
         wider[:, :width] = rows
         return wider
+
+
+def _up(tokens: int) -> int:
+    """The next multiple of `STEP`."""
+    return -(-tokens // STEP) * STEP
 
 
 def _check_signature(path: Path, model: Any, facts: int) -> None:
@@ -190,15 +209,37 @@ def _cause(error: RuntimeError) -> str:
 
 
 def core_of(
-    path: Path, described: Mapping[str, object], manifest: Manifest, threads: int = 1
+    path: Path,
+    described: Mapping[str, object],
+    manifest: Manifest,
+    threads: int = 1,
+    more: Mapping[str, object] | None = None,
 ) -> OpenVinoCore:
-    """The engine of a file, by what a manifest says of it and of its predictor."""
-    try:
-        precision = precision_of(described)
-    except PredictorError as error:
-        raise PredictorError(f"{path}: {error}") from error
-    longest, facts = manifest.input.max_length, manifest.facts.width
-    return OpenVinoCore(path, threads, precision, longest, facts)
+    """The engine of a file in a predictor's folder.
+
+    Args:
+        path: the file.
+        described: what the manifest says of the engine.
+        manifest: of the predictor.
+        threads: cores to use.
+        more: as in `OpenVinoCore`.
+
+    Raises:
+        PredictorError: it cannot be read, or does not run here.
+    """
+    longest, positions = manifest.input.max_length, _positions(path.parent)
+    # Where an encoder has too few positions, the widest batch is one of another width.
+    widest = _up(longest) if _up(longest) <= positions else longest
+    precision = precision_of(path, described)
+    return OpenVinoCore(path, threads, precision, widest, manifest.facts.width, more)
+
+
+def _positions(folder: Path) -> float:
+    """Most tokens that an encoder's batch may be wide."""
+    encoder = read_config(folder)["encoder"]
+    assert isinstance(encoder, dict)
+    found = encoder.get("max_position_embeddings")
+    return found if isinstance(found, int) else math.inf
 
 
 def load(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:

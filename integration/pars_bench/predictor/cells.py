@@ -225,8 +225,12 @@ class Cells:
         return self._children[threads]
 
     def _bursting(self) -> list[str]:
-        """Who ranks a burst: what a folder is loaded with where no runtime is named."""
-        return [each.name for each in self._contestants.values() if each.auto]
+        """Who ranks a burst: what a folder is loaded with where no runtime is named, and int8."""
+        return [
+            each.name
+            for each in self._contestants.values()
+            if each.auto or (each.what == "onnx-int8" and not each.baseline)
+        ]
 
     def _tokens(self, folder: Path) -> list[int]:
         """Tokens of each prompt of the burst, as the folder cuts them."""

@@ -81,7 +81,7 @@ class Contestant:
         assert isinstance(spared, list)
         computes = "float32"
         if self.what == openvino_engine.ENGINE:
-            computes = openvino_engine.precision_of(engine)
+            computes = openvino_engine.precision_of(folder, engine)
         return work_of_encoder(read_encoder(folder), self.what, len(spared), computes)
 
 

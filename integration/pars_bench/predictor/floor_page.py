@@ -27,16 +27,18 @@ _FLOOR = """\
 The floor is the time for the matrix products alone, each at the rate of its precision that this
 machine reached in the same rounds, or the time for reading the weights once a call at the rate of a
 copy in memory, whichever is longer. The rate is that of the fastest of {libraries} on matrices of
-{size} by {size} and of the encoder's own products by themselves. Rows in italics tell what keeps an
-engine from it: its products with weights alone, by onnxruntime at the engine's own shapes, over
-what they would take at the rate of large matrices{ceilings}.
+{size} by {size} and of the encoder's own products by themselves{bfloat16}. Rows in italics tell
+what keeps an engine from it: its products with weights alone, by onnxruntime at the engine's own
+shapes, over what they would take at the rate of large matrices{ceilings}.
 `onnx-int8` has its products with weights in int8{spared} and those of attention in float32;
-`onnx-bf16` computes in float32; `openvino` computes all products in bfloat16 where the CPU has
-them, and its own were not measured alone. Calls of more tokens than all take turns in have no floor
+`onnx-bf16` computes in float32. Calls of more tokens than all take turns in have no floor
 here, for no products were measured beside them.
 {instructions}
 Everything else (normalisation, softmax, activation functions, rounding, the tokenizer) is what a
 runtime pays on top."""
+
+_BFLOAT16 = """\
+; that of bfloat16, in which `openvino` has all its products, is of torch alone"""
 
 _CEILINGS = """\
 ;
@@ -46,18 +48,18 @@ engine made of the same other nodes takes no less"""
 
 _PARTS = """\
 Of a call, batch {batch}, {threads}: milliseconds a prompt, and the share of the call. The shares
-are those of the engine's own nodes in onnxruntime's profile, which was taken of the same file in
+are those of the engine's own nodes in the runtime's profile, which was taken of the same file in
 the same shape, in turns with calls without one; the milliseconds are these shares of the time
-above. A profile takes some time for itself at each node: what the shortest took, which does next
-to nothing ({surplus} microseconds), is taken off all. After that the first quartiles of the nodes
-sum up to {slower} times what a call without a profile, the tokenizer and Python left out, takes in
-the median. That has onnxruntime's way from node to node in it, which is shared out among the nodes:
-less than 1 is as it should be. More than 1 says that something else ran, which the profile's clock
-does not leave out, and which makes long nodes longer than short ones. Rounding is all that int8
-adds to a product: scales of the inputs, rounding them, scaling the results. Attention's own
-products have no weights and are float32. The rest are the other nodes: sums with residuals, with
-the mask and, where a product does not add them, with biases; embeddings, moves. The nodes of
-`openvino` are those of OpenVINO's own profile, which are fewer: GELU is part of its products with
+above. onnxruntime's profile takes some time for itself at each node: what the shortest took, which
+does next to nothing ({surplus} microseconds), is taken off all. After that the first quartiles of
+the nodes (OpenVINO tells their means) sum up to {slower} times what a call without a profile, the
+tokenizer and Python left out, takes in the median. That has the runtime's way from node to node in
+it, which is shared out among the nodes: less than 1 is as it should be. More than 1 says that
+something else ran, which the profile's clock does not leave out, and which makes long nodes longer
+than short ones. Rounding is all that int8 adds to a product: scales of the inputs, rounding them,
+scaling the results. Attention's own products have no weights and, but in `openvino`, are float32.
+The rest are the other nodes: sums with residuals, with the mask and, where a product does not add
+them, with biases; embeddings, moves. OpenVINO has fewer nodes: GELU is part of its products with
 weights, and softmax of attention's."""
 
 _PARTS_NAMED = {
@@ -79,6 +81,7 @@ def floor_sections(report: PredictorReport) -> Iterator[str]:
         libraries=f"{', '.join(libraries)} and {last}",
         size=SIZE,
         spared=_spared(report),
+        bfloat16=_BFLOAT16 if any("bfloat16" in name for name in rates) else "",
         instructions=_instructions(report),
         ceilings=_CEILINGS if any(cell.get("parts") for cell in report["speed"]) else "",
     )
@@ -132,7 +135,7 @@ def _parts(report: PredictorReport) -> Iterator[str]:
     yield _PARTS.format(
         batch=first["batch"],
         threads=threads_named(first["threads"]),
-        surplus=_range([found["surplus"] * 1e6 for found in profiles]),
+        surplus=_range([found["surplus"] * 1e6 for found in profiles if found["surplus"]] or [0]),
         slower=_range([found["slower"] for found in profiles]),
     )
     lines = [

@@ -22,6 +22,7 @@ from pars_bench.predictor.report import (
     threads_named,
     work_of,
 )
+from pars_export.runtimes.openvino_engine import ENGINE
 
 OVER_FLOOR = 1.5
 """Most that an encoder may take, as a multiple of its floor, from `FROM_TOKENS` tokens on."""
@@ -79,7 +80,8 @@ def _least(report: PredictorReport, name: str) -> str:
     cells = [cell for cell in cells_of(report, threads=1) if cell["length"] >= FROM_TOKENS]
     alone = [r for cell in cells if (r := over_floor_of_products(report, cell, name)) is not None]
     said = ""
-    work = work_of(report["contestants"][name])
+    entry = report["contestants"][name]
+    work = work_of(entry)
     if alone:
         layers = " of all layers" if work is not None and work.spared else ""
         said = (
@@ -103,10 +105,11 @@ def _least(report: PredictorReport, name: str) -> str:
         ]
         if least:
             beyond = sum(over > OVER_FLOOR for over in least)
+            apart = " but GELU, a part of its products," if entry["what"] == ENGINE else ""
             said += (
-                f". {supposed}, all else that it computes would keep {beyond} of the {len(least)} "
-                f"missed beyond {OVER_FLOOR:g} ({min(least):.2f} to {max(least):.2f} times the "
-                "floor)"
+                f". {supposed}, all else that it computes{apart} would keep {beyond} of the "
+                f"{len(least)} missed beyond {OVER_FLOOR:g} ({min(least):.2f} to {max(least):.2f} "
+                "times the floor)"
             )
     return said
 

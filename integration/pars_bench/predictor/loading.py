@@ -16,7 +16,7 @@ from typing import Any, TypedDict
 
 from pars_bench.environment import forget_peak, memory_mib
 
-LOOKED_FOR = ("torch", "transformers", "onnxruntime", "onnx", "scipy")
+LOOKED_FOR = ("torch", "transformers", "onnxruntime", "openvino", "onnx", "scipy")
 """Packages whose import costs more than loading a predictor should."""
 
 

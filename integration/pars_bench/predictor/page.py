@@ -26,6 +26,7 @@ from pars_bench.predictor.report import (
 from pars_bench.predictor.speed import BURST_S
 from pars_bench.predictor.tables import bold, by_length, number, spread
 from pars_export.files import atomic_file
+from pars_export.runtimes.openvino_engine import PLAN
 
 _INTRODUCTION = """\
 A contestant gets texts and gives scores, so its tokenizer counts; texts have an exact number of
@@ -38,13 +39,15 @@ folder are its runtimes. BERT-base (the paper's), OPT-125M (vllm-ltr's) and the 
 pipeline (of the first folder's encoder) have random weights: they tell time, not how well they
 rank. Students read the first and last tokens of a long text alone, 64 in all unless their folder
 says otherwise. The two large ones get up to {large:,} tokens a call, the others up to {tokens:,},
-which a runtime may cut up (those of ONNX on a CPU into 512). Calls of more take seconds: of them
-the folders' own runtimes alone have one sample each. Runtimes that need a GPU take no part; `make
-test-gpu` tells their latency."""
+which a runtime may cut up (those of ONNX on a CPU into 512, OpenVINO's into {cut:,}). The lengths
+are multiples of 16, to which `openvino` pads: of texts of mixed lengths the burst tells. Calls of
+more take seconds: of them the folders' own runtimes alone have one sample each. Runtimes that need
+a GPU take no part; `make test-gpu` tells their latency."""
 
 _BURST = """\
-The {prompts}, all ranked in one call, by what each folder is loaded with by default; loaded anew
-each time, so that nothing is remembered of a prompt. The same clock as above."""
+The {prompts}, all ranked in one call, by what each folder is loaded with by default, and by
+`onnx-int8`; loaded anew each time, so that nothing is remembered of a prompt. The same clock as
+above."""
 
 _FEW = """
 Besides, {few} of them, evenly taken, were ranked in one call and in a call each: what batching
@@ -98,6 +101,7 @@ def render(report: PredictorReport, pictures: Sequence[tuple[str, str]]) -> str:
             burst=round(BURST_S * 1e3),
             large=TOKENS_LARGE,
             tokens=TOKENS,
+            cut=PLAN.tokens,
         ),
         "## What was wanted",
         bullets(sentences(report)),

@@ -161,17 +161,34 @@ class Profiled:
         # The first call only warms up. A call may be several runs.
         calls = len(self._outside)
         taken = np.array([event["dur"] for event in found]).reshape(calls, -1)[1:] / 1e6
-        outside = min(float(np.median(self._outside[1:])), 0.99 * seconds)
         # A profile's clock runs on while others have the CPU: the lower calls are less disturbed.
         nodes = np.percentile(taken, 25, axis=0)
-        # What it notes of a node takes as long for a small one as for a large one.
-        surplus = float(nodes.min())
-        nodes -= surplus
-        slower = float(nodes.sum()) / (seconds - outside)
-        nodes /= slower * seconds
-        shares = dict.fromkeys(PARTS, 0.0)
         kinds = [part_of(node, matrices) for node in graph.node] * (self._core.runs // calls)
-        for kind, node in zip(kinds, nodes, strict=True):
-            shares[kind] += float(node)
-        shares["outside"] = outside / seconds
-        return {"shares": shares, "nodes": len(nodes), "surplus": surplus, "slower": slower}
+        # What it notes of a node takes as long for a small one as for a large one.
+        return shared_out(kinds, nodes, self._outside, seconds, surplus=float(nodes.min()))
+
+
+def shared_out(
+    kinds: Sequence[str],
+    nodes: NDArray[np.float64],
+    outside: Sequence[float],
+    seconds: float,
+    surplus: float = 0.0,
+) -> Parts:
+    """Where a call spends its time, by a profile of its nodes.
+
+    Args:
+        kinds: which of `PARTS` each node belongs to, (n,).
+        nodes: seconds of each in a call, (n,).
+        outside: seconds beside all nodes, of each call with a profile; the first only warmed up.
+        seconds: of a call without a profile.
+        surplus: seconds that the profile itself took at each node.
+    """
+    beside = min(float(np.median(outside[1:])), 0.99 * seconds)
+    own = nodes - surplus
+    slower = float(own.sum()) / (seconds - beside)
+    shares = dict.fromkeys(PARTS, 0.0)
+    for kind, node in zip(kinds, own / (slower * seconds), strict=True):
+        shares[kind] += float(node)
+    shares["outside"] = beside / seconds
+    return {"shares": shares, "nodes": len(nodes), "surplus": surplus, "slower": slower}

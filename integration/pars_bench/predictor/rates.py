@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pars_export.cpu import BFLOAT16, cpu_flags, multiplies_bfloat16
 
 SIZE = 1024
 """Rows and columns: large enough for full speed, small enough for some milliseconds."""
@@ -33,8 +34,6 @@ UNITS: Mapping[str, tuple[str, int]] = {
 those of libraries that were not installed, and bfloat16 where the CPU does not multiply it."""
 
 
-BFLOAT16 = ("avx512_bf16", "amx_bf16")
-"""Flags of /proc/cpuinfo for products of bfloat16."""
 VECTORS = (
     *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp"),
     *BFLOAT16,
@@ -45,13 +44,8 @@ DOT_PRODUCTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
 
 
 def vector_instructions() -> list[str]:
-    """The CPU's `VECTORS`; none where the system has no such file."""
-    try:
-        text = Path("/proc/cpuinfo").read_text()
-    except OSError:
-        return []
-    flags = {word for line in text.splitlines() for word in line.partition(":")[2].split()}
-    return [each for each in VECTORS if each in flags]
+    """The CPU's `VECTORS`; none where the system does not tell."""
+    return [each for each in VECTORS if each in cpu_flags()]
 
 
 def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
@@ -97,7 +91,7 @@ def _torch_products(
         # The only product of bytes that torch has outside a quantised model.
         "int8, torch": alone(torch._int_mm, whole, whole),
     }
-    if set(BFLOAT16).intersection(vector_instructions()):
+    if multiplies_bfloat16():
         calls["bfloat16, torch"] = alone(torch.mm, first.bfloat16(), second.bfloat16())
     return calls
 

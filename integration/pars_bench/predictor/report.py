@@ -12,10 +12,11 @@ from pars_bench.predictor.grid import TOKENS
 from pars_bench.predictor.products import products_name
 from pars_bench.predictor.rates import UNITS
 from pars_bench.predictor.work import Work
+from pars_export.runtimes.openvino_engine import ENGINE
 
 ENGINES = ("onnx", "onnx-int8", "onnx-bf16")
 """Runtimes whose products are measured alone, too."""
-PROFILED = ("onnx", "onnx-int8", "openvino")
+PROFILED = ("onnx", "onnx-int8", ENGINE)
 """Those of whose nodes a profile is taken; `onnx-bf16` computes as `onnx` does."""
 PARTS = ("products", "rounding", "attention", "functions", "rest", "outside")
 """What a call's time goes to: products with weights; rounding their inputs and scaling their
@@ -61,7 +62,7 @@ class Entry(TypedDict):
     work: dict[str, float | str | None] | None
     """Fields of `Work`."""
     parity: Parity | None
-    """None for baselines of other networks, and for the one that the others are compared with."""
+    """None for baselines, and for the engine that the others are compared with."""
 
 
 class Parts(TypedDict):
@@ -72,13 +73,14 @@ class Parts(TypedDict):
     nodes: int
     """Of its graph that ran in a call."""
     surplus: float
-    """Seconds that the shortest node took: those of the profile itself; taken off every node."""
+    """Seconds that the profile itself took at each node, taken off all: of onnxruntime's those of
+    the shortest, of OpenVINO's none."""
     slower: float
-    """What its nodes took then (the sum of their first quartiles, less the surplus of each), over
-    what a call without a profile leaves for them (its median, less what is outside). The latter has
-    onnxruntime's way from one node to the next in it, too: so it is below 1 where nothing else ran,
-    and each node's share has some of that way. Products' have, too, so that what would be left
-    without them is rather too little."""
+    """What its nodes took then (the sum of their first quartiles, or of OpenVINO's means, less the
+    surplus of each), over what a call without a profile leaves for them (its median, less what is
+    outside). The latter has the runtime's way from one node to the next in it, too: so it is below
+    1 where nothing else ran, and each node's share has some of that way. Products' have, too, so
+    that what would be left without them is rather too little."""
 
 
 class SpeedCell(TypedDict):
@@ -258,7 +260,7 @@ def over_floor_by_parts(
 
     Returns:
         The same as `over_floor` or less; None where no profile was taken, or there is no rounding
-        that could take time.
+        that could take time. Of products that have GELU within them, as OpenVINO's, it is free.
     """
     over, parts = over_floor(report, cell, name), cell.get("parts", {}).get(name)
     work = work_of(report["contestants"][name])
@@ -277,8 +279,8 @@ def over_floor_by_parts(
 
 
 def _products(cell: SpeedCell, entry: Entry) -> float | None:
-    """Median seconds of an engine's products alone."""
-    if entry["folder"] is None or entry["work"] is None:
+    """Median seconds of an engine's products alone, by the library that it uses."""
+    if entry["folder"] is None or entry["work"] is None or entry["what"] not in ENGINES:
         return None
     found = cell["speeds"].get(products_name(entry["folder"], str(entry["work"]["precision"])))
     return None if found is None else quartiles(found["seconds"])[1]

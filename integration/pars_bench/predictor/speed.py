@@ -26,6 +26,8 @@ from pars_bench.predictor.report import ENGINES, PROFILED, Parts, Speed
 
 BURST_S = 0.03
 """A sample is the mean over calls for at least this long."""
+MOST_CALLS = 1000
+"""Of a sample."""
 _SETTLE_S = 0.002
 """Threads of the contestant before may still be spinning; they are left that long to stop."""
 
@@ -86,9 +88,9 @@ class Speeds:
             texts = self._makers[contestant.folder].draw(length, batch)
             with tempfile.TemporaryDirectory() as folder:
                 profiled: Profiled | openvino_parts.Profiled
-                most = 1000
                 if contestant.what == ENGINE:
                     profiled = openvino_parts.Profiled(contestant, self._threads, self._longest)
+                    most = MOST_CALLS
                 else:
                     profiled = Profiled(contestant, self._threads, self._longest, Path(folder))
                     most = profiled.most(texts, rounds + 1)
@@ -170,7 +172,7 @@ def take_turns(
     calls: Mapping[str, Callable[[], object]],
     rounds: int,
     threads: int | None = None,
-    most: int = 1000,
+    most: int = MOST_CALLS,
 ) -> dict[str, Speed]:
     """One sample of each a round; the first round only warms up and is left out.
 

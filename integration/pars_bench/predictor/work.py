@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from pars_export.runtimes.openvino_engine import ENGINE
+
 _FLOAT_BYTES = 4
 
 
@@ -70,11 +72,11 @@ def work_of_encoder(
         engine: the runtime that computes it; `onnx-int8` multiplies in int8, `onnx-bf16` and
             `openvino` have weights of two bytes.
         float_layers: layers that an int8 engine has in float32.
-        computes: precision of all products of another engine.
+        computes: precision of all other products.
     """
     width, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
     parameters = sum(count * rows * columns for count, rows, columns in products_of(config))
-    each = {"onnx-int8": 1, "onnx-bf16": 2, "openvino": 2}.get(engine, _FLOAT_BYTES)
+    each = {"onnx-int8": 1, "onnx-bf16": 2, ENGINE: 2}.get(engine, _FLOAT_BYTES)
     spared = float_layers / layers
     return Work(
         precision="int8" if engine == "onnx-int8" else computes,
