@@ -5,8 +5,10 @@ from __future__ import annotations
 from functools import cache
 from pathlib import Path
 
-BFLOAT16 = ("avx512_bf16", "amx_bf16")
-"""Flags of /proc/cpuinfo for products of bfloat16."""
+MATRIX_UNITS = "amx_bf16"
+"""Flag of /proc/cpuinfo for matrix units that multiply bfloat16."""
+BFLOAT16_FLAGS = ("avx512_bf16", MATRIX_UNITS)
+"""Those for products of bfloat16 of any kind."""
 
 
 @cache
@@ -21,4 +23,9 @@ def cpu_flags() -> frozenset[str]:
 
 def multiplies_bfloat16() -> bool:
     """Whether this CPU has products of bfloat16 that are known to us."""
-    return not cpu_flags().isdisjoint(BFLOAT16)
+    return not cpu_flags().isdisjoint(BFLOAT16_FLAGS)
+
+
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies matrices of bfloat16 in units of their own."""
+    return MATRIX_UNITS in cpu_flags()

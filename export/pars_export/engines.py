@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,7 +13,7 @@ from numpy.typing import NDArray
 
 from pars_export.errors import ConfigError, PredictorError
 from pars_export.parity import EXACT, Bound
-from pars_export.runtimes import openvino_engine
+from pars_export.runtimes import is_installed, named, openvino_engine
 from pars_export.tensorrt import BuildOptions
 
 if TYPE_CHECKING:
@@ -189,7 +188,7 @@ ENGINES: dict[str, Engine] = {
     "onnx-int8": Engine(
         "model-int8.onnx", Bound(0.2, 0.99, 1e-3), _int8, "onnxruntime", again=_int8_sparing
     ),
-    openvino_engine.ENGINE: Engine(
+    openvino_engine.OPENVINO: Engine(
         "model-openvino.onnx",
         Bound(0.1, 0.99, 1e-3),
         _openvino,
@@ -229,8 +228,9 @@ def parse_names(text: str) -> list[str]:
         if name not in NAMES:
             raise ConfigError(f"--to: there is no engine {name!r}; choose of {', '.join(NAMES)}.")
         package = ENGINES[name].package if name in ENGINES else "onnxruntime"
-        if importlib.util.find_spec(package) is None:
-            raise PredictorError(f"--to {name}: the package {package} must be installed for it.")
+        if not is_installed(package):
+            needed = named(package)
+            raise PredictorError(f"--to {name}: the package {needed} must be installed for it.")
     return [name for name in names if name in ENGINES]
 
 

@@ -82,8 +82,8 @@ def export_half(network: RankerNetwork, path: Path) -> None:
 def export_summed(network: RankerNetwork, path: Path) -> None:
     """The same with a head of one output, and what facts add to it, written as a sum.
 
-    OpenVINO computes what follows the last matrix product in float32 where all else is bfloat16. In
-    that the scores themselves would have eight bits, and many prompts one score. A head with
+    OpenVINO computes what follows the last matrix product in float32 where all else is bfloat16. As
+    results of a product the scores would have eight bits, and many prompts one score. A head with
     buckets stays a product, for its score is a mean over all of them.
     """
     summed = copy.deepcopy(network)

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -18,7 +20,7 @@ from tiny_predictor import tiny_config, tiny_tokenizer_json, write_tiny_predicto
 
 from pars_bench.environment import forget_peak, memory_mib
 from pars_bench.experiment import source_digest
-from pars_bench.predictor import baselines, bench, cells, processes, speed
+from pars_bench.predictor import baselines, bench, cells, openvino_parts, processes, speed
 from pars_bench.predictor.contestants import Contestant, choose
 from pars_bench.predictor.grid import QUICK
 from pars_bench.predictor.products import products_name
@@ -26,7 +28,7 @@ from pars_bench.predictor.rates import rate_calls
 from pars_bench.predictor.texts import TextMaker, repeated
 from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
 from pars_export.build import add_engines
-from pars_export.cpu import multiplies_bfloat16
+from pars_export.cpu import has_matrix_units
 from pars_export.engines import ENGINES
 from pars_export.errors import ConfigError
 from pars_export.inputs import InputSpec, TextTokenizer
@@ -365,7 +367,7 @@ def test_the_openvino_engine_is_measured_as_the_others_are(
     monkeypatch.setitem(ENGINES, "openvino", replace(engine, bound=loose))
     add_engines(folder, ["openvino"])
     (found,) = (each for each in choose([folder], []) if each.what == "openvino")
-    assert (found.name, found.auto) == ("tiny openvino", multiplies_bfloat16())
+    assert (found.name, found.auto) == ("tiny openvino", has_matrix_units())
     work, precision = found.work(), openvino_engine.precision_here()
     assert work is not None
     assert (work.precision, work.others, work.spared) == (precision, precision, 0.0)
@@ -376,6 +378,49 @@ def test_the_openvino_engine_is_measured_as_the_others_are(
     assert profile["shares"]["rounding"] == 0
     for part in ("products", "attention", "functions", "rest", "outside"):
         assert profile["shares"][part] > 0, part
+    graph = openvino_parts.Profiled(found, 1, 64)
+    graph.score(["what is it"])
+    kinds = [node.node_type for node in graph._request.profiling_info]
+    assert (
+        kinds.count("FullyConnected") == 6 * tiny_config(tiny_tokenizer_json())["num_hidden_layers"]
+    )
+
+
+def test_the_first_call_of_a_profile_only_warms_up(tmp_path: Path) -> None:
+    found = openvino_parts.Profiled.__new__(openvino_parts.Profiled)
+
+    class Request:
+        """Stands for OpenVINO's: what each run took, and their means."""
+
+        def __init__(self) -> None:
+            self.runs: list[tuple[int, int, int]] = []
+
+        @property
+        def profiling_info(self) -> list[SimpleNamespace]:
+            means = [sum(taken) / len(self.runs) for taken in zip(*self.runs, strict=True)]
+            kinds = ("FullyConnected", "Subgraph", "Reorder")
+            return [
+                SimpleNamespace(node_type=kind, real_time=timedelta(microseconds=mean))
+                for kind, mean in zip(kinds, means, strict=True)
+            ]
+
+    request = Request()
+    found._request, found._warm, found.outside = request, None, []
+    found.core = SimpleNamespace(runs=0, seconds=0.0)  # type: ignore[assignment]
+
+    def run(_: Sequence[str]) -> None:
+        request.runs.append((900, 110, 5010) if not request.runs else (60, 30, 10))
+        found.core.runs += 1
+
+    found._scorer = SimpleNamespace(score=run)  # type: ignore[assignment]
+    found._clock = lambda: 0.0
+    for _ in range(4):
+        found.score(["x"])
+    parts = found.parts(1e-4)
+    assert parts["shares"]["products"] == pytest.approx(0.6)
+    assert parts["shares"]["attention"] == pytest.approx(0.3)
+    assert parts["shares"]["rest"] == pytest.approx(0.1)
+    assert parts["nodes"] == 3
 
 
 def test_a_folder_that_reads_facts_is_refused(tmp_path: Path) -> None:

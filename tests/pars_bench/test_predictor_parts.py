@@ -134,7 +134,7 @@ def test_what_a_profile_takes_for_itself_is_taken_off(
     given.insert(0, {"name": "model_run", "dur": 1000})
     profile = tmp_path / "given.json"
     profile.write_text(json.dumps(given))
-    monkeypatch.setattr(profiled._core, "session", SimpleNamespace(end_profiling=lambda: profile))
+    monkeypatch.setattr(profiled, "_session", SimpleNamespace(end_profiling=lambda: profile))
     found = profiled.parts(1.0)
     assert found["surplus"] == pytest.approx(3e-6)
     outside = found["shares"]["outside"]
@@ -165,7 +165,7 @@ def test_a_profile_that_is_full_is_refused_as_such(
     given = [{"name": "a_kernel_time", "dur": 1, "args": {"op_name": "Add"}}] * 50
     profile = tmp_path / "given.json"
     profile.write_text(json.dumps(given))
-    monkeypatch.setattr(profiled._core, "session", SimpleNamespace(end_profiling=lambda: profile))
+    monkeypatch.setattr(profiled, "_session", SimpleNamespace(end_profiling=lambda: profile))
     monkeypatch.setattr(parts, "MOST_EVENTS", 50)
     with pytest.raises(ParsError, match=r"is full: it holds 50 events, .* fewer --rounds"):
         profiled.parts(1e-3)

@@ -21,7 +21,7 @@ from pars_export import ConfigError, Predictor, PredictorError
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.bf16 import to_bf16
 from pars_export.build import add_engines
-from pars_export.cpu import multiplies_bfloat16
+from pars_export.cpu import has_matrix_units
 from pars_export.engines import BY_PRECISION, ENGINES, EXACT, Source, parse_names
 from pars_export.gptq import PAIR, column_scales, paired_scales, round_weight
 from pars_export.onnx import export_onnx
@@ -78,7 +78,7 @@ def test_the_versions_of_a_file_s_operators_are_recorded(engines: Path, name: st
 
 
 def test_auto_takes_the_fastest_engine_of_the_cpu(engines: Path, exported: Path) -> None:
-    fastest = "openvino" if multiplies_bfloat16() else "onnx-int8"
+    fastest = "openvino" if has_matrix_units() else "onnx-int8"
     assert Predictor.load(engines).runtime == fastest
     assert Predictor.load(exported).runtime == "onnx"
     with pytest.raises(PredictorError, match=r"cannot run on 'onnx-int8'; it holds onnx, torch"):

@@ -7,6 +7,7 @@ engines has a function of that kind for each.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pars_export.artifact import Manifest
-from pars_export.cpu import multiplies_bfloat16
+from pars_export.cpu import has_matrix_units
 from pars_export.errors import ConfigError, PredictorError
 
 
@@ -59,17 +60,21 @@ class Runtime:
     """Whether `auto` may take it; a GPU is only used when it is asked for by name."""
     native: bool = False
     """Whether its engine is machine code, which runs only when built here or pinned."""
-    bfloat16: bool = False
-    """Whether `auto` takes it only where engine and CPU multiply bfloat16."""
+    matrix_units: bool = False
+    """Whether `auto` takes it only where the engine computes in bfloat16 and the CPU has matrix
+    units for that."""
 
 
 _TRT = "pars_export.runtimes.tensorrt"
 _ORT = "pars_export.runtimes.onnxruntime_engines"
 
+LEAST = {"openvino": (2026, 4)}
+"""Versions below which a package counts as not installed."""
+
 # In order of preference: `auto` takes the first that the folder and the environment allow.
 RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(
-        "pars_export.runtimes.openvino_engine", "openvino", "encoder", bfloat16=True
+        "pars_export.runtimes.openvino_engine", "openvino", "encoder", matrix_units=True
     ),
     "onnx-int8": Runtime(_ORT, "onnxruntime", "encoder", function="load_int8"),
     "onnx": Runtime(_ORT, "onnxruntime", "encoder"),
@@ -107,22 +112,40 @@ def choose(name: str, folder: Path, manifest: Manifest) -> str:
     wanted = [each for each in present if _suits(each, manifest)] if name == "auto" else [name]
     for each in wanted:
         package = RUNTIMES[each].package
-        if package is None or importlib.util.find_spec(package) is not None:
+        if package is None or is_installed(package):
             return each
     if not wanted:
         raise PredictorError(
             f"{folder}: it holds no engine that is known here; export the predictor again."
         )
-    packages = " or ".join(dict.fromkeys(str(RUNTIMES[each].package) for each in wanted))
+    packages = " or ".join(dict.fromkeys(named(str(RUNTIMES[each].package)) for each in wanted))
     raise PredictorError(f"{folder}: to run it {packages} must be installed, which is missing.")
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is there, and no older than `LEAST`."""
+    if importlib.util.find_spec(package) is None:
+        return False
+    try:
+        version = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:  # as of one that was built by hand
+        return True
+    found = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+    return found >= LEAST.get(package, ())
+
+
+def named(package: str) -> str:
+    """A package with the version that is wanted of it."""
+    least = LEAST.get(package)
+    return f"{package} {'.'.join(map(str, least))} or newer" if least else package
 
 
 def _suits(name: str, manifest: Manifest) -> bool:
     """Whether `auto` may take a runtime that the folder has."""
     runtime = RUNTIMES[name]
-    if runtime.bfloat16:
+    if runtime.matrix_units:
         engine = manifest.engines[runtime.engine or name]
-        return engine.get("computes") == "bfloat16" and multiplies_bfloat16()
+        return engine.get("computes") == "bfloat16" and has_matrix_units()
     return runtime.auto
 
 

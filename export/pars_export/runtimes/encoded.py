@@ -118,12 +118,20 @@ def check_encoder(folder: Path, tokenizer: TextTokenizer) -> None:
             f"{folder / TOKENIZER}: it has {tokenizer.vocab_size} tokens and the encoder of "
             f"{CONFIG} only {vocabulary}; they are not of one model."
         )
-    positions = encoder.get("max_position_embeddings")
-    if isinstance(positions, int) and tokenizer.spec.max_length > positions:
+    positions = positions_of(folder)
+    if positions is not None and tokenizer.spec.max_length > positions:
         raise PredictorError(
             f"{folder / CONFIG}: the encoder takes {positions} tokens at most, and "
             f"input.max_length is {tokenizer.spec.max_length}."
         )
+
+
+def positions_of(folder: Path) -> int | None:
+    """Most tokens that a folder's encoder takes; None where its configuration does not say."""
+    encoder = read_config(folder)["encoder"]
+    assert isinstance(encoder, dict)
+    found = encoder.get("max_position_embeddings")
+    return found if isinstance(found, int) else None
 
 
 def check_facts(where: Path, found: int, manifest: Manifest) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import math
 import sys
 import threading
 from collections.abc import Mapping
@@ -18,9 +17,14 @@ from pars_export.batches import BatchPlan
 from pars_export.cpu import multiplies_bfloat16
 from pars_export.errors import PredictorError
 from pars_export.onnx_file import check_self_contained
-from pars_export.runtimes.encoded import EncodedScorer, encoded_scorer, read_config
+from pars_export.runtimes.encoded import (
+    EncodedScorer,
+    check_named,
+    encoded_scorer,
+    positions_of,
+)
 
-ENGINE = "openvino"
+OPENVINO = "openvino"
 STEP = 16
 """Batches are as wide as a multiple of it. A text's numbers are then added up in one order in any
 batch; within other widths they fall into the vector registers otherwise, and bfloat16 makes a step
@@ -32,8 +36,7 @@ _HINTS = {BFLOAT16: "bf16", FLOAT32: "f32"}
 _INPUTS = {"input_ids": ("i64", 2), "attention_mask": ("i64", 2)}
 _FACTS = {"facts": ("f32", 2)}
 _OUTPUTS = {"scores": ("f32", 1)}
-_TELEMETRY = "openvino_telemetry"
-_OLDEST = (2026, 4)
+_PACKAGE, _TELEMETRY = "openvino", "openvino_telemetry"
 _importing = threading.Lock()
 
 
@@ -43,12 +46,12 @@ def openvino() -> Any:
     Where a program has imported either of the two already, that stays as it is.
     """
     with _importing:
-        if ENGINE in sys.modules or _TELEMETRY in sys.modules:
-            return importlib.import_module(ENGINE)
+        if _PACKAGE in sys.modules or _TELEMETRY in sys.modules:
+            return importlib.import_module(_PACKAGE)
         # So Python takes it for one that is not installed, and OpenVINO does without.
         sys.modules[_TELEMETRY] = None  # type: ignore[assignment]
         try:
-            return importlib.import_module(ENGINE)
+            return importlib.import_module(_PACKAGE)
         finally:
             del sys.modules[_TELEMETRY]
 
@@ -105,18 +108,11 @@ class OpenVinoCore:
             more: properties of OpenVINO beside ours.
 
         Raises:
-            PredictorError: naming the file, or the installed OpenVINO, which is too old.
+            PredictorError: naming the file.
         """
         check_self_contained(path)
         self._path, self._widest = path, widest
         self.survives_fork = threads == 1
-        version = str(openvino().__version__).partition("-")[0]
-        if tuple(int(part) for part in version.split(".")[:2]) < _OLDEST:
-            wanted = ".".join(map(str, _OLDEST))
-            raise PredictorError(
-                f"{path}: openvino {version} is installed, and {wanted} or newer is wanted: "
-                "pip install 'pars-vllm[openvino]', or choose another runtime."
-            )
         properties = {
             "INFERENCE_PRECISION_HINT": _HINTS[precision],
             "INFERENCE_NUM_THREADS": threads,
@@ -133,8 +129,8 @@ class OpenVinoCore:
             self.request = core.compile_model(model, "CPU", properties).create_infer_request()
         except RuntimeError as error:
             raise PredictorError(
-                f"{path}: openvino {version} cannot load it ({_cause(error)}); choose another "
-                "runtime."
+                f"{path}: openvino {openvino().__version__} cannot load it ({_cause(error)}); "
+                "choose another runtime."
             ) from error
 
     def __call__(
@@ -152,13 +148,12 @@ class OpenVinoCore:
         if facts is not None:
             feed["facts"] = facts
         try:
-            found = self.request.infer(feed)["scores"]
+            scores = np.asarray(self.request.infer(feed)["scores"], dtype=np.float32)
         except RuntimeError as error:
             raise PredictorError(
                 f"{self._path}: openvino failed on a batch of {input_ids.shape} ids "
                 f"({_cause(error)})."
             ) from error
-        scores = np.array(found, dtype=np.float32)  # its own memory is written again at each call
         if scores.shape != input_ids.shape[:1]:
             raise PredictorError(
                 f"{self._path}: the model gave scores of shape {scores.shape} for "
@@ -167,7 +162,7 @@ class OpenVinoCore:
         return scores
 
     def _widened(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Rows (n, t) with zeros after them, masked tokens, to a multiple of `STEP` if one fits."""
+        """Rows (n, t) with zeros, masked tokens, up to a multiple of `STEP` or to the widest."""
         texts, width = rows.shape
         wanted = min(_up(width), self._widest)
         if wanted <= width:
@@ -212,7 +207,7 @@ def core_of(
     path: Path,
     described: Mapping[str, object],
     manifest: Manifest,
-    threads: int = 1,
+    threads: int,
     more: Mapping[str, object] | None = None,
 ) -> OpenVinoCore:
     """The engine of a file in a predictor's folder.
@@ -227,23 +222,17 @@ def core_of(
     Raises:
         PredictorError: it cannot be read, or does not run here.
     """
-    longest, positions = manifest.input.max_length, _positions(path.parent)
+    longest, positions = manifest.input.max_length, positions_of(path.parent)
     # Where an encoder has too few positions, the widest batch is one of another width.
-    widest = _up(longest) if _up(longest) <= positions else longest
+    fits = positions is None or _up(longest) <= positions
+    widest = _up(longest) if fits else longest
     precision = precision_of(path, described)
     return OpenVinoCore(path, threads, precision, widest, manifest.facts.width, more)
 
 
-def _positions(folder: Path) -> float:
-    """Most tokens that an encoder's batch may be wide."""
-    encoder = read_config(folder)["encoder"]
-    assert isinstance(encoder, dict)
-    found = encoder.get("max_position_embeddings")
-    return found if isinstance(found, int) else math.inf
-
-
 def load(folder: Path, manifest: Manifest, threads: int) -> EncodedScorer:
     """The engine that a predictor folder holds."""
-    described = manifest.engines[ENGINE]
+    check_named(folder, manifest)
+    described = manifest.engines[OPENVINO]
     core = core_of(folder / str(described["file"]), described, manifest, threads)
     return encoded_scorer(folder, manifest, core, PLAN)

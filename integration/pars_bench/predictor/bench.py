@@ -180,12 +180,12 @@ def _asked(args: argparse.Namespace) -> Grid:
 
 def _fitting(grid: Grid, contestants: Sequence[Contestant]) -> Grid:
     """What this machine and these encoders can do of a grid."""
-    from pars_bench.predictor.contestants import positions_of
     from pars_export.artifact import read_manifest
+    from pars_export.runtimes.encoded import positions_of
 
     folders = {Path(each.folder) for each in contestants}
     longest = min(
-        positions_of(folder)
+        positions_of(folder) or max(grid.lengths)
         for folder in folders
         if read_manifest(folder, check_hashes=False).kind == "encoder"
     )

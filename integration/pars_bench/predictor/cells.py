@@ -229,7 +229,7 @@ class Cells:
         return [
             each.name
             for each in self._contestants.values()
-            if each.auto or (each.what == "onnx-int8" and not each.baseline)
+            if each.auto or each.what == "onnx-int8"
         ]
 
     def _tokens(self, folder: Path) -> list[int]:

@@ -15,6 +15,7 @@ from pars_export import runtimes
 from pars_export.artifact import Manifest, read_manifest
 from pars_export.errors import ConfigError
 from pars_export.runtimes import RUNTIMES, Scorer, openvino_engine
+from pars_export.runtimes.encoded import positions_of
 
 # Name -> (what the page calls it, package that it needs, whether it has some 100 million weights).
 BASELINES: dict[str, tuple[str, str, bool]] = {
@@ -58,7 +59,8 @@ class Contestant:
         manifest = read_manifest(folder, check_hashes=False)
         if manifest.kind != "encoder":
             return manifest
-        spec = replace(manifest.input, max_length=min(longest, positions_of(folder)))
+        most = min(longest, positions_of(folder) or longest)
+        spec = replace(manifest.input, max_length=most)
         return replace(manifest, input=spec)
 
     def takes(self, tokens: int) -> bool:
@@ -80,8 +82,8 @@ class Contestant:
         spared = engine.get("float_layers", [])
         assert isinstance(spared, list)
         computes = "float32"
-        if self.what == openvino_engine.ENGINE:
-            computes = openvino_engine.precision_of(folder, engine)
+        if self.what == openvino_engine.OPENVINO:
+            computes = openvino_engine.precision_of(folder / str(engine["file"]), engine)
         return work_of_encoder(read_encoder(folder), self.what, len(spared), computes)
 
 
@@ -94,12 +96,6 @@ def read_encoder(folder: Path) -> dict[str, object]:
     from pars_export.runtimes.encoded import read_config
 
     return cast("dict[str, object]", read_config(folder)["encoder"])
-
-
-def positions_of(folder: Path) -> int:
-    """Most tokens that the folder's encoder can take."""
-    found = read_encoder(folder).get("max_position_embeddings", 512)
-    return found if isinstance(found, int) else 512
 
 
 def choose(folders: Sequence[Path], baselines: Sequence[str] | None) -> list[Contestant]:

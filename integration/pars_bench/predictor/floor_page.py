@@ -22,6 +22,7 @@ from pars_bench.predictor.report import (
     work_of,
 )
 from pars_bench.predictor.tables import by_length, number, spread
+from pars_export.runtimes.openvino_engine import OPENVINO
 
 _FLOOR = """\
 The floor is the time for the matrix products alone, each at the rate of its precision that this
@@ -38,7 +39,8 @@ Everything else (normalisation, softmax, activation functions, rounding, the tok
 runtime pays on top."""
 
 _BFLOAT16 = """\
-; that of bfloat16, in which `openvino` has all its products, is of torch alone"""
+; that of bfloat16, in which `openvino` has all its products where its manifest says so, is of torch
+alone"""
 
 _CEILINGS = """\
 ;
@@ -52,15 +54,18 @@ are those of the engine's own nodes in the runtime's profile, which was taken of
 the same shape, in turns with calls without one; the milliseconds are these shares of the time
 above. onnxruntime's profile takes some time for itself at each node: what the shortest took, which
 does next to nothing ({surplus} microseconds), is taken off all. After that the first quartiles of
-the nodes (OpenVINO tells their means) sum up to {slower} times what a call without a profile, the
+the nodes sum up to {slower} times what a call without a profile, the
 tokenizer and Python left out, takes in the median. That has the runtime's way from node to node in
 it, which is shared out among the nodes: less than 1 is as it should be. More than 1 says that
 something else ran, which the profile's clock does not leave out, and which makes long nodes longer
 than short ones. Rounding is all that int8 adds to a product: scales of the inputs, rounding them,
 scaling the results. Attention's own products have no weights and, but in `openvino`, are float32.
 The rest are the other nodes: sums with residuals, with the mask and, where a product does not add
-them, with biases; embeddings, moves. OpenVINO has fewer nodes: GELU is part of its products with
-weights, and softmax of attention's."""
+them, with biases; embeddings, moves.{openvino}"""
+
+_OPENVINO = """\
+ OpenVINO has fewer nodes: GELU is part of its products with weights, softmax of attention's. Its
+profile tells means, in whole microseconds that are cut off: small nodes have rather too little."""
 
 _PARTS_NAMED = {
     "products": "products with weights",
@@ -81,7 +86,7 @@ def floor_sections(report: PredictorReport) -> Iterator[str]:
         libraries=f"{', '.join(libraries)} and {last}",
         size=SIZE,
         spared=_spared(report),
-        bfloat16=_BFLOAT16 if any("bfloat16" in name for name in rates) else "",
+        bfloat16=_BFLOAT16 if _has_openvino(report) else "",
         instructions=_instructions(report),
         ceilings=_CEILINGS if any(cell.get("parts") for cell in report["speed"]) else "",
     )
@@ -135,6 +140,7 @@ def _parts(report: PredictorReport) -> Iterator[str]:
     yield _PARTS.format(
         batch=first["batch"],
         threads=threads_named(first["threads"]),
+        openvino=_OPENVINO if _has_openvino(report) else "",
         surplus=_range([found["surplus"] * 1e6 for found in profiles if found["surplus"]] or [0]),
         slower=_range([found["slower"] for found in profiles]),
     )
@@ -157,6 +163,10 @@ def _parts(report: PredictorReport) -> Iterator[str]:
 def _range(values: Sequence[float]) -> str:
     low, high = (f"{value:.2g}" for value in (min(values), max(values)))
     return low if low == high else f"{low} to {high}"
+
+
+def _has_openvino(report: PredictorReport) -> bool:
+    return any(entry["what"] == OPENVINO for _, entry in ours(report))
 
 
 def _spared(report: PredictorReport) -> str:

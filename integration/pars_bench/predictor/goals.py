@@ -22,7 +22,7 @@ from pars_bench.predictor.report import (
     threads_named,
     work_of,
 )
-from pars_export.runtimes.openvino_engine import ENGINE
+from pars_export.runtimes.openvino_engine import OPENVINO
 
 OVER_FLOOR = 1.5
 """Most that an encoder may take, as a multiple of its floor, from `FROM_TOKENS` tokens on."""
@@ -105,7 +105,7 @@ def _least(report: PredictorReport, name: str) -> str:
         ]
         if least:
             beyond = sum(over > OVER_FLOOR for over in least)
-            apart = " but GELU, a part of its products," if entry["what"] == ENGINE else ""
+            apart = " but GELU, a part of its products," if entry["what"] == OPENVINO else ""
             said += (
                 f". {supposed}, all else that it computes{apart} would keep {beyond} of the "
                 f"{len(least)} missed beyond {OVER_FLOOR:g} ({min(least):.2f} to {max(least):.2f} "

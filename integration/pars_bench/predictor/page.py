@@ -45,9 +45,8 @@ more take seconds: of them the folders' own runtimes alone have one sample each.
 a GPU take no part; `make test-gpu` tells their latency."""
 
 _BURST = """\
-The {prompts}, all ranked in one call, by what each folder is loaded with by default, and by
-`onnx-int8`; loaded anew each time, so that nothing is remembered of a prompt. The same clock as
-above."""
+The {prompts}, all ranked in one call, by what each folder is loaded with by default{int8}; loaded
+anew each time, so that nothing is remembered of a prompt. The same clock as above."""
 
 _FEW = """
 Besides, {few} of them, evenly taken, were ranked in one call and in a call each: what batching
@@ -176,7 +175,11 @@ def _throughput(report: PredictorReport, threads: int) -> str:
 
 def _words_of_bursts(report: PredictorReport) -> str:
     few = _few(report)
-    words = _BURST.format(prompts=prompts_named(report))
+    took_part = {name for burst in report["bursts"] for name in burst["seconds"]}
+    others = any(not report["contestants"][name]["auto"] for name in took_part)
+    words = _BURST.format(
+        prompts=prompts_named(report), int8=", and by `onnx-int8`" if others else ""
+    )
     return words + (_FEW.format(few=few) if few else "")
 
 

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.report import PARTS, Parts
 from pars_bench.predictor.speed import clock_of
+from pars_export.batches import BatchPlan
 from pars_export.errors import ParsError
-from pars_export.runtimes.encoded import encoded_scorer
+from pars_export.runtimes.encoded import Core, encoded_scorer
 
 if TYPE_CHECKING:
     import onnx
@@ -65,13 +66,64 @@ def part_of(node: onnx.NodeProto, matrices: set[str]) -> str:
     return "products" if weighted else "rest"
 
 
-class _Core:
-    """An engine's session as its runtime opens it, with a profile of every run."""
+class Timed:
+    """A core, its runs and their seconds."""
 
     survives_fork = False
     runs = 0
     seconds = 0.0
     """In all runs."""
+
+    def __init__(self, core: Core, threads: int) -> None:
+        self._core, self._clock = core, clock_of(threads)
+
+    def __call__(
+        self,
+        input_ids: NDArray[np.int64],
+        attention_mask: NDArray[np.int64],
+        facts: NDArray[np.float32] | None = None,
+        /,
+    ) -> NDArray[np.float32]:
+        """Scores (n,), as the core gives them."""
+        start = self._clock()
+        scores = self._core(input_ids, attention_mask, facts)
+        self.seconds += self._clock() - start
+        self.runs += 1
+        return scores
+
+
+class Calls:
+    """Calls of an engine with a profile, and what they take beside its runs.
+
+    Args:
+        contestant: whose engine it is.
+        core: the engine.
+        plan: batches that its runtime makes.
+        threads: cores that it uses.
+        longest: tokens of the longest text.
+    """
+
+    def __init__(
+        self, contestant: Contestant, core: Core, plan: BatchPlan, threads: int, longest: int
+    ) -> None:
+        self.core = Timed(core, threads)
+        folder, manifest = Path(contestant.folder), contestant.manifest(longest)
+        self._scorer = encoded_scorer(folder, manifest, self.core, plan)
+        self._clock = clock_of(threads)
+        self.outside: list[float] = []
+        """Seconds of each call that were not its runs'."""
+
+    def score(self, texts: Sequence[str]) -> None:
+        """One call, always of the same shape."""
+        start, before = self._clock(), self.core.seconds
+        self._scorer.score(texts)
+        self.outside.append(self._clock() - start - (self.core.seconds - before))
+
+
+class _Core:
+    """An engine's session as its runtime opens it, with a profile of every run."""
+
+    survives_fork = False
 
     def __init__(self, file: Path, threads: int, folder: Path) -> None:
         import onnxruntime
@@ -82,7 +134,6 @@ class _Core:
         options.enable_profiling = True
         options.profile_file_prefix = str(folder / "profile")
         options.optimized_model_filepath = str(folder / OPTIMISED)
-        self._clock = clock_of(threads)
         self.session = onnxruntime.InferenceSession(str(file), options, providers=[CPU])
 
     def __call__(
@@ -94,14 +145,11 @@ class _Core:
     ) -> NDArray[np.float32]:
         assert facts is None
         feed = {"input_ids": input_ids, "attention_mask": attention_mask}
-        start = self._clock()
         (scores,) = self.session.run(["scores"], feed)
-        self.seconds += self._clock() - start
-        self.runs += 1
         return np.asarray(scores)
 
 
-class Profiled:
+class Profiled(Calls):
     """An engine of a folder once more, as its runtime has it, but profiled.
 
     Args:
@@ -116,17 +164,9 @@ class Profiled:
 
         own, manifest = Path(contestant.folder), contestant.manifest(longest)
         file = own / str(manifest.engines[contestant.what]["file"])
-        self._core = _Core(file, threads, folder)
-        self._scorer = encoded_scorer(own, manifest, self._core, CPU_PLAN)
-        self._graph = folder / OPTIMISED
-        self._clock = clock_of(threads)
-        self._outside: list[float] = []
-
-    def score(self, texts: Sequence[str]) -> None:
-        """One call, always of the same shape."""
-        start, before = self._clock(), self._core.seconds
-        self._scorer.score(texts)
-        self._outside.append(self._clock() - start - (self._core.seconds - before))
+        profiled = _Core(file, threads, folder)
+        super().__init__(contestant, profiled, CPU_PLAN, threads, longest)
+        self._session, self._graph = profiled.session, folder / OPTIMISED
 
     def most(self, texts: Sequence[str], samples: int) -> int:
         """Calls that each sample may have, beside its first, for a profile that is half full.
@@ -135,18 +175,18 @@ class Profiled:
         """
         import onnx
 
-        before = self._core.runs
+        before = self.core.runs
         self.score(texts)
         # Each run has two events more, of its own.
         nodes = len(onnx.load(str(self._graph)).graph.node)
-        events = (self._core.runs - before) * (nodes + 2)
+        events = (self.core.runs - before) * (nodes + 2)
         return max(1, (MOST_EVENTS // 2 // events - 1) // samples - 1)
 
     def parts(self, seconds: float) -> Parts:
         """Where a call spends ``seconds``, which it takes without a profile; ends the profile."""
         import onnx
 
-        events = json.loads(Path(self._core.session.end_profiling()).read_text(encoding="utf-8"))
+        events = json.loads(Path(self._session.end_profiling()).read_text(encoding="utf-8"))
         if len(events) >= MOST_EVENTS:
             raise ParsError(
                 f"onnxruntime's profile is full: it holds {MOST_EVENTS:,} events, and what came "
@@ -156,16 +196,16 @@ class Profiled:
         matrices = {each.name for each in graph.initializer if len(each.dims) == 2}
         found = [event for event in events if event["name"].endswith("_kernel_time")]
         operators = [event["args"]["op_name"] for event in found]
-        if operators != [node.op_type for node in graph.node] * self._core.runs:
+        if operators != [node.op_type for node in graph.node] * self.core.runs:
             raise ParsError("onnxruntime's profile is of other nodes than the graph that it wrote.")
         # The first call only warms up. A call may be several runs.
-        calls = len(self._outside)
+        calls = len(self.outside)
         taken = np.array([event["dur"] for event in found]).reshape(calls, -1)[1:] / 1e6
         # A profile's clock runs on while others have the CPU: the lower calls are less disturbed.
         nodes = np.percentile(taken, 25, axis=0)
-        kinds = [part_of(node, matrices) for node in graph.node] * (self._core.runs // calls)
+        kinds = [part_of(node, matrices) for node in graph.node] * (self.core.runs // calls)
         # What it notes of a node takes as long for a small one as for a large one.
-        return shared_out(kinds, nodes, self._outside, seconds, surplus=float(nodes.min()))
+        return shared_out(kinds, nodes, self.outside, seconds, surplus=float(nodes.min()))
 
 
 def shared_out(

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pars_export.cpu import BFLOAT16, cpu_flags, multiplies_bfloat16
+from pars_export.cpu import BFLOAT16_FLAGS, cpu_flags, multiplies_bfloat16
 
 SIZE = 1024
 """Rows and columns: large enough for full speed, small enough for some milliseconds."""
@@ -34,11 +34,8 @@ UNITS: Mapping[str, tuple[str, int]] = {
 those of libraries that were not installed, and bfloat16 where the CPU does not multiply it."""
 
 
-VECTORS = (
-    *("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp"),
-    *BFLOAT16,
-)
-"""All that decide how fast products are; `asimddp` is of Arm's."""
+VECTORS = ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8", "asimddp", *BFLOAT16_FLAGS)
+"""Flags of /proc/cpuinfo that decide how fast products are; `asimddp` is of Arm's."""
 DOT_PRODUCTS = ("avx_vnni", "avx512_vnni", "amx_int8", "asimddp")
 """Those with dot products of bytes."""
 
@@ -89,10 +86,13 @@ def _torch_products(
     calls: dict[str, Callable[[], object]] = {
         "float32, torch": alone(torch.mm, first, second, out=torch.empty_like(first)),
         # The only product of bytes that torch has outside a quantised model.
-        "int8, torch": alone(torch._int_mm, whole, whole),
+        "int8, torch": alone(
+            torch._int_mm, whole, whole, out=torch.empty(whole.shape, dtype=torch.int32)
+        ),
     }
     if multiplies_bfloat16():
-        calls["bfloat16, torch"] = alone(torch.mm, first.bfloat16(), second.bfloat16())
+        half = first.bfloat16(), second.bfloat16()
+        calls["bfloat16, torch"] = alone(torch.mm, *half, out=torch.empty_like(half[0]))
     return calls
 
 

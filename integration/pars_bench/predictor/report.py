@@ -12,11 +12,11 @@ from pars_bench.predictor.grid import TOKENS
 from pars_bench.predictor.products import products_name
 from pars_bench.predictor.rates import UNITS
 from pars_bench.predictor.work import Work
-from pars_export.runtimes.openvino_engine import ENGINE
+from pars_export.runtimes.openvino_engine import OPENVINO
 
 ENGINES = ("onnx", "onnx-int8", "onnx-bf16")
 """Runtimes whose products are measured alone, too."""
-PROFILED = ("onnx", "onnx-int8", ENGINE)
+PROFILED = ("onnx", "onnx-int8", OPENVINO)
 """Those of whose nodes a profile is taken; `onnx-bf16` computes as `onnx` does."""
 PARTS = ("products", "rounding", "attention", "functions", "rest", "outside")
 """What a call's time goes to: products with weights; rounding their inputs and scaling their
@@ -260,7 +260,7 @@ def over_floor_by_parts(
 
     Returns:
         The same as `over_floor` or less; None where no profile was taken, or there is no rounding
-        that could take time. Of products that have GELU within them, as OpenVINO's, it is free.
+        that could take time. GELU within products, as in OpenVINO's, counts as free.
     """
     over, parts = over_floor(report, cell, name), cell.get("parts", {}).get(name)
     work = work_of(report["contestants"][name])

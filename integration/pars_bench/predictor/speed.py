@@ -79,7 +79,7 @@ class Speeds:
         """Where calls of such texts spend their time in each of the `PROFILED` engines."""
         from pars_bench.predictor import openvino_parts
         from pars_bench.predictor.parts import Profiled
-        from pars_export.runtimes.openvino_engine import ENGINE
+        from pars_export.runtimes.openvino_engine import OPENVINO
 
         found = {}
         for name, contestant in self._contestants.items():
@@ -88,7 +88,7 @@ class Speeds:
             texts = self._makers[contestant.folder].draw(length, batch)
             with tempfile.TemporaryDirectory() as folder:
                 profiled: Profiled | openvino_parts.Profiled
-                if contestant.what == ENGINE:
+                if contestant.what == OPENVINO:
                     profiled = openvino_parts.Profiled(contestant, self._threads, self._longest)
                     most = MOST_CALLS
                 else:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pars_export.runtimes.openvino_engine import ENGINE
+from pars_export.runtimes.openvino_engine import OPENVINO
 
 _FLOAT_BYTES = 4
 
@@ -76,7 +76,7 @@ def work_of_encoder(
     """
     width, layers = _size(config, "hidden_size"), _size(config, "num_hidden_layers")
     parameters = sum(count * rows * columns for count, rows, columns in products_of(config))
-    each = {"onnx-int8": 1, "onnx-bf16": 2, ENGINE: 2}.get(engine, _FLOAT_BYTES)
+    each = {"onnx-int8": 1, "onnx-bf16": 2, OPENVINO: 2}.get(engine, _FLOAT_BYTES)
     spared = float_layers / layers
     return Work(
         precision="int8" if engine == "onnx-int8" else computes,
