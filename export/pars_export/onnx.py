@@ -80,7 +80,7 @@ def export_half(network: RankerNetwork, path: Path) -> None:
 
 
 def export_summed(network: RankerNetwork, path: Path) -> None:
-    """The same with a head of one output, and what facts add to it, written as a sum.
+    """As `export_onnx`, but a head of one output, and what facts add to it, is written as a sum.
 
     OpenVINO computes what follows the last matrix product in float32 where all else is bfloat16. As
     results of a product the scores would have eight bits, and many prompts one score. A head with

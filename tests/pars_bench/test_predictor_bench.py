@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -61,7 +62,7 @@ def test_everyone_has_turns_and_the_first_round_does_not_count(
 ) -> None:
     turns: list[str] = []
 
-    def sample(call: object, often: int) -> tuple[float, float]:
+    def sample(call: object, often: int, warm: bool) -> tuple[float, float]:
         assert callable(call)
         call()
         return float(len(turns)), 1 / len(turns)
@@ -75,6 +76,26 @@ def test_everyone_has_turns_and_the_first_round_does_not_count(
     # With one thread it is CPU time: of 6 seconds it ran a sixth, and so on.
     found = speed.take_turns({name: lambda n=name: turns.append(n) for name in "abc"}, 2, threads=1)  # type: ignore[misc]
     assert found["a"]["seconds"] == [1.0, 1.0]
+
+
+def test_a_call_that_is_slow_when_it_is_cold_is_measured_warm(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    now, before = 0.0, ""
+
+    def call(name: str, cold: float, warm: float) -> None:
+        nonlocal now, before
+        now, before = now + (warm if before == name else cold), name
+
+    clock = SimpleNamespace(
+        perf_counter=lambda: now, process_time=lambda: now, sleep=lambda seconds: None
+    )
+    monkeypatch.setattr(speed, "time", clock)
+    calls = {"a": partial(call, "a", 0.04, 0.002), "b": partial(call, "b", 2.0, 2.0)}
+    found = speed.take_turns(calls, 3)
+    assert found["a"]["seconds"] == pytest.approx([0.002] * 3)
+    assert found["b"]["seconds"] == pytest.approx([2.0] * 3)
+    assert now < 12, "a long call has no other before it"
 
 
 def test_a_run_that_is_interrupted_goes_on(

@@ -26,6 +26,9 @@ from pars_bench.predictor.report import ENGINES, PROFILED, Parts, Speed
 
 BURST_S = 0.03
 """A sample is the mean over calls for at least this long."""
+WARMED_S = 0.5
+"""Calls that took less have another one before each sample: after the others' weights a single cold
+one may take ten times as long, and would seem too long to be made more than once."""
 MOST_CALLS = 1000
 """Of a sample."""
 _SETTLE_S = 0.002
@@ -181,11 +184,12 @@ def take_turns(
     """
     names = list(calls)
     found: dict[str, Speed] = {name: {"seconds": [], "cores": (np.inf, 0.0)} for name in names}
-    often = dict.fromkeys(names, 1)
+    often, last = dict.fromkeys(names, 1), dict.fromkeys(names, 0.0)
     for turn in range(rounds + 1):
         place = turn % len(names)
         for name in names[place:] + names[:place]:
-            seconds, cores = _sample(calls[name], often[name])
+            seconds, cores = _sample(calls[name], often[name], warm=last[name] < WARMED_S)
+            last[name] = seconds
             often[name] = max(1, min(most, round(BURST_S / max(seconds, 1e-6))))
             if turn:
                 found[name]["seconds"].append(seconds * cores if threads == 1 else seconds)
@@ -194,11 +198,11 @@ def take_turns(
     return found
 
 
-def _sample(call: Callable[[], object], often: int) -> tuple[float, float]:
-    """(seconds of a call on the clock, cores it used)."""
+def _sample(call: Callable[[], object], often: int, warm: bool) -> tuple[float, float]:
+    """(seconds of a call on the clock, cores it used), after one that only warms up or none."""
     time.sleep(_SETTLE_S)
     with no_collection():
-        if often > 1:  # what the contestant before threw out of the caches comes back
+        if warm:  # what the contestant before threw out of the caches comes back
             call()
         start, used = time.perf_counter(), time.process_time()
         for _ in range(often):
