@@ -205,6 +205,7 @@ def test_profiles_take_turns_with_calls_without_one(
 
         monkeypatch.setattr(of, "score", score)
     monkeypatch.setattr(speed, "BURST_S", 0)  # a call a sample
+    monkeypatch.setattr(speed, "WARMED_S", 0)  # and none before it
     found = Speeds([contestant(floats)], 1, 32, bench.PROMPTS).parts(16, 2, rounds=2)
     assert found.keys() == {"tiny onnx"}
     # One shows how much a profile holds, one warms up, two count: a call without a profile, and one

@@ -107,6 +107,7 @@ class Counting:
 
 def test_texts_go_one_by_one_and_many_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pars_bench.predictor.speed.BURST_S", 0.0)
+    monkeypatch.setattr("pars_bench.predictor.speed.WARMED_S", 0.0)
     monkeypatch.setattr(frontier, "ROUNDS", 1)
     scorers = {"a": Counting(), "b": Counting()}
     found = frontier._microseconds(scorers, [f"text {n}" for n in range(100)])

@@ -6,6 +6,7 @@ import importlib
 import sys
 import threading
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -122,11 +123,16 @@ class OpenVinoCore:
             "ENABLE_CPU_PINNING": False,  # where it runs is for the caller to say
             **(more or {}),
         }
+        # A thread that used matrix units has eight kilobytes of state more, which a signal saves on
+        # the stack for signals that Python's faulthandler gives the main thread. That is too small:
+        # the process would die of Ctrl-C. So a thread without such a stack computes.
+        self._thread = ThreadPoolExecutor(1, "openvino")
         try:
             core = openvino().Core()
             model = core.read_model(str(path))
             _check_signature(path, model, facts)
-            self.request = core.compile_model(model, "CPU", properties).create_infer_request()
+            compiling = self._thread.submit(core.compile_model, model, "CPU", properties)
+            self.request = compiling.result().create_infer_request()
         except RuntimeError as error:
             raise PredictorError(
                 f"{path}: openvino {openvino().__version__} cannot load it ({_cause(error)}); "
@@ -148,7 +154,8 @@ class OpenVinoCore:
         if facts is not None:
             feed["facts"] = facts
         try:
-            scores = np.asarray(self.request.infer(feed)["scores"], dtype=np.float32)
+            found = self._thread.submit(self.request.infer, feed).result()
+            scores = np.asarray(found["scores"], dtype=np.float32)
         except RuntimeError as error:
             raise PredictorError(
                 f"{self._path}: openvino failed on a batch of {input_ids.shape} ids "
