@@ -15,6 +15,7 @@ from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
 from pars_model.fitted_table import note_table
 from pars_model.ngram_half import add_half
+from pars_model.prior import NONE, find_prior
 
 BEST, LAST, UNFINISHED = "best.ckpt", "last.ckpt", "unfinished.ckpt"
 
@@ -41,7 +42,7 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
         self.best: float | None = None
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Refuse a fit that would never validate, or lacks what an n-gram half learns from.
+        """Refuse a fit that would never validate, or lacks what an n-gram half is made from.
 
         Any other notes where its length table is, so that its checkpoints hold the path.
         """
@@ -56,6 +57,7 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
                     "model.ngram_half is true, but the fit has no data module to learn n-grams "
                     "from: give trainer.fit a PromptLengthDataModule, or set it to false."
                 )
+            find_prior(pl_module.hparams.get("prior", NONE))
             note_table(trainer.datamodule)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

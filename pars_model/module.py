@@ -58,6 +58,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             any of them.
         ngram_half: whether the best weights get an n-gram half (`pars_model.ngram_half`) at the end
             of a fit.
+        prior: predictor that this half starts from where the table is small (`pars_model.prior`):
+            `default`, a predictor folder, or `none`.
         encoder_config: content of the encoder's config.json; given by a checkpoint, and then no
             pretrained weights are read.
         tokenizer_json: content of the encoder's tokenizer.json; given by a checkpoint.
@@ -96,6 +98,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         facts: list[str] | None = None,
         fact_dropout: float = 0.1,
         ngram_half: bool = False,
+        prior: str = "none",
         encoder_config: dict[str, Any] | None = None,
         tokenizer_json: str | None = None,
     ) -> None:

@@ -2,7 +2,8 @@
 
 An encoder that learned from few prompts knows what a prompt is about, and misses what single words
 tell; with a linear model on n-grams it is the other way round. The half is one on the encoder's own
-tokens (`pars_model.linear`), fitted to the training prompts when the network has learned. Its share
+tokens (`pars_model.linear`), fitted to the training prompts when the network has learned. Of few of
+them, it starts from what a predictor that is there says of prompts (`pars_model.prior`). Its share
 is what least squares give it beside the network on the validation prompts; of few of those, little
 is believed.
 """
@@ -16,14 +17,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm, rankdata
 
 from pars_export.runtimes.arrays import Arrays
 from pars_export.runtimes.ngram_half import NgramHalf, half_inputs
 from pars_model.checkpoint import load_ranker, rewrite
 from pars_model.linear import Design, LinearShape
 from pars_model.metrics import kendall_tau
-from pars_model.ngrams import rank_targets
+from pars_model.ngrams import deviates, rank_targets
+from pars_model.prior import Prior, prior_for
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +43,12 @@ log = logging.getLogger("pars")
 PENALTIES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 _FOLDS = 5
 """Parts of the training prompts, each of which has a say in which penalty is taken."""
-LEAST = 100
-"""Fewest training prompts that a half is fitted to."""
+LEAST, LEAST_WITH_PRIOR = 100, 20
+"""Fewest training prompts that a half is fitted to, from nothing and from a prior."""
+_PRIOR_PENALTY = 4.0
+"""Of the coefficients that tell what a prior says."""
+_DOUBTED = 9.0
+"""Training prompts whose word that a prior is worth nothing is taken as given."""
 SHARE = 0.25
 """Of the half where nothing else is known; the network has the rest."""
 BELIEVED = 300
@@ -61,11 +66,14 @@ class FittedHalf:
     Attributes:
         penalty: the one of `PENALTIES` that is best in the mean over parts of the training prompts,
             each judged by a fit to the others; the largest where no part can tell.
+        carried: by how many deviates a prompt is longer that the prior puts one standard deviation
+            higher; 0 without one, or where the training prompts contradict it.
     """
 
     _design: Design
     _coefficients: Doubles
     penalty: float
+    carried: float = 0.0
 
     def arrays(self, factor: float = 1.0) -> Arrays:
         """What `pars_export.runtimes.ngrams` reads, for scores ``factor`` times as large."""
@@ -90,20 +98,22 @@ def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> 
     table, items = data.table, data.items("val")
     assert table is not None
     train = data.split == "train"
-    if train.sum() < LEAST:
-        log.warning("No n-gram half: it takes %d training prompts or more.", LEAST)
+    ranker = load_ranker(ckpt).to(device)
+    prior = prior_for(ranker.hparams.prior, table, train)
+    least = LEAST if prior is None else LEAST_WITH_PRIOR
+    if train.sum() < least:
+        log.warning("No n-gram half: it takes %d training prompts or more.", least)
         return
     if not data.comparable("val"):
         log.warning("No n-gram half: there are no validation prompts to weigh it by.")
         return
-    ranker = load_ranker(ckpt).to(device)
     tokenizer = ranker.text_tokenizer()
-    fitted = fit_half(table, train, tokenizer)
+    fitted = fit_half(table, train, tokenizer, prior)
     texts = [table.prompts[number] for number in items.prompt]
     network = _network_scores(ranker, texts, items)
     ngrams = NgramHalf(fitted.arrays(), tokenizer).score(texts, tokenizer.encode(texts))
     prompts = len(np.unique(items.prompt))
-    share = share_of(network, ngrams, items.length, items.group, prompts)
+    share = share_of(network, ngrams, items.length, items.group, prompts, items.censored)
     if share < FEWEST:
         log.warning("No n-gram half: n-grams add nothing to the ranker's order.")
         return
@@ -117,6 +127,7 @@ def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> 
         "share": round(share, 3),
         "penalty": fitted.penalty,
         "tau_without": without,
+        "prior": prior and {**prior.said, "carried": round(fitted.carried, 3)},
     }
     rewrite(ckpt, ranker)
 
@@ -130,40 +141,70 @@ def _network_scores(ranker: ResponseLengthRanker, texts: list[str], items: Items
     return np.array([scores[text] for text in texts], dtype=np.float32)
 
 
-def fit_half(table: LengthTable, train: NDArray[np.bool_], tokenizer: TextTokenizer) -> FittedHalf:
+def fit_half(
+    table: LengthTable,
+    train: NDArray[np.bool_],
+    tokenizer: TextTokenizer,
+    prior: Prior | None = None,
+) -> FittedHalf:
     """Fit a linear model on n-grams to the ranks of lengths.
 
     Args:
-        table: lengths.
+        table: lengths; one that was cut off counts as the mean of what lies beyond it.
         train: which of its prompts to learn from, (prompts,).
         tokenizer: the encoder's.
+        prior: what to start from: the ranks less what it explains of them are learned from the
+            n-grams, with those of its own texts beside the table's.
     """
-    target, _ = rank_targets(table, train[table.prompt])
+    target, _ = rank_targets(table, train[table.prompt], table.censored)
     learned = np.flatnonzero(train)
     texts = [table.prompts[number] for number in learned]
-    ids, features = half_inputs(tokenizer, texts, tokenizer.encode(texts))
     target, rows = target[learned], np.arange(len(learned))
-    design = Design(ids, features, rows, tokenizer.id_bound, LinearShape())
+    more = [] if prior is None else list(prior.texts)
+    read = [*texts, *more]
+    ids, features = half_inputs(tokenizer, read, tokenizer.encode(read))
+    design = Design(ids, features, np.arange(len(read)), tokenizer.id_bound, LinearShape())
+    start = np.zeros(design.matrix.shape[1])
+    if prior is not None:
+        start = _retold(design, prior.score(read), len(texts))
+    known = design.matrix[rows] @ start
 
-    def fit(chosen: NDArray[np.int64], penalty: float) -> Doubles:
+    def fit(chosen: NDArray[np.int64], penalty: float) -> tuple[Doubles, float]:
         design.shape = replace(design.shape, penalty=penalty)
-        return design.fit(chosen, target[chosen], np.ones(len(chosen)))
+        said, wanted = known[chosen], target[chosen]
+        carried = max(float(said @ wanted / (said @ said + _DOUBTED)), 0.0)
+        rest = design.fit(chosen, wanted - carried * said, np.ones(len(chosen)))
+        return carried * start + rest, carried
 
     def tau(penalty: float) -> float:
         taus = []
         for fold in range(_FOLDS):
-            inner = rows % _FOLDS == fold
-            scores = design.matrix[inner] @ fit(rows[~inner], penalty)
+            inner, others = rows[rows % _FOLDS == fold], rows[rows % _FOLDS != fold]
+            scores = design.matrix[inner] @ fit(others, penalty)[0]
             taus.append(kendall_tau(scores, target[inner]))
-        known = [each for each in taus if np.isfinite(each)]
-        return float(np.mean(known)) if known else 0.0
+        found = [each for each in taus if np.isfinite(each)]
+        return float(np.mean(found)) if found else 0.0
 
     penalty = max(reversed(PENALTIES), key=tau)
-    return FittedHalf(design, fit(rows, penalty), penalty)
+    coefficients, carried = fit(rows, penalty)
+    return FittedHalf(design, coefficients, penalty, carried)
+
+
+def _retold(design: Design, scores: Doubles, texts: int) -> Doubles:
+    """Coefficients that tell what a prior says of texts, standardised by the first of them."""
+    design.shape = replace(design.shape, penalty=_PRIOR_PENALTY)
+    own = scores[:texts]
+    told = (scores - own.mean()) / max(float(own.std()), _LEAST_SPREAD)
+    return design.fit(np.arange(len(scores)), told, np.ones(len(scores)))
 
 
 def share_of(
-    network: Singles, ngrams: Singles, length: Doubles, group: NDArray[np.int64], prompts: int
+    network: Singles,
+    ngrams: Singles,
+    length: Doubles,
+    group: NDArray[np.int64],
+    prompts: int,
+    censored: NDArray[np.bool_] | None = None,
 ) -> float:
     """The half's share of a sum of two scores that spread alike.
 
@@ -173,6 +214,7 @@ def share_of(
         length: lengths of those items, (n,).
         group: whose they are, (n,); their ranks are taken within each.
         prompts: of how many prompts the items are.
+        censored: which lengths are lower bounds, (n,); none by default.
 
     Returns:
         0 to `MOST`: of what least squares give and of `SHARE`, the mean weighted by the number of
@@ -181,7 +223,7 @@ def share_of(
     target = np.zeros(len(length))
     for each in np.unique(group):
         mine = group == each
-        target[mine] = norm.ppf((rankdata(length[mine]) - 0.5) / mine.sum())
+        target[mine] = deviates(length[mine], None if censored is None else censored[mine])
     inputs = np.stack([_standardised(network), _standardised(ngrams)], axis=1)
     weights = np.maximum(np.linalg.lstsq(inputs, target, rcond=None)[0], 0.0)
     total = float(weights.sum())

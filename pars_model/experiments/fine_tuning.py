@@ -24,7 +24,7 @@ CONFIG = Path("configs/default.yaml")
 HALF_CODE = (
     *(f"pars_export.{name}" for name in ("inputs", "remembered", "words")),
     *(f"pars_export.runtimes.{name}" for name in ("arrays", "ngram_half", "ngrams")),
-    *(f"pars_model.{name}" for name in ("linear", "metrics", "ngram_half", "ngrams")),
+    *(f"pars_model.{name}" for name in ("linear", "metrics", "ngram_half", "ngrams", "prior")),
 )
 """Modules that an n-gram half's scores depend on."""
 CODE = (

@@ -128,7 +128,9 @@ def _judged(
         half = NgramHalf(fitted.arrays(), tokenizer).score(texts, tokenizer.encode(texts))
         val = np.flatnonzero((part == "val")[table.prompt])
         heads, halves = head[table.prompt[val]], half[table.prompt[val]]
-        share = share_of(heads, halves, table.length[val], table.group[val], len(val))
+        share = share_of(
+            heads, halves, table.length[val], table.group[val], len(val), table.censored[val]
+        )
         whole = head + factor_of(share, heads, halves) * half
         scores = {ALONE: head, SUM: whole, HALF: half}
         return {

@@ -28,6 +28,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.halves",
         "the n-gram half beside a head on frozen features, in every cell of the sections above",
     ),
+    "few": (
+        "pars_model.experiments.few",
+        "fits to 30 to 1,000 prompts, with and without a predictor that the half starts from",
+    ),
     "inputs": (
         "pars_model.experiments.inputs",
         "how much of a prompt is read, where many are long: heads on features of 64 to 512 tokens",

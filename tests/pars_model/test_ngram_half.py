@@ -16,6 +16,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch.utils.data import DataLoader
 
 from pars_export import Predictor
+from pars_export.artifact import DEFAULT_PREDICTOR
 from pars_export.errors import ConfigError
 from pars_export.export import export_checkpoint
 from pars_export.runtimes.ngram_half import HALF, NgramHalf
@@ -30,11 +31,13 @@ from pars_model.module import ResponseLengthRanker
 from pars_model.ngram_half import (
     BELIEVED,
     LEAST,
+    LEAST_WITH_PRIOR,
     PENALTIES,
     SHARE,
     fit_half,
     share_of,
 )
+from pars_model.prior import DEFAULT, MOST, find_prior, prior_for
 from tests.pars_model.conftest import rows_of, write_jsonl
 
 CONFIG = Path(__file__).parents[2] / "configs" / "default.yaml"
@@ -82,7 +85,8 @@ def test_the_checkpoint_tells_of_the_sum(fitted: Path) -> None:
 def test_it_is_fitted_to_the_training_prompts(fitted: Path) -> None:
     ranker = load_ranker(fitted / "best.ckpt")
     table = read_lengths(fitted / "lengths.jsonl")
-    half = fit_half(table, split_prompts(table) == "train", ranker.text_tokenizer()).arrays()
+    train, tokenizer = split_prompts(table) == "train", ranker.text_tokenizer()
+    half = fit_half(table, train, tokenizer, find_prior(DEFAULT)).arrays()
     assert ranker.ngrams is not None
     assert_array_equal(ranker.ngrams["ngram_pair_idf"], half["ngram_pair_idf"])
     found, alone = (
@@ -219,7 +223,8 @@ def test_it_is_left_out(
     if split is not None:
         rows = [{**row, "split": split(number)} for number, row in enumerate(rows)]
     write_jsonl(tmp_path / "lengths.jsonl", rows)
-    ranker = load_ranker(fit(encoder, tmp_path, "--model.ngram_half", more))
+    more_arguments = ("--model.ngram_half", more, "--model.prior", "none")
+    ranker = load_ranker(fit(encoder, tmp_path, *more_arguments))
     assert ranker.ngrams is None
     assert "ngram_half" not in ranker.training_summary
     assert np.isfinite(ranker.metrics["tau"])
@@ -354,3 +359,106 @@ def test_scores_without_order_get_the_usual_share() -> None:
     flat = np.zeros(50, dtype=np.float32)
     length = np.linspace(1.0, 50.0, 50)
     assert share_of(flat, flat, length, np.zeros(50, int), 50) == pytest.approx(SHARE)
+
+
+def test_a_length_that_was_cut_off_counts_as_longer_ones(fitted: Path) -> None:
+    table = read_lengths(fitted / "lengths.jsonl")
+    tokenizer = load_ranker(fitted / "best.ckpt").text_tokenizer()
+    train = split_prompts(table) == "train"
+    stories = np.array(["story" in text for text in table.prompts])[table.prompt]
+    assert 20 < stories.sum() < len(table) - 20
+    short, long = np.unique(table.length)[[0, -1]]
+    table.length[:] = np.where(stories, short, long)
+    texts = ["write a story", "write a line"]
+
+    def lead() -> float:
+        half = NgramHalf(fit_half(table, train, tokenizer).arrays(), tokenizer)
+        story, line = half.score(texts, tokenizer.encode(texts))
+        return float(story - line)
+
+    ended = lead()
+    table.censored[stories] = True
+    assert lead() > ended + 0.5
+
+
+def test_few_prompts_start_from_the_prior(tmp_path: Path) -> None:
+    """The prompts tell by themselves nothing of the words of those that are judged."""
+    prior = find_prior(DEFAULT)
+    assert prior is not None
+    texts = ["Write a long story about " + word for word in ["rain", "snow", "ice", "wind", "fire"]]
+    texts += ["Give one word for " + word for word in ["rain", "snow", "ice", "wind", "fire"]]
+    texts += [f"Explain in detail how {word} works" for word in ["glass", "steel", "bread"]]
+    texts += [f"Is {word} heavy? Answer yes or no." for word in ["glass", "steel", "bread"]]
+    texts += [f"Write an essay on {word}" for word in ["cities", "rivers", "music", "poems"]]
+    texts += [f"What is the capital of {word}?" for word in ["Peru", "Chad", "Laos", "Mali"]]
+    order = prior.score(texts).argsort().argsort()
+    rows = [
+        {"prompt": text, "response_tokens": 10 + 5 * int(place), "model": "tiny"}
+        for text, place in zip(texts, order, strict=True)
+    ]
+    lengths = tmp_path / "lengths.jsonl"
+    write_jsonl(lengths, [{**row, "split": "train"} for row in rows])
+    table = read_lengths(lengths)
+    train = np.full(len(table.prompts), True)
+    assert len(train) >= LEAST_WITH_PRIOR
+    tokenizer = ResponseLengthRanker().text_tokenizer()
+    judged = [
+        text + " Thank you." for text in prior.texts[::40]
+    ]  # of words that it was asked about
+    wanted = prior.score(judged)
+
+    def tau(chosen: Any) -> tuple[float, float]:
+        fitted = fit_half(table, train, tokenizer, chosen)
+        scores = NgramHalf(fitted.arrays(), tokenizer).score(judged, tokenizer.encode(judged))
+        return kendall_tau(scores, wanted), fitted.carried
+
+    assert tau(None)[1] == 0.0
+    found, carried = tau(prior)
+    assert found > tau(None)[0] + 0.2
+    assert found > 0.4
+    assert 0.2 < carried < 1.2
+    table.length[:] = 200 - table.length
+    assert tau(prior)[1] == 0.0  # contradicted, it is left out
+
+
+def test_a_prior_is_for_small_tables_that_it_has_not_learned_from(
+    fitted: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = read_lengths(fitted / "lengths.jsonl")
+    train = split_prompts(table) == "train"
+    assert prior_for("none", table, train) is None
+    assert prior_for(DEFAULT, table, np.full(MOST + 1, True)) is None
+    prior = prior_for(DEFAULT, table, train)
+    assert prior is not None
+    assert not caplog.text
+    demonstration = read_lengths(
+        Path(__file__).parents[2] / "integration/pars_bench/demo/lengths.parquet"
+    )
+    assert prior_for(DEFAULT, demonstration, train) is None
+    assert "has learned from 2000 of the table's 2000 prompts" in caplog.text
+    named = prior_for(str(DEFAULT_PREDICTOR), demonstration, train)
+    assert named is not None  # whoever names a folder knows what it has learned from
+    assert named.said == {"name": "default", "sha256": prior.predictor.sha256}
+
+
+def test_the_checkpoint_says_what_it_started_from(
+    encoder: Path, fitted: Path, tmp_path: Path
+) -> None:
+    told = load_ranker(fitted / "best.ckpt").training_summary["ngram_half"]["prior"]
+    assert told["name"] == DEFAULT
+    assert told["sha256"] == Predictor.default().sha256
+    shutil.copy(fitted / "lengths.jsonl", tmp_path)
+    without = load_ranker(fit(encoder, tmp_path, "--model.prior", "none"))
+    assert without.training_summary["ngram_half"]["prior"] is None
+
+
+def test_a_prior_that_cannot_be_loaded_is_refused_before_anything_is_learned(
+    encoder: Path, fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copy(fitted / "lengths.jsonl", tmp_path)
+    with pytest.raises(AssertionError):
+        fit(encoder, tmp_path, "--model.prior", str(tmp_path / "gone"))
+    told = capsys.readouterr().err
+    assert "model.prior is" in told
+    assert "name a predictor folder, default, or none" in told
+    assert not list(tmp_path.glob("*.ckpt"))
