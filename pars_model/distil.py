@@ -5,14 +5,16 @@ where given (their lengths need not be known: only the teacher reads them) and o
 from both, and beside them the lengths themselves. Of a teacher that is a checkpoint it learns to
 tell the vectors behind the scores, too, which say more of a text than one number, and those of
 single words are what its embeddings begin with. Prompts that the split keeps for validation or test
-are never learned from, wherever they appear. DIR is a predictor folder that needs numpy,
-tokenizers and safetensors alone.
+are never learned from, wherever they appear; where the teacher's fit split by a hash of the text,
+these are what the hash kept, and of a table with a column split what that keeps, too. DIR is a
+predictor folder that needs numpy, tokenizers and safetensors alone.
 """
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from itertools import compress
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -29,8 +31,6 @@ if TYPE_CHECKING:
     from pars_model.lengths import LengthTable
     from pars_model.student_fit import Recipe
 
-_SHARE = 0.1
-"""Of prompts for validation, and for the test, where neither table nor teacher says."""
 _SPLICED_OF_ONE = 8
 """Most splices for each real prompt: among more of them the lengths would teach too little."""
 
@@ -122,7 +122,8 @@ def distil(
 
     Args:
         teacher: a ranker, whose vectors are learned too, or a predictor.
-        data: length table; split as it says itself, otherwise by a hash of the text.
+        data: length table; split as it says itself, otherwise by a hash of the text; what the
+            teacher's fit held out by the hash is held out in any case.
         out: where; an older predictor there is replaced.
         recipe: how the student looks and learns.
         more: texts without lengths.
@@ -131,14 +132,16 @@ def distil(
             each of them, and those that the split would keep for validation or test are left out.
 
     Raises:
-        InputError: the table cannot be used, or the teacher does not know its prompts.
+        InputError: the table cannot be used, the teacher does not know its prompts, or which of
+            them it was trained on is unknown.
         PredictorError: ``out`` holds something else than a predictor.
     """
     import numpy as np
 
-    from pars_model.evaluate import training_data
+    from pars_model.evaluate import training_of
+    from pars_model.fit_split import FitSplit
     from pars_model.kept import in_steps
-    from pars_model.lengths import read_lengths, require_pairs, split_prompts, text_fraction
+    from pars_model.lengths import read_lengths, require_pairs
     from pars_model.splice import splice
     from pars_model.student_fit import Vectors, fit_student
     from pars_model.student_folder import write_student
@@ -146,24 +149,22 @@ def distil(
     table = read_lengths(data)
     require_pairs(table, data)
     # By the shares of the teacher's fit: what it was trained on, it knows too well to be judged on.
-    learned = training_data(teacher)
-    val, test = (float(learned.get(f"{name}_fraction", _SHARE)) for name in ("val", "test"))
-    split = split_prompts(table, val, test)
+    of_teacher = training_of(teacher)
+    fit = FitSplit.of(of_teacher.get("data", {}))
+    fit.require_column(table, data, "teacher")
+    split = fit.taught(table)
+    both = table.has_split and fit.by == "hash"
+    how = ", by its column and by the hash of the teacher's fit" if both else ""
     for name in ("train", "val"):
-        require_pairs(table.select((split == name)[table.prompt]), f"{data} (split {name})")
+        require_pairs(table.select((split == name)[table.prompt]), f"{data} (split {name}{how})")
     known = set(table.prompts)
-    unlabelled = [
-        text
-        for text in dict.fromkeys(more)
-        if text not in known and (table.has_split or text_fraction(text) >= val + test)
-    ]
+    others = [text for text in dict.fromkeys(more) if text not in known]
+    unlabelled = list(compress(others, fit.may_teach(others, table)))
     real = [*(table.prompts[i] for i in np.flatnonzero(split == "train")), *unlabelled]
     seen = known.union(more)
-    made = [
-        text
-        for text in splice(real, min(spliced, _SPLICED_OF_ONE * len(real)), recipe.course.seed)
-        if text not in seen and (table.has_split or text_fraction(text) >= val + test)
-    ]
+    found = splice(real, min(spliced, _SPLICED_OF_ONE * len(real)), recipe.course.seed)
+    new = [text for text in found if text not in seen]
+    made = list(compress(new, fit.may_teach(new, table)))
     texts = [*table.prompts, *unlabelled, *made]
     part = np.concatenate([split, np.full(len(unlabelled) + len(made), "train")])
     wanted = np.flatnonzero(part != "test")
@@ -187,9 +188,13 @@ def distil(
 
     vectors = Vectors(rows[:, 1:], vectors_of) if has_vectors else None
     student = fit_student(table, texts, part, scores, recipe, vectors)
-    summary = {**_summary(table, data, split), "val_fraction": val, "test_fraction": test}
+    summary = {**_summary(table, data, split), "val_fraction": fit.val, "test_fraction": fit.test}
+    # What the hash of the teacher's fit kept out, it keeps out of the student, too.
+    summary["split_column"] = table.has_split and not both
     summary |= {"unlabelled": len(unlabelled), "spliced": len(made)}
     training = {"data": summary, "teacher": _named(teacher)}
+    if "sources" in of_teacher:
+        training["sources"] = of_teacher["sources"]  # the student knows of them by its teacher
     return write_student(out, table, part, scores, student, recipe, training)
 
 
@@ -202,7 +207,6 @@ def _summary(table: LengthTable, data: Path, split: NDArray[np.str_]) -> dict[st
         "table": data.name,
         "table_sha256": sha256_file(data),
         "prompts": {name: int((split == name).sum()) for name in ("train", "val", "test")},
-        "split_column": table.has_split,
         "llms": names[:20],
         "llm_count": len(names),
         "datasets": list(table.datasets)[:20],

@@ -8,7 +8,9 @@ Intervals are bootstraps over prompts.
 
 Without --split, a table with a column split is judged on its test prompts. Any other is judged,
 where the predictor was trained, on the prompts whose hash keeps them out of a fit, else on all; one
-that was fitted by a column split refuses a table without it, but for --split all.
+that was fitted by a column split refuses a table without it, but for --split all. Of a table with
+the column, a predictor whose fit split by the hash is judged on what that kept out as well; what is
+left out is counted.
 """
 
 from __future__ import annotations
@@ -157,26 +159,22 @@ def evaluate(
     """
     import numpy as np
 
-    from pars_model.lengths import read_lengths, require_pairs, silent_groups, split_prompts
+    from pars_model.fit_split import FitSplit, origin_notes
+    from pars_model.lengths import read_lengths, require_pairs, silent_groups
 
     table = read_lengths(data)
     require_pairs(table, data)
-    trained = training_data(scorer)
-    split = split or ("test" if table.has_split or trained else "all")
+    training = training_of(scorer)
+    fit = FitSplit.of(training.get("data", {}))
+    split = split or ("test" if table.has_split or fit.by else "all")
     notes = list(table.notes)
-    if trained.get("split_column") and not table.has_split and split != "all":
-        raise InputError(
-            f"{data} has no column split, and the predictor was fitted by that of its table, so "
-            "which of these prompts it was trained on is unknown: add the column, or judge all of "
-            "them with --split all if it has seen none."
-        )
-    if trained.get("trained_on_all"):
-        notes.append("The predictor was trained on all prompts of its table, which had too few.")
     chosen = np.ones(len(table), dtype=bool)
-    if split != "all":
-        # By the shares of the fit: with others, prompts it was trained on would count as unseen.
-        shares = (float(trained.get(f"{name}_fraction", 0.1)) for name in ("val", "test"))
-        chosen = (split_prompts(table, *shares) == split)[table.prompt]
+    if split == "all":
+        notes += fit.of_all(table)
+    else:
+        prompts, said = fit.judged(table, data, split)
+        notes += said
+        chosen = prompts[table.prompt]
         if not chosen.any():
             raise InputError(f"{data} has no prompts of split {split}: choose another --split.")
     part = table.select(chosen)
@@ -187,6 +185,7 @@ def evaluate(
     if not len(part):
         raise InputError(f"The predictor knows none of the prompts of {data} (split {split}).")
     require_pairs(part, f"{data} (split {split})")
+    notes += origin_notes(training, part, learns(scorer))
     silent = silent_groups(part)
     if silent:
         notes.append(f"Of the prompts judged: {silent}")
@@ -222,13 +221,20 @@ def scores_of(scorer: Scorer, part: LengthTable) -> NDArray[np.float64]:
     return found.astype(np.float64)[[different[key] for key in asked]]
 
 
-def training_data(scorer: Scorer) -> Mapping[str, Any]:
-    """What a fit noted of its table, `val_fraction` and the like; empty for what never trained."""
+def training_of(scorer: Scorer) -> Mapping[str, Any]:
+    """What is known of a scorer's training, `data` of its fit's table; empty where nothing is."""
     from pars_export import Predictor
 
     if isinstance(scorer, Predictor):
-        return cast("Mapping[str, Any]", scorer.manifest.training.get("data", {}))
-    return cast("Mapping[str, Any]", vars(scorer).get("training_summary", {}).get("data", {}))
+        return scorer.manifest.training
+    return cast("Mapping[str, Any]", vars(scorer).get("training_summary", {}))
+
+
+def learns(scorer: Scorer) -> bool:
+    """Whether a scorer may have been trained; the length of a prompt needs no training."""
+    from pars_export import Predictor
+
+    return not (isinstance(scorer, Predictor) and scorer.manifest.kind == "length")
 
 
 def calibration_of(scorer: Scorer) -> Calibration | None:

@@ -16,7 +16,8 @@ import torch
 from pars_export.errors import InputError
 from pars_export.export_prompts import ExportPrompts, table_prompts
 from pars_export.files import sha256_file
-from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
+from pars_model.fit_split import FitSplit
+from pars_model.lengths import LengthTable, read_lengths, text_fraction
 
 if TYPE_CHECKING:
     import lightning.pytorch as pl
@@ -57,8 +58,9 @@ def prompts_of_fit(ckpt: Path, ranker: ResponseLengthRanker) -> ExportPrompts | 
             error,
         )
         return None
-    split = split_prompts(table, found["val_fraction"], found["test_fraction"])
-    if found["trained_on_all"]:
+    fit = FitSplit.of(found)
+    split = fit.split(table)
+    if fit.trained_on_all:
         split = np.full_like(split, "train")
     by_hash = sorted(
         zip(table.prompts, split, strict=True), key=lambda each: text_fraction(each[0])

@@ -157,6 +157,12 @@ def text_fraction(text: str) -> float:
     return int.from_bytes(digest[:6]) / 2**48
 
 
+def hash_split(texts: Sequence[str], val: float, test: float) -> NDArray[np.str_]:
+    """``"train"``, ``"val"`` or ``"test"`` for each text, by its hash, in these shares."""
+    fraction = np.array([text_fraction(text) for text in texts])
+    return np.where(fraction < test, "test", np.where(fraction < test + val, "val", "train"))
+
+
 def split_prompts(table: LengthTable, val: float = 0.1, test: float = 0.1) -> NDArray[np.str_]:
     """Split per prompt text: as the table says, otherwise by a hash of the text.
 
@@ -172,11 +178,11 @@ def split_prompts(table: LengthTable, val: float = 0.1, test: float = 0.1) -> ND
     Returns:
         ``"train"``, ``"val"`` or ``"test"`` for each of ``table.prompts``.
     """
-    fraction = np.array([text_fraction(text) for text in table.prompts])
     if not table.has_split:
-        return np.where(fraction < test, "test", np.where(fraction < test + val, "val", "train"))
+        return hash_split(table.prompts, val, test)
     if (table.split == "val").any():
         return table.split
+    fraction = np.array([text_fraction(text) for text in table.prompts])
     return np.where((table.split == "train") & (fraction < val), "val", table.split)
 
 

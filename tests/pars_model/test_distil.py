@@ -184,6 +184,72 @@ def test_spliced_prompts_are_of_training_prompts_alone(lengths: Path, tmp_path: 
     assert float(str(manifest.metrics["tau"])) > TAU
 
 
+class Trained(Teacher):
+    """One whose fit noted how it split its table."""
+
+    def __init__(self, **data: object) -> None:
+        super().__init__()
+        self.training_summary = {"data": data}
+
+
+def marked(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """Rows with a column split that is no hash."""
+    names = {0: "test", 1: "val"}
+    return [{**row, "split": names.get(n % 5, "train")} for n, row in enumerate(rows)]
+
+
+def test_a_teacher_by_a_column_split_teaches_by_no_other(
+    lengths: Path, make_table: Table, make_rows: Rows, tmp_path: Path
+) -> None:
+    out = tmp_path / "student"
+    with pytest.raises(
+        InputError, match=r"no column split, and the teacher .* is unknown: add the column\."
+    ):
+        distil(Trained(split_column=True), lengths, out, SMALL)
+    assert not out.exists()
+    table = make_table(marked(make_rows(400)), "split.jsonl")
+    manifest = distil(Trained(split_column=True), table, out, SMALL)
+    data: Any = manifest.training["data"]
+    assert data["split_column"]
+    assert data["prompts"] == {"train": 240, "val": 80, "test": 80}
+
+
+def test_what_a_teacher_by_the_hash_held_out_teaches_nothing(
+    make_table: Table, make_rows: Rows, tmp_path: Path
+) -> None:
+    rows = marked(make_rows(600))
+    column = {str(row["prompt"]): row["split"] for row in rows}
+    more = [f"a story {number}" for number in range(50)]
+    teacher = Trained(split_column=False, val_fraction=0.2, test_fraction=0.1)
+    out, table = tmp_path / "student", make_table(rows)
+    manifest = distil(teacher, table, out, SMALL, more, None, 300)
+    # Asked of the validation prompts, to judge: those the teacher was not trained on.
+    held = {text for text in column if text_fraction(text) < 0.1 or column[text] == "test"}
+    assert not teacher.asked & held
+    val = {text for text in teacher.asked & set(column) if text_fraction(text) < 0.3}
+    assert {column[text] for text in val} == {"val", "train"}
+    learned = teacher.asked - val
+    assert all(text_fraction(text) >= 0.3 for text in learned)
+    assert {column.get(text, "train") for text in learned} == {"train"}
+    assert 20 < len(learned & set(more)) < 45
+    data: Any = manifest.training["data"]
+    assert data["prompts"]["val"] == len(val)
+    assert data["spliced"] == len(learned - set(more) - set(column)) > 50
+    student = Predictor.load(out)
+    judged: dict[str, Any] = evaluate(student, table, "test", resamples=5)
+    both = [text for text in column if text_fraction(text) < 0.1 and column[text] == "test"]
+    assert judged["prompts"] == len(both)
+    assert "left out" in str(judged["notes"])
+    plain = make_table(make_rows(600), "plain.jsonl")
+    assert "left out" not in str(evaluate(student, plain, resamples=5)["notes"])
+
+
+def test_the_sources_of_a_teacher_are_those_of_its_student(lengths: Path, tmp_path: Path) -> None:
+    manifest = distil(Predictor.default(), lengths, tmp_path / "student", SMALL)
+    sources: Any = manifest.training["sources"]
+    assert sources == Predictor.default().manifest.training["sources"]
+
+
 def test_splices_are_new_each_once_and_the_same_by_seed() -> None:
     texts = ["Sort these:\n3 1 2", "Name a fruit", "Translate this text:\nHello there"]
     made = splice(texts, 200)

@@ -13,12 +13,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pars_export import Predictor
 from pars_export.errors import InputError, ParsError
+from pars_export.files import sha256_file
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_model import evaluate as module
 from pars_model.calibration import fit_calibration
 from pars_model.evaluate import evaluate, load_scorer
 from pars_model.evaluation_text import render
+from pars_model.lengths import hash_split, text_fraction
 
 if TYPE_CHECKING:
     from tests.pars_model.conftest import MakeRows, MakeTable
@@ -242,13 +245,15 @@ def test_what_is_no_predictor_is_refused(
 
 
 class Fitted:
-    """A ranker that was fitted by the column split of its table."""
+    """A ranker that was fitted by the column split of its table, or as it is told."""
 
-    def __init__(self) -> None:
-        self.training_summary = {"data": {"split_column": True}}
+    def __init__(self, **data: object) -> None:
+        self.training_summary = {"data": data or {"split_column": True}}
         self.calibration = None
+        self.seen: list[str] = []
 
     def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        self.seen += texts
         return np.array([len(text) for text in texts], dtype=np.float32)
 
 
@@ -258,9 +263,114 @@ def test_a_fit_by_a_column_split_is_not_judged_by_another(
     path = make_table(make_rows(40))
     with pytest.raises(InputError, match=r"has no column split, .* add the column, or .* all"):
         evaluate(Fitted(), path, resamples=5)
-    assert evaluate(Fitted(), path, "all", resamples=5)["prompts"] == 40
+    judged: dict[str, Any] = evaluate(Fitted(), path, "all", resamples=5)
+    assert judged["prompts"] == 40
+    assert "which of these prompts it was trained on is unknown" in judged["notes"][0]
     split = make_table([{**row, "split": "test"} for row in make_rows(40)], "split.jsonl")
     assert evaluate(Fitted(), split, resamples=5)["split_from"] == "table"
+
+
+HASHED = {"split_column": False, "val_fraction": 0.1, "test_fraction": 0.2}
+
+
+def marked(rows: list[dict[str, Any]], every: int = 3) -> list[dict[str, Any]]:
+    """Rows whose column split is no hash: of every few prompts one is for the test, one for val."""
+    names = {0: "test", 1: "val"}
+    return [{**row, "split": names.get(n % every, "train")} for n, row in enumerate(rows)]
+
+
+def test_a_fit_by_the_hash_is_judged_on_no_training_prompt_of_its(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    path = make_table(marked(make_rows(300)))
+    for split, share in (("test", 0.2), ("val", 0.3)):
+        scorer = Fitted(**HASHED)
+        result: dict[str, Any] = evaluate(scorer, path, split, resamples=5)
+        assert result["split_from"] == "table"
+        assert 10 <= result["prompts"] < 45
+        assert all(text_fraction(text) < share for text in scorer.seen)
+        left = 100 - result["prompts"]
+        assert f"{left} of the 100 {split} prompts of the column split are left out: " in str(
+            result["notes"]
+        )
+    train: dict[str, Any] = evaluate(Fitted(**HASHED), path, "train", resamples=5)
+    assert train["prompts"] == 100
+    everything: dict[str, Any] = evaluate(Fitted(**HASHED), path, "all", resamples=5)
+    assert everything["prompts"] == 300
+    (note,) = everything["notes"]
+    assert "of these 300 prompts are, by its hash, of those that the predictor was" in note
+
+
+def test_a_column_that_agrees_with_the_hash_is_judged_in_silence(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    plain = make_rows(300)
+    names = hash_split([row["prompt"] for row in plain], 0.1, 0.2).tolist()
+    rows = [{**row, "split": name} for row, name in zip(plain, names, strict=True)]
+    for split in ("test", "val"):
+        judged: dict[str, Any] = evaluate(Fitted(**HASHED), make_table(rows), split, resamples=5)
+        assert judged["prompts"] == names.count(split)
+        assert not [note for note in judged["notes"] if "left out" in note]
+
+
+def test_too_few_prompts_that_the_hash_kept_are_refused(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    path = make_table(marked(make_rows(60)))
+    with pytest.raises(
+        InputError, match=r"names 20 prompts test, .* keeps \d of them unseen, .* --split all"
+    ) as caught:
+        evaluate(Fitted(**HASHED), path, resamples=5)
+    assert "\n" not in str(caught.value)
+    assert evaluate(Fitted(**HASHED), path, "all", resamples=5)["prompts"] == 60
+
+
+def test_the_table_of_a_fit_on_all_prompts_is_refused(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    path, other = make_table(make_rows(300)), make_table(make_rows(300, seed=1), "other.jsonl")
+    summary = {**HASHED, "trained_on_all": True, "table_sha256": sha256_file(path)}
+    with pytest.raises(InputError, match=r"trained on all of its prompts, so none are unseen"):
+        evaluate(Fitted(**summary), path, resamples=5)
+    judged: dict[str, Any] = evaluate(Fitted(**summary), path, "all", resamples=5)
+    assert "300 of these 300 prompts" in judged["notes"][0]
+    apart: dict[str, Any] = evaluate(Fitted(**summary), other, resamples=5)
+    assert "trained on all prompts of its table: those judged" in apart["notes"][0]
+
+
+def test_what_the_default_predictor_learned_from_is_told(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    predictor = Predictor.default()
+
+    def notes(name: str, *of: str) -> str:
+        rows = [
+            row for n, dataset in enumerate(of) for row in make_rows(30, seed=n, dataset=dataset)
+        ]
+        for number, row in enumerate(rows):
+            row["prompt"] += f" {number}"
+        return str(evaluate(predictor, make_table(rows, name), resamples=5)["notes"])
+
+    assert "30 of the 60 prompts judged are of data sets that the predictor was trained on" in (
+        named := notes("a.jsonl", "MMLU-Pro", "mine")
+    )
+    assert "(MMLU-Pro)" in named
+    assert "(gsm8k)" in notes("b.jsonl", "gsm8k")
+    assert "60 of the 60 prompts judged are of no named data set: they may be of" in notes(
+        "c.jsonl", "", ""
+    )
+    assert notes("d.jsonl", "mine", "k") == "[]"
+
+
+def test_a_predictor_of_unknown_origin_is_told(
+    tmp_path: Path, make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    path = make_table(make_rows(40))
+    unknown = "Nothing is known of what the predictor was trained on"
+    assert unknown in str(evaluate(Constant(len), path, resamples=5)["notes"])
+    write_length_predictor(tmp_path / "length")
+    length = evaluate(load_scorer(tmp_path / "length"), path, resamples=5)
+    assert unknown not in str(length["notes"]), "the length of a prompt is not learned"
 
 
 def test_an_empty_split_is_refused(make_table: MakeTable, make_rows: MakeRows) -> None:
