@@ -24,6 +24,7 @@ from pars_model.batches import (
     home_clusters,
 )
 from pars_model.evidence import NOISES, label_noise, survival
+from pars_model.fit_split import FitSplit, origin_notes
 from pars_model.lengths import (
     LengthTable,
     read_lengths,
@@ -64,8 +65,9 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             them several times, in other batches.
         pool: batches drawn together and sorted by token count; 1 for purely random batches. Pairs
             of sorted ones seldom join a short prompt and a long one.
-        val_fraction: share of prompts for validation, where the table names none.
-        test_fraction: share of prompts for the test, where the table has no split.
+        val_fraction: share of prompts for validation, where the table names none; of a ranker that
+            is validated or tested its own fit's share counts.
+        test_fraction: share of prompts for the test, where the table has no split; likewise.
         num_workers: processes that make batches; 0 makes them in the training process.
         seed: of pairs and of the order of batches.
 
@@ -128,8 +130,9 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         self.val_fraction, self.test_fraction = val_fraction, test_fraction
         self.table: LengthTable | None = None
         self.split: NDArray[np.str_] = np.array([], dtype=np.str_)
+        self._fits = True
         self._tokens: list[list[int]] = []
-        self._pad_id = 0
+        self._pad_id = self._max_length = 0
 
     def setup(self, stage: str | None = None) -> None:
         """Read the table, split it by prompt text and tokenise each prompt once.
@@ -144,19 +147,19 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
                 "trainer.use_distributed_sampler is True with several devices, but the data module "
                 "gives each process its share of the batches itself: set it to False."
             )
+        self._fits = stage in (None, "fit")
         if self.table is None:
             table = read_lengths(self.path)
             for note in table.notes:
                 log.warning(note)
             self.table = table
-            self.split = split_prompts(table, self.val_fraction, self.test_fraction)
             tokenizer: TextTokenizer = self.trainer.lightning_module.text_tokenizer()
             self._tokens = tokenizer.encode(table.prompts)
-            self._pad_id = tokenizer.pad_id
-            if stage in (None, "fit", "validate"):
-                self._check_splits(table)
-            if stage in (None, "fit"):
-                self._tell_of_long_prompts(tokenizer.spec.max_length)
+            self._pad_id, self._max_length = tokenizer.pad_id, tokenizer.spec.max_length
+        self.split = split_prompts(self.table, self.val_fraction, self.test_fraction)
+        if self._fits:
+            self._check_splits(self.table)
+            self._tell_of_long_prompts(self._max_length)
 
     def _check_splits(self, table: LengthTable) -> None:
         require_pairs(table, self.path)
@@ -324,17 +327,48 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         )
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """The validation split, sorted by token count."""
+        """The validation split, sorted by token count.
+
+        Raises:
+            InputError: a ranker is validated on a table that has too little that it has not seen.
+        """
+        if not self._fits:
+            return self._evaluation(self._unseen("val"))
         return self._evaluation(self.items("val" if self.comparable("val") else "train"))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """The test split, sorted by token count."""
-        if not self.comparable("test"):
+        """The test split, sorted by token count.
+
+        Raises:
+            InputError: it has too little that the ranker has not seen.
+        """
+        return self._evaluation(self._unseen("test"))
+
+    def _unseen(self, part: str) -> Items:
+        """Items of a part that the ranker's own fit has not seen.
+
+        Only now: when `setup` is called, the checkpoint is not read yet.
+        """
+        table = self._table()
+        summary = self.trainer.lightning_module.training_summary
+        fit = FitSplit.of(summary.get("data", {}))
+        if not fit.by:
+            fit = FitSplit(val=self.val_fraction, test=self.test_fraction)
+        unseen, notes = fit.judged(table, self.path, part)
+        judged = table.select(unseen[table.prompt])
+        for note in (*notes, *origin_notes(summary, judged)):
+            log.warning("%s: %s", self.path, note)
+        named = fit.split(table)
+        self.split = np.where(unseen, part, np.where(named == part, "train", named))
+        if not self.comparable(part):
             raise InputError(
-                f"{self.path} has no two test prompts of one LLM and config whose lengths differ: "
-                "add rows with split test."
+                f"{self.path} has no two {'validation' if part == 'val' else part} prompts of one "
+                f"LLM and config whose lengths differ: add rows with split {part}."
             )
-        return self._evaluation(self.items("test"))
+        silent = silent_groups(judged)
+        if silent:
+            log.warning("%s: of the prompts judged: %s", self.path, silent)
+        return self.items(part)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """All prompts of the table, sorted by token count."""

@@ -23,11 +23,14 @@ from pars_export.calibration import Calibration
 from pars_export.errors import ConfigError, InputError
 from pars_model import callbacks, cli
 from pars_model.__main__ import TRAINING_HELP
+from pars_model.batches import Batch
 from pars_model.calibration import fit_calibration
 from pars_model.checkpoint import load_ranker
 from pars_model.cli import main
 from pars_model.evaluate import evaluate
+from pars_model.lengths import read_lengths, text_fraction
 from pars_model.losses import OBJECTIVES
+from pars_model.module import ResponseLengthRanker
 
 if TYPE_CHECKING:
     from tests.pars_model.conftest import MakeRows, MakeTable
@@ -256,6 +259,76 @@ def test_validate_test_and_predict_use_the_checkpoint(fit: Fit, table: Path) -> 
     prompts = [json.loads(line)["prompt"] for line in table.read_text().splitlines()]
     assert [row["prompt"] for row in rows] == prompts
     np.testing.assert_allclose([row["score"] for row in rows], ranker.score(prompts), atol=0.05)
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Prompts that are validated or tested, one by one."""
+    found: list[str] = []
+    whole = ResponseLengthRanker._evaluate
+
+    def spy(ranker: ResponseLengthRanker, batch: Batch, stage: str) -> None:
+        known = ranker.trainer.datamodule.table.prompts
+        found.extend(known[number] for number in batch.prompt.tolist())
+        whole(ranker, batch, stage)
+
+    monkeypatch.setattr(ResponseLengthRanker, "_evaluate", spy)
+    return found
+
+
+def test_a_ranker_is_judged_by_the_shares_of_its_own_fit(
+    fit: Fit, make_rows: MakeRows, make_table: MakeTable, judged: list[str]
+) -> None:
+    table = make_table(make_rows(300))
+    shares = ["--data.test_fraction", 0.02, "--data.val_fraction", 0.03]
+    _, best = fit("--trainer.max_epochs", 1, *shares, data=table)
+    for command, least, below in (("test", 0.0, 0.02), ("validate", 0.02, 0.05)):
+        judged.clear()
+        fit("--ckpt_path", best, command=command, data=table)  # with the shares of the config
+        prompts = read_lengths(table).prompts
+        assert set(judged) == {text for text in prompts if least <= text_fraction(text) < below}
+
+
+def test_a_ranker_is_judged_on_what_its_hash_kept_of_a_table_with_a_column_split(
+    fit: Fit,
+    make_rows: MakeRows,
+    make_table: MakeTable,
+    judged: list[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    rows = make_rows(300)
+    names = {0: "test", 1: "val"}
+    marked = [{**row, "split": names.get(n % 3, "train")} for n, row in enumerate(rows)]
+    split, few = make_table(marked, "split.jsonl"), make_table(marked[:30], "few.jsonl")
+    table = make_table(rows)
+    _, best = fit("--trainer.max_epochs", 1, "--data.test_fraction", 0.2, data=table)
+    for command, share in (("test", 0.2), ("validate", 0.3)):
+        judged.clear()
+        fit("--ckpt_path", best, command=command, data=split)
+        assert len(set(judged)) >= 10
+        assert all(text_fraction(text) < share for text in judged)
+        assert f"{100 - len(set(judged))} of the 100 " in caplog.text
+        with pytest.raises(InputError, match=r"few\.jsonl: the column split names 10 prompts"):
+            fit("--ckpt_path", best, command=command, data=few)
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_a_ranker_is_not_judged_on_what_it_was_trained_on(
+    fit: Fit, make_rows: MakeRows, make_table: MakeTable, tmp_path: Path, command: str
+) -> None:
+    rows = make_rows(300)
+    tiny = make_table([row for row in rows if text_fraction(row["prompt"]) < 0.2], "tiny.jsonl")
+    _, best = fit("--trainer.max_epochs", 1, data=tiny)
+    assert load_ranker(best).training_summary["data"]["trained_on_all"]
+    with pytest.raises(InputError, match=r"tiny\.jsonl is the table .* trained on all of its"):
+        fit("--ckpt_path", best, command=command, data=tiny)
+    names = {0: "test", 1: "val"}
+    marked = [{**row, "split": names.get(n % 3, "train")} for n, row in enumerate(rows)]
+    by_column = ["--trainer.max_epochs", 1]
+    _, best = fit(*by_column, data=make_table(marked), root=tmp_path / "column")
+    plain = make_table(rows, "plain.jsonl")
+    with pytest.raises(InputError, match=r"plain\.jsonl has no column split, .* is unknown"):
+        fit("--ckpt_path", best, command=command, data=plain)
 
 
 def test_several_llms_share_a_ranker(
