@@ -350,3 +350,18 @@ def test_every_process_has_as_many_batches_as_it_says(batches: int, world: int) 
     for rank in range(world):
         sampler = EpochBatches(make, lambda: 0, 0, rank, world)
         assert len(list(sampler)) == len(sampler) > 0
+
+
+def test_a_fit_after_a_test_splits_by_its_own_shares(data_of: DataOf, make_rows: MakeRows) -> None:
+    data = data_of(make_rows(200))
+    own = data.split.tolist()
+    ranker = data.trainer.lightning_module
+    ranker.training_summary = {"data": {"val_fraction": 0.3, "test_fraction": 0.3}}
+    try:
+        data.setup("test")
+        data.test_dataloader()
+        assert data.split.tolist().count("test") > 2 * own.count("test")
+        data.setup("fit")
+        assert data.split.tolist() == own
+    finally:
+        ranker.training_summary = {}
