@@ -144,7 +144,8 @@ class FitSplit:
             )
         notes.append(
             f"{found - kept} of the {found} {part} prompts of the column split are left out: the "
-            "predictor's fit split by a hash of the prompt, which does not keep them unseen."
+            "predictor's fit split by a hash of the prompt, which does not keep them unseen; if it "
+            "has seen none of the table, judge all with `pars evaluate --split all`."
         )
         return unseen, tuple(notes)
 
@@ -158,7 +159,7 @@ class FitSplit:
         learned = table.split == "train" if self.by == "column" else self.learned(table.prompts)
         if not learned.any():
             return ()
-        how = "the column" if self.by == "column" else "its hash"
+        how = "the column" if self.by == "column" else "the hash of its fit"
         return (
             f"{learned.sum()} of these {len(learned)} prompts are, by {how}, of those that the "
             "predictor was trained on, if its table had them.",

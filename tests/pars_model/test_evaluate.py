@@ -298,7 +298,9 @@ def test_a_fit_by_the_hash_is_judged_on_no_training_prompt_of_its(
     everything: dict[str, Any] = evaluate(Fitted(**HASHED), path, "all", resamples=5)
     assert everything["prompts"] == 300
     (note,) = everything["notes"]
-    assert "of these 300 prompts are, by its hash, of those that the predictor was" in note
+    assert (
+        "of these 300 prompts are, by the hash of its fit, of those that the predictor was" in note
+    )
 
 
 def test_a_column_that_agrees_with_the_hash_is_judged_in_silence(
