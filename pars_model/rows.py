@@ -16,6 +16,8 @@ from pars_export.facts import NAMES, Facts
 SUFFIXES = (".parquet", ".jsonl", ".csv")
 CUT_OFF = ("length", "max_tokens")
 """What servers call the end of a response that reached its cap, in lower case."""
+_ENCODING = "utf-8-sig"
+"""UTF-8; a byte-order mark, which spreadsheets write, is no part of the first name."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +109,7 @@ def _read_parquet(path: Path) -> tuple[list[str], Iterator[Mapping[str, object]]
 def _read_jsonl(path: Path) -> tuple[list[str], Iterator[Mapping[str, object]]]:
     rows: list[Mapping[str, object]] = []
     names: dict[str, None] = {}
-    with path.open(encoding="utf-8") as file:
+    with path.open(encoding=_ENCODING) as file:
         for number, line in enumerate(_decoded(path, file), start=1):
             if not line.strip():
                 continue
@@ -130,7 +132,7 @@ def _read_jsonl(path: Path) -> tuple[list[str], Iterator[Mapping[str, object]]]:
 
 def _read_csv(path: Path) -> tuple[list[str], Iterator[Mapping[str, object]]]:
     csv.field_size_limit(sys.maxsize)  # prompts of 100,000 tokens exceed the default
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding=_ENCODING, newline="") as file:
         reader = csv.DictReader(_decoded(path, file))
         try:
             names = list(reader.fieldnames or [])
@@ -157,7 +159,9 @@ def _first_line(error: Exception) -> str:
 
 
 def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
-    values = {**fields, "tools": bool(fields.get("tools")) if tools else None}
+    text = _text(where, fields)  # refuses a list that cannot be read
+    offered = bool(_list("tools", fields.get("tools"))) if tools else None
+    values = {**fields, "tools": offered}
     if not _empty(values.get("prompt_tokens")):
         _whole_number(where, "prompt_tokens", values["prompt_tokens"])
     facts = Facts.of(values)
@@ -165,7 +169,7 @@ def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
     if not _empty(fields.get("reasoning_tokens")):
         _check_reasoning(where, fields["reasoning_tokens"], length)
     return Row(
-        text=_text(where, fields),
+        text=text,
         length=length,
         censored=_cut_off(fields.get("finish_reason"), length, facts.max_tokens),
         model=_name(fields.get("model")),

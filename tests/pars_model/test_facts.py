@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from pars_model.cli import main
 from pars_model.evaluate import evaluate
 from pars_model.lengths import read_lengths
 from pars_model.module import ResponseLengthRanker
+from pars_model.writing import writer_of
 
 if TYPE_CHECKING:
     from tests.pars_model.conftest import MakeTable
@@ -60,6 +62,18 @@ def test_columns_become_facts_of_items(make_table: MakeTable) -> None:
     assert table.select(np.array([False, True])).facts["tools"].tolist() == [1]
     assert len(table.notes) == 1
     assert "1 of 3 rows hold in the column max_tokens what is no number of tokens" in table.notes[0]
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_a_list_of_tools_written_as_text_may_be_empty(tmp_path: Path, suffix: str) -> None:
+    offered = [json.dumps([{"name": "f"}]), "[]", " [ ] ", None]
+    rows = [
+        {"prompt": f"p{number}", "response_tokens": 5 + number, "tools": tools}
+        for number, tools in enumerate(offered)
+    ]
+    path = tmp_path / f"lengths.{suffix}"
+    writer_of(path)(path, rows)
+    assert read_lengths(path).facts["tools"].tolist() == [1, 0, 0, 0]
 
 
 def fit(encoder: Path, table: Path, root: Path, *more: object) -> ResponseLengthRanker:

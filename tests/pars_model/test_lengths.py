@@ -150,6 +150,13 @@ def test_more_reasoning_than_response_is_refused(make_table: MakeTable) -> None:
         read_lengths(make_table(rows))
 
 
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path, suffix: str) -> None:
+    path = write(tmp_path / f"t.{suffix}", ROWS)
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    assert read_lengths(path).prompts == ("one", "two\nlines")
+
+
 def test_whole_numbers_stored_as_floats_are_fine(tmp_path: Path) -> None:
     pq.write_table(
         pa.table({"prompt": ["a", "b"], "response_tokens": [3.0, 4.0]}), tmp_path / "t.parquet"
@@ -175,6 +182,7 @@ def test_prompts_that_are_not_text_are_refused(tmp_path: Path, prompt: object) -
         ([{**ROWS[0], "split": "dev"}] * 2, "split is 'dev'; expected train, val or test"),
         ([{**ROWS[0], "split": "train"}, ROWS[1]], "split is empty in some rows"),
         ([{"messages": "[{", "response_tokens": 1}] * 2, "row 1: messages is .* JSON list"),
+        ([{"prompt": "a", "response_tokens": 1, "tools": "f"}] * 2, "row 1: tools is 'f'; .* JSON"),
         ([{"messages": [{"content": "a"}], "response_tokens": 1}] * 2, r"row 1: messages\[0\]"),
     ],
 )
