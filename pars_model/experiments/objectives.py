@@ -27,7 +27,8 @@ A head of one hidden layer on frozen MiniLM features (means of three layers), th
 data, steps and learning rates to try for each objective ({TRIED}).
 Each seed has its own split by prompt text: 70 % to learn from, 10 % to choose the learning rate and
 the epoch, 20 % to judge on. Pairs whose lengths differ by less than 5 % teach nothing. Intervals
-are bootstraps over prompts, drawn for all methods alike."""
+are bootstraps over prompts, drawn for all methods alike. Of the cells marked (reasoning), o1-mini's
+lengths are those of the visible answer alone, and R1's are counted in words."""
 
 
 def run(bench: Workbench) -> Section:
