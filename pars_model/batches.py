@@ -32,6 +32,7 @@ class Batch(NamedTuple):
         length: tokens of the response, per item; a lower bound where censored.
         censored: which are lower bounds, per item.
         group: group of each item.
+        item: its number in the table; -1 where the items have none.
         target: standardised log length, per item.
         quantile: place in the group's training lengths, per item, in [0, 1).
         longer: item that is longer, per pair, (m,).
@@ -47,6 +48,7 @@ class Batch(NamedTuple):
     length: Tensor
     censored: Tensor
     group: Tensor
+    item: Tensor
     target: Tensor
     quantile: Tensor
     longer: Tensor
@@ -61,7 +63,7 @@ class Items:
 
     ``noise`` is the standard deviation of the log of each length between reruns; without it the
     order of every pair is taken as sure. ``facts`` are the numbers (n, width) that a ranker reads
-    beside the text.
+    beside the text, ``item`` the numbers of the items in the table.
     """
 
     prompt: Ints
@@ -72,6 +74,7 @@ class Items:
     quantile: Floats
     noise: Floats | None = None
     facts: NDArray[np.float32] | None = None
+    item: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.prompt)
@@ -163,6 +166,9 @@ class Collator:
             length=torch.from_numpy(items.length),
             censored=torch.from_numpy(items.censored),
             group=torch.from_numpy(items.group),
+            item=torch.full((len(items),), -1)
+            if items.item is None
+            else torch.from_numpy(items.item),
             target=torch.from_numpy(items.target.astype(np.float32)),
             quantile=torch.from_numpy(items.quantile.astype(np.float32)),
             longer=torch.from_numpy(pairs.longer),

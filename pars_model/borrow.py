@@ -9,7 +9,8 @@ prompts keep the LLM's own lengths, and what others answered to them is not look
 
 All else of a row stays as it is, of several samples that of the first, with what only others of
 them tell of facts; a label beyond a prompt's own cap is cut off at it. Other LLMs' rows are left
-out.
+out. Training prompts that the LLM answered under several values of a fact are refused: what others
+answered says nothing of what the fact changes.
 """
 
 from __future__ import annotations
@@ -117,8 +118,9 @@ def _aligned(lengths: Floats, places: Floats) -> Floats:
 def answers_to(texts: Sequence[str], table: LengthTable) -> Floats:
     """What the LLMs of a table answered to texts, (LLMs, texts); NaN where unknown.
 
-    An LLM that answered a prompt in several data sets counts by the median of its items there; what
-    was cut off is unknown, for it may have been cut off anywhere.
+    An LLM that answered a prompt in several data sets, or under several values of a fact, counts by
+    the median of its items there; what was cut off is unknown, for it may have been cut off
+    anywhere.
     """
     column = {text: number for number, text in enumerate(dict.fromkeys(texts))}
     told: dict[tuple[int, int], list[float]] = {}
@@ -174,6 +176,7 @@ def run(args: argparse.Namespace) -> int:
             "the column split."
         )
     learned = mine[[part == "train" for part in parts]]
+    _refuse_several(table, learned)
     texts = [table.prompts[prompt] for prompt in table.prompt[learned].tolist()]
     others = answers_to(texts, table.select(table.group != group))
     told = lenders(others)
@@ -217,6 +220,27 @@ def run(args: argparse.Namespace) -> int:
     )
     print(args.out)
     return 0
+
+
+def _refuse_several(table: LengthTable, items: Ints) -> None:
+    """Refuse items of one LLM that differ in facts alone."""
+    places = np.stack([table.prompt[items], table.dataset[items]])
+    _, place, counts = np.unique(places, axis=1, return_inverse=True, return_counts=True)
+    place = place.reshape(-1)
+    if (counts == 1).all():
+        return
+    names = [
+        name
+        for name, values in table.facts.items()
+        if len({(at, repr(value)) for at, value in zip(place.tolist(), values[items], strict=True)})
+        > len(counts)
+    ]
+    llm = table.groups[table.group[items[0]]]
+    raise InputError(
+        f"{table.path}: {(counts > 1).sum()} training prompts of {llm} were answered under several "
+        f"values of {' and '.join(names)}, and lengths of others would hide what these change: "
+        f"borrow with {llm}'s rows of one value alone, or fit on its own lengths."
+    )
 
 
 def _labelled(table: LengthTable, item: int, other: int, cap: int | None) -> dict[str, object]:

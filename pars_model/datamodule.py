@@ -27,12 +27,13 @@ from pars_model.evidence import NOISES, label_noise, survival
 from pars_model.fit_split import FitSplit, origin_notes
 from pars_model.lengths import (
     LengthTable,
+    has_pair,
     read_lengths,
     require_pairs,
     silent_groups,
     split_prompts,
 )
-from pars_model.pairs import count_comparable, random_pairs
+from pars_model.pairs import random_pairs
 
 if TYPE_CHECKING:
     from pars_export.inputs import TextTokenizer
@@ -208,7 +209,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         """Whether two prompts of a split can be compared: one LLM's, with lengths that differ."""
         table = self._table()
         mine = self.split[table.prompt] == split
-        return count_comparable(table.length[mine], table.censored[mine], table.group[mine]) > 0
+        return has_pair(table, mine)
 
     def _table(self) -> LengthTable:
         assert self.table is not None, "setup() comes first"
@@ -224,7 +225,15 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         spec = self.fact_spec()
         facts = spec.vectors(table.facts, len(table)) if spec else None
         everything = Items(
-            table.prompt, table.length, table.censored, table.group, target, quantile, noise, facts
+            table.prompt,
+            table.length,
+            table.censored,
+            table.group,
+            target,
+            quantile,
+            noise,
+            facts,
+            np.arange(len(table)),
         )
         return everything.pick(mine)
 
@@ -260,18 +269,18 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         )
 
     def responses(
-        self, prompts: NDArray[np.int64], groups: NDArray[np.int64]
+        self, items: NDArray[np.int64]
     ) -> tuple[NDArray[np.int64], NDArray[np.float64], NDArray[np.bool_]]:
-        """All responses of these groups (n,) to these prompts (n,).
+        """All responses of these items (n,) of the table.
 
         Returns:
-            Of each response its place in ``prompts``, its length and whether it was cut off.
+            Of each response its item's place in ``items``, its length and whether it was cut off.
         """
         table = self._table()
-        place = np.full((len(table.prompts), len(table.groups)), -1)
-        place[prompts, groups] = np.arange(len(prompts))
+        place = np.full(len(table), -1)
+        place[items] = np.arange(len(items))
         _, length, censored = table.responses()
-        found = np.repeat(place[table.prompt, table.group], np.diff(table.sample_start))
+        found = np.repeat(place, np.diff(table.sample_start))
         mine = found >= 0
         return found[mine], length[mine], censored[mine]
 

@@ -287,6 +287,8 @@ def _cell(
 ) -> dict[str, object]:
     from dataclasses import asdict
 
+    import numpy as np
+
     from pars_model.metrics import noise_ceiling, tau_and_accuracy
     from pars_model.pairs import count_comparable
 
@@ -294,7 +296,7 @@ def _cell(
     cell: dict[str, object] = {
         "llm": group.model,
         "config": group.config,
-        "prompts": len(part),
+        "prompts": len(np.unique(part.prompt)),
         "cut_off": int(part.censored.sum()),
         **dict.fromkeys(("tau", "pair_accuracy", "ceiling_rerun", "ceiling_median")),
     }

@@ -1,9 +1,10 @@
 """Length tables: how many tokens an LLM answered to which prompt.
 
 A table (Parquet, JSONL or CSV) has one row per measured response. Rows of one prompt, LLM, data
-set and generation config are samples of one *item*; an item's length is the median of its
-samples. Items of one LLM and config form a *group*, across data sets: only lengths of one group
-can be compared, because only they are in one unit and come from one queue.
+set and generation config that agree in the facts known at arrival are samples of one *item*; an
+item's length is the median of its samples. Items of one LLM and config form a *group*, across data
+sets and facts: only lengths of one group can be compared, because only they are in one unit and
+come from one queue.
 """
 
 from __future__ import annotations
@@ -19,10 +20,11 @@ from numpy.typing import NDArray
 
 from pars_export.errors import InputError
 from pars_export.facts import COUNTS, NAMES, Columns, Facts, columns
-from pars_model.pairs import count_comparable
 from pars_model.rows import Row, read_rows
 
 SPLITS = ("train", "val", "test")
+APART = 1.25
+"""Counts of tokens tell samples of one prompt apart from a ratio of 1 + n this large."""
 
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
@@ -52,7 +54,8 @@ class LengthTable:
         prompt: index into ``prompts``, per item.
         group: index into ``groups``, per item.
         dataset: index into ``datasets``, per item.
-        length: median of the samples, per item; a lower bound where ``censored``.
+        length: median of the samples, per item; a lower bound where ``censored``. One prompt, LLM
+            and data set has several items where the facts differ.
         censored: whether the true median may be longer than ``length``, per item.
         sample_length: lengths of all samples, item after item.
         sample_censored: whether each was cut off at its cap.
@@ -192,10 +195,10 @@ def require_pairs(table: LengthTable, name: str | Path) -> None:
     Raises:
         InputError: every group has one prompt, or no group has two known, different lengths.
     """
-    if count_comparable(table.length, table.censored, table.group):
+    if has_pair(table):
         return
-    sizes = np.bincount(table.group)
-    if sizes.max(initial=0) < 2:
+    different = np.unique(np.stack([table.group, table.prompt]), axis=1)
+    if np.bincount(different[0]).max(initial=0) < 2:
         reason = "every LLM and config has a single prompt"
     elif table.censored.all():
         reason = "all responses were cut off at their cap"
@@ -207,6 +210,30 @@ def require_pairs(table: LengthTable, name: str | Path) -> None:
     )
 
 
+def has_pair(table: LengthTable, chosen: Bools | None = None) -> bool:
+    """Whether two prompts can be compared: one LLM's and config's, of known, different lengths.
+
+    Args:
+        table: the length table.
+        chosen: which of its items, (n,); all by default.
+    """
+    among = np.ones(len(table), dtype=bool) if chosen is None else chosen
+    return any(_two_differ(table, among & (table.group == each)) for each in np.unique(table.group))
+
+
+def _two_differ(table: LengthTable, mine: Bools) -> bool:
+    """Whether an item among those of one group is known to be longer than another prompt's."""
+    length, censored, prompt = table.length[mine], table.censored[mine], table.prompt[mine]
+    if censored.all():
+        return False
+    shortest = prompt[np.where(censored, np.inf, length).argmin()]
+    same = prompt == shortest
+    return any(
+        bool((length[one] > length[~one & ~censored].min(initial=np.inf)).any())
+        for one in (same, ~same)
+    )
+
+
 def silent_groups(table: LengthTable) -> str | None:
     """One sentence on the LLMs of a table that neither teach nor can be judged; None without any.
 
@@ -215,8 +242,7 @@ def silent_groups(table: LengthTable) -> str | None:
     silent = [
         str(table.groups[group]) or "one without a name"
         for group in np.unique(table.group).tolist()
-        for mine in [table.group == group]
-        if not count_comparable(table.length[mine], table.censored[mine], table.group[mine])
+        if not _two_differ(table, table.group == group)
     ]
     if not silent:
         return None
@@ -231,18 +257,19 @@ def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
     prompts: dict[str, int] = {}
     groups: dict[Group, int] = {}
     datasets: dict[str, int] = {}
-    items: dict[tuple[int, int, int], list[Row]] = {}
     units: dict[int, set[str]] = {}
     splits: dict[int, set[str]] = {}
+    places = []
     for row in rows:
         prompt = prompts.setdefault(row.text, len(prompts))
         group = groups.setdefault(Group(row.model, row.config), len(groups))
         dataset = datasets.setdefault(row.dataset, len(datasets))
-        items.setdefault((prompt, group, dataset), []).append(row)
+        places.append((prompt, group, dataset))
         splits.setdefault(prompt, set()).add(row.split)
         units.setdefault(group, set()).add(row.unit)
-    keys = np.array(list(items), dtype=np.int64)
-    samples = list(items.values())
+    items = _rows_of_items(rows)
+    keys = np.array([places[numbers[0]] for numbers in items], dtype=np.int64)
+    samples = [[rows[number] for number in numbers] for numbers in items]
     lengths = [np.array([row.length for row in each], dtype=np.float64) for each in samples]
     censored = [np.array([row.censored for row in each], dtype=np.bool_) for each in samples]
     medians = [censored_median(*pair) for pair in zip(lengths, censored, strict=True)]
@@ -266,6 +293,42 @@ def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
         facts=columns(_facts_of(each) for each in samples),
         notes=notes,
     )
+
+
+def _rows_of_items(rows: Sequence[Row]) -> list[list[int]]:
+    """The numbers of the rows of each item, in the order of a table's items."""
+    alike: dict[tuple[str, str, str, str], list[int]] = {}
+    for number, row in enumerate(rows):
+        key = (row.text, row.model, row.config, row.dataset)
+        alike.setdefault(key, []).append(number)
+    return [item for numbers in alike.values() for item in _by_facts(rows, numbers)]
+
+
+def _by_facts(rows: Sequence[Row], numbers: list[int]) -> list[list[int]]:
+    """Rows that differ in nothing but facts and lengths, parted by their facts."""
+    if len({rows[number].facts for number in numbers}) == 1:
+        return [numbers]
+    kinds = [_kinds(name, [getattr(rows[at].facts, name) for at in numbers]) for name in NAMES]
+    found: dict[tuple[int, ...], list[int]] = {}
+    for number, key in zip(numbers, zip(*kinds, strict=True), strict=True):
+        found.setdefault(key, []).append(number)
+    return list(found.values())
+
+
+def _kinds(name: str, values: Sequence[int | None]) -> list[int]:
+    """Which of a fact's values count as one; unknown ones are those of the only kind there is.
+
+    A count may differ a little between runs of one request: one that is less than `APART` times the
+    least of a kind is of that kind.
+    """
+    kind: dict[int | None, int] = {}
+    least = -1
+    for value in sorted({value for value in values if value is not None}):
+        if least < 0 or name not in COUNTS or 1 + value >= APART * (1 + least):
+            least = value
+        kind[value] = least
+    kind[None] = -1 if len(set(kind.values())) > 1 else least
+    return [kind[value] for value in values]
 
 
 def _facts_of(samples: Sequence[Row]) -> Facts:

@@ -329,7 +329,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 if data is None:
                     self.calibration = fit_calibration(found.scores, found.length, found.censored)
                 else:
-                    self.calibrate(found.scores, found.prompt, found.group, data)
+                    self.calibrate(found.scores, found.item, data)
                 self.training_summary = self._training_summary(len(np.unique(found.group)))
 
     def on_test_epoch_end(self) -> None:
@@ -372,11 +372,12 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         """Make `metrics` of the scores (n,) of the items of a split."""
         self.metrics = metrics_of(scores, lengths, censored, group)
 
-    def calibrate(
-        self, scores: np.ndarray, prompt: np.ndarray, group: np.ndarray, data: Any
-    ) -> None:
-        """Make `calibration` of the scores (n,) of validation items, by all their responses."""
-        row, lengths, censored = data.responses(prompt, group)
+    def calibrate(self, scores: np.ndarray, items: np.ndarray, data: Any) -> None:
+        """Make `calibration` of the scores (n,) of validation items (n,), by all their responses.
+
+        The items are numbers in the table of ``data``, the fit's data module.
+        """
+        row, lengths, censored = data.responses(items)
         self.calibration = fit_calibration(scores[row], lengths, censored)
 
     def _training_summary(self, groups: int) -> dict[str, Any]:

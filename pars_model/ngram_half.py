@@ -122,7 +122,8 @@ def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> 
     ranker.take_half(fitted.arrays(factor_of(share, network, ngrams)))
     scores = network + ranker.half_scores(texts)
     ranker.judge(scores, items.length, items.censored, items.group)
-    ranker.calibrate(scores, items.prompt, items.group, data)
+    assert items.item is not None
+    ranker.calibrate(scores, items.item, data)
     ranker.training_summary["ngram_half"] = {
         "share": round(share, 3),
         "penalty": fitted.penalty,

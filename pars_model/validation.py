@@ -21,13 +21,15 @@ class ScoredItems(NamedTuple):
         length: tokens of the response; a lower bound where censored.
         censored: which are lower bounds.
         group: group of each.
-        prompt: its number in the table; the last, as `rows_of_all_processes` asks.
+        item: its number in the table; -1 where it has none.
+        prompt: number of its prompt in the table; the last, as `rows_of_all_processes` asks.
     """
 
     scores: np.ndarray
     length: np.ndarray
     censored: np.ndarray
     group: np.ndarray
+    item: np.ndarray
     prompt: np.ndarray
 
 
@@ -43,8 +45,9 @@ class Pass:
 
     def add(self, batch: Batch, scores: Tensor) -> None:
         """Take the scores (n,) of a batch's items."""
-        found = (scores, batch.length, batch.censored, batch.group, batch.prompt[batch.row])
-        self._batches.append(ScoredItems(*(each.detach().cpu().numpy() for each in found)))
+        labels = (batch.length, batch.censored, batch.group, batch.item, batch.prompt[batch.row])
+        found = (each.detach().cpu().numpy() for each in (scores, *labels))
+        self._batches.append(ScoredItems(*found))
 
     def items(self, module: pl.LightningModule) -> ScoredItems:
         """All items, those of other processes included; ``module`` knows of these."""

@@ -271,6 +271,24 @@ def test_facts_of_any_sample_are_kept_and_cap_a_label(tmp_path: Path) -> None:
     assert after.censored[train & (after.length >= 300)].all()
 
 
+def test_prompts_answered_under_several_values_of_a_fact_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found: Rows = [
+        {**row, "reasoning": thinks, "structured": None}
+        for row in rows(3)
+        for thinks in ((False, True) if row["model"] == "llm-0" else (False,))
+    ]
+    path = written(tmp_path / "all.parquet", found)
+    out = tmp_path / "labelled.parquet"
+    assert main(["borrow", str(path), "--llm", "llm-0", "--out", str(out)]) == 2
+    told = capsys.readouterr().err
+    assert "training prompts of llm-0 were answered under several values of reasoning, and" in told
+    assert not out.exists()
+    alone = [row for row in found if not row["reasoning"]]
+    assert len(borrow(written(path, alone))) == len(TRUE)
+
+
 def test_what_parquet_cannot_hold_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

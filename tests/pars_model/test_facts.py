@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,15 @@ import pytest
 import torch
 
 from pars_export import Predictor
-from pars_export.errors import ConfigError
+from pars_export.calibration import Calibration
+from pars_export.errors import ConfigError, InputError
 from pars_export.export import export_checkpoint
 from pars_export.facts import Facts, standardise
 from pars_model.checkpoint import load_ranker
 from pars_model.cli import main
+from pars_model.datamodule import PromptLengthDataModule
 from pars_model.evaluate import evaluate
-from pars_model.lengths import read_lengths
+from pars_model.lengths import read_lengths, require_pairs
 from pars_model.module import ResponseLengthRanker
 from pars_model.writing import writer_of
 
@@ -62,6 +65,93 @@ def test_columns_become_facts_of_items(make_table: MakeTable) -> None:
     assert table.select(np.array([False, True])).facts["tools"].tolist() == [1]
     assert len(table.notes) == 1
     assert "1 of 3 rows hold in the column max_tokens what is no number of tokens" in table.notes[0]
+
+
+def items_of(make_table: MakeTable, name: str, values: Sequence[object]) -> list[list[int]]:
+    """The lengths of each item of one prompt's rows, the row at place n having length n."""
+    rows = [{"prompt": "a", "response_tokens": at, name: each} for at, each in enumerate(values)]
+    table = read_lengths(make_table([*rows, {"prompt": "b", "response_tokens": 9}]))
+    return [table.samples_of(item)[0].astype(int).tolist() for item in range(len(table) - 1)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "items"),
+    [
+        ("reasoning", [True, False, True], [[0, 2], [1]]),
+        ("structured", [True, None, True], [[0, 1, 2]]),
+        ("reasoning", [None, False, True, None], [[0, 3], [1], [2]]),
+        ("tools", [[{"name": "f"}], None, []], [[1, 2]]),
+        ("max_tokens", [2048, 16, 2048, 16], [[0, 2], [1, 3]]),
+        ("max_tokens", [2048, 1990, None, 2101], [[0, 1, 2, 3]]),
+        ("prompt_tokens", [40, 41, 4000, 39], [[0, 1, 3], [2]]),
+        ("max_tokens", [100, 120, 140, 160], [[0, 1], [2, 3]]),
+    ],
+)
+def test_rows_of_one_prompt_that_differ_in_a_fact_are_different_items(
+    make_table: MakeTable, name: str, values: list[object], items: list[list[int]]
+) -> None:
+    found = items_of(make_table, name, values)
+    if name == "tools":  # they are part of the text, so of another prompt
+        assert sorted(found) == [[0], [1, 2]]
+    else:
+        assert found == items
+        assert sorted(items_of(make_table, name, values[::-1])) == sorted(
+            sorted(len(values) - 1 - at for at in item) for item in items
+        )
+
+
+def thinking(prompts: int) -> list[dict[str, Any]]:
+    """Each prompt measured with thinking on and off, which is all that tells of the length."""
+    rng = random.Random(0)
+    return [
+        {
+            "prompt": f"write a list about the {rng.choice(['moon', 'sea'])} {number}",
+            "response_tokens": round((2000 if thinks else 20) * rng.lognormvariate(0, 0.1)),
+            "reasoning": thinks,
+            "model": "tiny",
+        }
+        for number in range(prompts)
+        for thinks in (False, True)
+    ]
+
+
+def test_what_a_fact_changes_of_a_prompt_is_learned(
+    encoder: Path, make_table: MakeTable, tmp_path: Path
+) -> None:
+    table = make_table(thinking(120))
+    lengths = read_lengths(table)
+    assert len(lengths) == 240
+    assert lengths.length.max() > 1000 > 100 > lengths.length.min()
+    assert ((lengths.length > 100) == (lengths.facts["reasoning"] == 1)).all()
+    more = ("--model.facts", "[reasoning]", "--trainer.max_epochs", 3)
+    ranker = fit(encoder, table, tmp_path / "run", *more)
+    text = ["write a list about the sea 3"] * 2
+    facts = [Facts(reasoning=False), Facts(reasoning=True)]
+    short, long = ranker.score(text, facts)
+    assert short < long
+    judged: dict[str, Any] = evaluate(ranker, table, "test", resamples=5)
+    assert judged["cells"][0]["prompts"] == judged["prompts"]
+    assert judged["cells"][0]["pair_accuracy"]["value"] > 0.7, "all but pairs that think alike"
+    calibration = Calibration.from_json(ranker.calibration)
+    expected = calibration.expected_tokens(np.array([short, long]))
+    assert expected[0] < 1000 < expected[1], "each item's score stands for its own responses"
+
+
+def test_responses_are_those_of_their_own_items(make_table: MakeTable) -> None:
+    rows = thinking(3)
+    data = PromptLengthDataModule(str(make_table([*rows, {**rows[1], "response_tokens": 7}])))
+    data.table = read_lengths(data.path)
+    place, length, censored = data.responses(np.array([2, 1]))
+    assert place.tolist() == [1, 1, 0]
+    assert length.tolist() == [rows[1]["response_tokens"], 7, rows[2]["response_tokens"]]
+    assert not censored.any()
+
+
+def test_one_prompt_under_several_facts_cannot_be_compared(make_table: MakeTable) -> None:
+    table = read_lengths(make_table(thinking(1)))
+    assert len(table) == 2
+    with pytest.raises(InputError, match="every LLM and config has a single prompt"):
+        require_pairs(table, "lengths.jsonl")
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
