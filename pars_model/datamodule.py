@@ -150,7 +150,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             )
         self._fits = stage in (None, "fit")
         if self.table is None:
-            table = read_lengths(self.path)
+            table = read_lengths(self.path, self.trainer.lightning_module.reads)
             for note in table.notes:
                 log.warning(note)
             self.table = table

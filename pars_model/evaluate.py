@@ -4,7 +4,8 @@ For each data set and LLM, and for each LLM over all its data sets (the traffic 
 mixes). Beside each tau stands its ceiling where the table has several samples per prompt: how
 well another run of the same LLM orders the same prompts. Where the predictor tells tokens, how true
 they are: the error of expected tokens, and the coverage of the intervals forecast for a response.
-Intervals are bootstraps over prompts.
+Intervals are bootstraps over prompts. For a predictor that reads `max_tokens`, an answer that
+reached its own cap counts as ended there.
 
 Without --split, a table with a column split is judged on its test prompts. Any other is judged,
 where the predictor was trained, on the prompts whose hash keeps them out of a fit, else on all; one
@@ -162,7 +163,7 @@ def evaluate(
     from pars_model.fit_split import FitSplit, origin_notes
     from pars_model.lengths import read_lengths, require_pairs, silent_groups
 
-    table = read_lengths(data)
+    table = read_lengths(data, getattr(scorer, "reads", ()))
     require_pairs(table, data)
     training = training_of(scorer)
     fit = FitSplit.of(training.get("data", {}))

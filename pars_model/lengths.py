@@ -121,18 +121,24 @@ class LengthTable:
         )
 
 
-def read_lengths(path: str | Path) -> LengthTable:
+def read_lengths(path: str | Path, reads: Sequence[str] = ()) -> LengthTable:
     """Read and check a length table.
+
+    Args:
+        path: the file.
+        reads: facts that a ranker reads beside the text. With ``max_tokens`` among them an answer
+            that reached its own cap counts as ended there: so long it is when it is served, and a
+            lower bound alone could not teach that a smaller cap makes it shorter.
 
     Raises:
         InputError: the file is missing, of an unknown kind, has fewer than two rows, lacks a
             column, a row holds something else than a text and a whole number of tokens, or the
             lengths of one LLM and config are in several units.
     """
-    return table_of(path, read_rows(Path(path)))
+    return table_of(path, read_rows(Path(path)), reads)
 
 
-def table_of(path: str | Path, rows: Sequence[Row]) -> LengthTable:
+def table_of(path: str | Path, rows: Sequence[Row], reads: Sequence[str] = ()) -> LengthTable:
     """The table of rows that were read from ``path``; `read_lengths` says what is refused."""
     if len(rows) < 2:
         found = "no rows" if not rows else "one row"
@@ -140,7 +146,9 @@ def table_of(path: str | Path, rows: Sequence[Row]) -> LengthTable:
             f"{path} holds {found}, but lengths can only be compared between at least two "
             "prompts: collect more with `pars collect`."
         )
-    return _items(Path(path), rows)
+    if "max_tokens" not in reads:
+        return _items(Path(path), rows)
+    return _ended_at_caps(Path(path), rows)
 
 
 def censored_median(lengths: Floats, censored: Bools) -> tuple[float, bool]:
@@ -293,6 +301,28 @@ def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
         facts=columns(_facts_of(each) for each in samples),
         notes=notes,
     )
+
+
+def _ended_at_caps(path: Path, rows: Sequence[Row]) -> LengthTable:
+    """The table in which no answer that reached its own cap is cut off."""
+    ended = [
+        row.censored and row.facts.max_tokens is not None and 0 < row.facts.max_tokens <= row.length
+        for row in rows
+    ]
+    table = _items(
+        path,
+        [
+            replace(row, censored=row.censored and not there)
+            for row, there in zip(rows, ended, strict=True)
+        ],
+    )
+    if not any(ended):
+        return table
+    note = (
+        f"{path}: {sum(ended)} of {len(rows)} answers reached their max_tokens, which the ranker "
+        "reads: they count as ended there."
+    )
+    return replace(table, notes=(*table.notes, note))
 
 
 def _rows_of_items(rows: Sequence[Row]) -> list[list[int]]:

@@ -2,7 +2,8 @@
 
 A pair (a, b) is in order when a's length is *known* to exceed b's by a share ``delta`` of a's
 (the filter of PARS, arXiv 2510.03243: abs(a - b) / max(a, b) >= delta). A cut-off response has
-only a lower bound, so it can be the longer of a pair and never the shorter.
+only a lower bound, so it can be the longer of a pair and never the shorter; but where the ranker
+reads ``max_tokens``, one that reached its own cap ended there (`pars_model.lengths`).
 """
 
 from __future__ import annotations

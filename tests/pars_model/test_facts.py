@@ -154,6 +154,61 @@ def test_one_prompt_under_several_facts_cannot_be_compared(make_table: MakeTable
         require_pairs(table, "lengths.jsonl")
 
 
+def capped(prompts: int) -> list[dict[str, Any]]:
+    """Answers of 300 tokens and more, half of them cut off at a cap of 16."""
+    rng = random.Random(0)
+    rows = []
+    for number in range(prompts):
+        cap = (16, 2048)[number % 2]
+        length = min(cap, round(400 * rng.lognormvariate(0, 0.1)))
+        text = f"write a story about the {rng.choice(['moon', 'sea'])} {number}"
+        row = {"prompt": text, "response_tokens": length, "max_tokens": cap, "model": "tiny"}
+        rows.append({**row, "finish_reason": "length" if length == cap else "stop"})
+    return rows
+
+
+def test_where_caps_are_read_answers_end_at_them(make_table: MakeTable) -> None:
+    def row(prompt: str, length: int, cap: int | None, end: str | None) -> dict[str, Any]:
+        row = {"prompt": prompt, "response_tokens": length, "max_tokens": cap}
+        return {**row, "finish_reason": end}
+
+    rows = [
+        *(row("at its cap", 16, 16, end) for end in ("length", None, "stop")),
+        row("cut off before", 12, 16, "length"),
+        row("no cap", 40, None, "length"),
+        row("none, in logs", 40, 0, "length"),
+        *(row("two caps", length, cap, "length") for length, cap in ((16, 16), (300, 300))),
+        *(row("about one cap", length, length, "length") for length in (100, 101, 102)),
+    ]
+    path = make_table(rows)
+    bounds = [True, True, True, True, True, True, True]
+    assert read_lengths(path).censored.tolist() == bounds
+    assert read_lengths(path, ["prompt_tokens", "reasoning"]).censored.tolist() == bounds
+    table = read_lengths(path, ["prompt_tokens", "max_tokens"])
+    assert table.censored.tolist() == [False, True, True, True, False, False, False]
+    assert table.sample_censored.tolist() == [False] * 3 + [True] * 3 + [False] * 5
+    assert table.length.tolist() == [16, 12, 40, 40, 16, 300, 101]
+    (note,) = table.notes
+    assert "7 of 11 answers reached their max_tokens, which the ranker reads" in note
+
+
+def test_a_smaller_cap_makes_an_answer_shorter(
+    encoder: Path, make_table: MakeTable, tmp_path: Path
+) -> None:
+    table = make_table(capped(200))
+    more = ("--model.facts", "[max_tokens]", "--trainer.max_epochs", 3, "--data.val_fraction", 0.3)
+    ranker = fit(encoder, table, tmp_path / "run", *more)
+    texts = ["write a story about the sea 3"] * 2
+    small, large = ranker.score(texts, [Facts(max_tokens=16), Facts(max_tokens=2048)])
+    assert small < large
+    judged: dict[str, Any] = evaluate(ranker, table, "test", resamples=5)
+    assert judged["cells"][0]["cut_off"] == 0
+    assert judged["cells"][0]["pair_accuracy"]["value"] > 0.7
+    assert any("count as ended there" in note for note in judged["notes"])
+    expected = Calibration.from_json(ranker.calibration).expected_tokens([small, large])
+    assert expected[0] < 300 < expected[1]
+
+
 @pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
 def test_a_list_of_tools_written_as_text_may_be_empty(tmp_path: Path, suffix: str) -> None:
     offered = [json.dumps([{"name": "f"}]), "[]", " [ ] ", None]
