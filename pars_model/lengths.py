@@ -306,13 +306,13 @@ def _items(path: Path, rows: Sequence[Row]) -> LengthTable:
 def _ended_at_caps(path: Path, rows: Sequence[Row]) -> LengthTable:
     """The table in which no answer that reached its own cap is cut off."""
     ended = [
-        row.censored and row.facts.max_tokens is not None and 0 < row.facts.max_tokens <= row.length
+        row.censored and row.facts.max_tokens is not None and row.facts.max_tokens <= row.length
         for row in rows
     ]
     table = _items(
         path,
         [
-            replace(row, censored=row.censored and not there)
+            replace(row, censored=False) if there else row
             for row, there in zip(rows, ended, strict=True)
         ],
     )

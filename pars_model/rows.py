@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pars_export.errors import InputError
@@ -165,6 +165,9 @@ def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
     if not _empty(values.get("prompt_tokens")):
         _whole_number(where, "prompt_tokens", values["prompt_tokens"])
     facts = Facts.of(values)
+    if facts.max_tokens == 0:  # logs have it for none, and nobody serves an answer of none
+        values["max_tokens"] = None
+        facts = replace(facts, max_tokens=None)
     length = _whole_number(where, "response_tokens", fields.get("response_tokens"))
     if not _empty(fields.get("reasoning_tokens")):
         _check_reasoning(where, fields["reasoning_tokens"], length)
@@ -187,7 +190,7 @@ def _row(where: str, fields: Mapping[str, object], tools: bool) -> Row:
 def _cut_off(finish_reason: object, length: int, cap: int | None) -> bool:
     """Whether a response ended at its cap: as the table says, else where it is that long."""
     if _empty(finish_reason):
-        return cap is not None and 0 < cap <= length  # 0: logs have it for none
+        return cap is not None and cap <= length
     return str(finish_reason).lower() in CUT_OFF
 
 

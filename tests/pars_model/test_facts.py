@@ -188,6 +188,7 @@ def test_where_caps_are_read_answers_end_at_them(make_table: MakeTable) -> None:
     assert table.censored.tolist() == [False, True, True, True, False, False, False]
     assert table.sample_censored.tolist() == [False] * 3 + [True] * 3 + [False] * 5
     assert table.length.tolist() == [16, 12, 40, 40, 16, 300, 101]
+    assert np.isnan(table.facts["max_tokens"]).tolist() == [False] * 2 + [True] * 2 + [False] * 3
     (note,) = table.notes
     assert "7 of 11 answers reached their max_tokens, which the ranker reads" in note
 
