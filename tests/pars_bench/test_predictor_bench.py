@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import shutil
 import subprocess
@@ -27,7 +28,7 @@ from pars_bench.predictor.grid import QUICK
 from pars_bench.predictor.products import products_name
 from pars_bench.predictor.rates import rate_calls
 from pars_bench.predictor.texts import TextMaker, repeated
-from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest
+from pars_export.artifact import DEFAULT_PREDICTOR, read_manifest, write_predictor
 from pars_export.build import add_engines
 from pars_export.cpu import has_matrix_units
 from pars_export.engines import ENGINES
@@ -285,6 +286,40 @@ def test_a_peak_begins_anew_where_the_system_can_do_that(monkeypatch: pytest.Mon
 def test_cells_count_only_for_the_code_that_decides_them() -> None:
     assert {"pars_bench.environment", "pars_bench.predictor.report"} < set(bench.MODULES)
     assert source_digest(bench.MODULES)
+    modules = {each.module for each in RUNTIMES.values() if each.auto}
+    code = (
+        f"import sys, {', '.join(modules)}\n"
+        "import pars_bench.predictor.cells, pars_bench.predictor.loading\n"
+        "print(*(m for m in sys.modules if m.startswith(('pars_export.', "
+        "'pars_bench.predictor.'))))"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    timeless = {
+        "pars_export.built_here",
+        "pars_export.calibration",
+        "pars_export.errors",
+        "pars_export.facts",
+        "pars_export.files",
+    }
+    assert set(found.stdout.split()) - timeless <= set(bench.MODULES)
+
+
+def test_an_older_openvino_takes_no_part(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = read_manifest(folder)
+    engine = {"file": manifest.engines["onnx"]["file"], "computes": "float32"}
+    engines = {**manifest.engines, "openvino": engine}
+    files: dict[str, Path | str | bytes] = {name: folder / name for name in manifest.files}
+    write_predictor(tmp_path / "with", replace(manifest, engines=engines), files)
+    assert "openvino" in {each.what for each in choose([tmp_path / "with"], [])}
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata,
+        "version",
+        lambda name: "2026.3.9" if name == "openvino" else version(name),
+    )
+    assert {each.what for each in choose([tmp_path / "with"], [])} == {"onnx", "torch"}
 
 
 def test_large_calls_are_the_folders_own_alone(folder: Path) -> None:

@@ -32,12 +32,14 @@ if TYPE_CHECKING:
 PROMPTS = Path(__file__).parents[1] / "demo" / "prompts.jsonl"
 MODULES = (
     "pars_bench.environment",
-    "pars_export.parity",
+    "pars_bench.promptfile",
     *(
         f"pars_bench.predictor.{name}"
         for name in (
             "baselines",
+            "cells",
             "contestants",
+            "grid",
             "loading",
             "openvino_parts",
             "parts",
@@ -51,7 +53,42 @@ MODULES = (
             "work",
         )
     ),
+    *(
+        f"pars_export.{name}"
+        for name in (
+            "artifact",
+            "batches",
+            "cpu",
+            "inputs",
+            "network",
+            "onnx_file",
+            "parity",
+            "predictor",
+            "prompts",
+            "remembered",
+            "table",
+            "words",
+        )
+    ),
+    "pars_export.runtimes",
+    *(
+        f"pars_export.runtimes.{name}"
+        for name in (
+            "arrays",
+            "blas",
+            "encoded",
+            "length",
+            "ngram_half",
+            "ngrams",
+            "onnxruntime_engines",
+            "openvino_engine",
+            "student",
+            "table",
+            "torch_eager",
+        )
+    ),
 )
+"""Whose code decides what is measured: of this bench, and of what it measures."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -156,7 +156,7 @@ def _runnable(manifest: Manifest) -> list[str]:
         if runtime.auto
         and runtime.kind == manifest.kind
         and (manifest.kind != "encoder" or (runtime.engine or name) in manifest.engines)
-        and (runtime.package is None or importlib.util.find_spec(runtime.package) is not None)
+        and (runtime.package is None or runtimes.is_installed(runtime.package))
     ]
 
 
