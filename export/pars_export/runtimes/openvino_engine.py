@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 import threading
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from pars_export.runtimes.encoded import (
     encoded_scorer,
     positions_of,
 )
+from pars_export.runtimes.following import FollowingThread
 
 OPENVINO = "openvino"
 STEP = 16
@@ -38,6 +39,9 @@ _INPUTS = {"input_ids": ("i64", 2), "attention_mask": ("i64", 2)}
 _FACTS = {"facts": ("f32", 2)}
 _OUTPUTS = {"scores": ("f32", 1)}
 _PACKAGE, _TELEMETRY = "openvino", "openvino_telemetry"
+_THREAD = "pars-openvino"
+"""Name of the threads that compute. Their helpers are the process's, of every engine."""
+_HWLOC = "HWLOC_THISSYSTEM"
 _importing = threading.Lock()
 
 
@@ -123,16 +127,15 @@ class OpenVinoCore:
             "ENABLE_CPU_PINNING": False,  # where it runs is for the caller to say
             **(more or {}),
         }
-        # A thread that used matrix units has eight kilobytes of state more, which a signal saves on
-        # the stack for signals that Python's faulthandler gives the main thread. That is too small:
-        # the process would die of Ctrl-C. So a thread without such a stack computes.
-        self._thread = ThreadPoolExecutor(1, "openvino")
+        # The process was seen to die of a signal to a main thread that had used matrix units, under
+        # Python's faulthandler, which gives that thread a stack for signals. So another computes.
+        self._thread = FollowingThread(_THREAD, helped=threads > 1)
         try:
-            core = openvino().Core()
-            model = core.read_model(str(path))
+            core = self._thread.run(_core)
+            model = self._thread.run(core.read_model, str(path))
             _check_signature(path, model, facts)
-            compiling = self._thread.submit(core.compile_model, model, "CPU", properties)
-            self.request = compiling.result().create_infer_request()
+            compiled = self._thread.run(core.compile_model, model, "CPU", properties)
+            self.request = compiled.create_infer_request()
         except RuntimeError as error:
             raise PredictorError(
                 f"{path}: openvino {openvino().__version__} cannot load it ({_cause(error)}); "
@@ -154,7 +157,7 @@ class OpenVinoCore:
         if facts is not None:
             feed["facts"] = facts
         try:
-            found = self._thread.submit(self.request.infer, feed).result()
+            found = self._thread.run(self.request.infer, feed)
             scores = np.asarray(found["scores"], dtype=np.float32)
         except RuntimeError as error:
             raise PredictorError(
@@ -177,6 +180,26 @@ class OpenVinoCore:
         wider = np.zeros((texts, wanted), dtype=np.int64)
         wider[:, :width] = rows
         return wider
+
+
+def _core() -> Any:
+    """OpenVINO's own object that compiles, whose threads stay where they are.
+
+    Its scheduler (TBB) would bind each thread that computes to the CPUs that the process had when
+    it was first asked for anything. It does so through hwloc, which binds nobody when it was told
+    then that it looks at another system.
+    """
+    core = openvino().Core()
+    with _importing:
+        before = os.environ.get(_HWLOC)
+        os.environ[_HWLOC] = "0"
+        try:
+            core.get_property("CPU", "FULL_DEVICE_NAME")
+        finally:
+            del os.environ[_HWLOC]
+            if before is not None:
+                os.environ[_HWLOC] = before
+    return core
 
 
 def _up(tokens: int) -> int:
