@@ -17,3 +17,7 @@ class ConfigError(ParsError):
 
 class PredictorError(ParsError):
     """A predictor folder that is missing, damaged, too new or does not fit."""
+
+
+class RuntimeUnusableError(PredictorError):
+    """A runtime that does not start here; another may, and `auto` goes on to it."""

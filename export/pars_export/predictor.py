@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -17,8 +18,10 @@ from pars_export import runtimes
 from pars_export.artifact import DEFAULT_PREDICTOR, Manifest, folder_sha256, read_manifest
 from pars_export.built_here import check_built_here
 from pars_export.calibration import Calibration, KnownLengths
-from pars_export.errors import ConfigError, InputError, PredictorError
+from pars_export.errors import ConfigError, InputError, PredictorError, RuntimeUnusableError
 from pars_export.facts import Facts
+
+log = logging.getLogger("pars")
 
 
 class Predictor:
@@ -72,7 +75,7 @@ class Predictor:
         Args:
             folder: the predictor folder.
             runtime: a name of `pars_export.runtimes.RUNTIMES`, or `auto`: the first of them that
-                folder and environment allow.
+                folder and environment allow; one that does not start here is told of and left out.
             threads: cores that the runtime may use; one by default, for beside an engine every
                 other is the engine's.
             sha256: what `pars_export.artifact.folder_sha256` of the folder must be.
@@ -86,11 +89,20 @@ class Predictor:
             raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1.")
         path = Path(folder).absolute()
         manifest = read_manifest(path, sha256=sha256)
-        chosen = runtimes.choose(runtime, path, manifest)
+        chosen, *others = runtimes.choices(runtime, path, manifest)
         if sha256 is None and runtimes.RUNTIMES[chosen].native:
             name = str(manifest.engines[chosen]["file"])
             check_built_here(path / name, manifest.files[name].sha256)
-        return cls(path, manifest, chosen, threads, cpus)
+        while True:
+            try:
+                return cls(path, manifest, chosen, threads, cpus)
+            except RuntimeUnusableError as error:
+                package = runtimes.RUNTIMES[chosen].package
+                others = [each for each in others if runtimes.RUNTIMES[each].package != package]
+                if not others:
+                    raise
+                log.warning(f"{error} The runtime {others[0]!r} is taken instead of {chosen!r}.")
+                chosen, *others = others
 
     @classmethod
     def default(cls, threads: int = 1, cpus: Collection[int] = ()) -> Predictor:

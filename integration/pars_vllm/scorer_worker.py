@@ -136,8 +136,8 @@ def run(connection: socket.socket, at_work: int, options: WorkerOptions) -> None
             threads=options.threads,
             sha256=options.predictor_sha256,
         )
-    except ParsError as error:
-        connection.send(protocol.FATAL + str(error).encode()[:2000])
+    except Exception as error:  # noqa: BLE001  # libraries fail in every way
+        connection.send(protocol.FATAL + _why(error).encode(errors="replace")[:2000])
         return
     # From here on prompts are read. Native code in a panic writes what it had at hand, which could
     # be one of them; what is ours to say goes by frames.
@@ -158,6 +158,14 @@ def run(connection: socket.socket, at_work: int, options: WorkerOptions) -> None
         raise
     except Exception as error:  # noqa: BLE001  # nobody reads a traceback from here
         connection.send(protocol.FATAL + f"it ended by a {type(error).__name__}".encode())
+
+
+def _why(error: Exception) -> str:
+    """What kept the predictor from being loaded; no prompt was read yet that it could quote."""
+    if isinstance(error, ParsError):
+        return str(error)
+    first = (str(error).splitlines() or [""])[0]
+    return f"the predictor cannot be loaded ({type(error).__name__}: {first})"
 
 
 def _receive(connection: socket.socket, inbox: queue.SimpleQueue[bytes]) -> None:

@@ -42,6 +42,8 @@ SAME: dict[str, Any] = {"rtol": 0, "atol": 0 if multiplies_bfloat16() else 2e-5}
 """To the bit in bfloat16; float32 has its own tolerance."""
 LONGEST = 64
 """Tokens of a text, by the manifest of these predictors."""
+Forge = Callable[..., Path]
+"""Content of the engine's file, and what the manifest says of it, to a folder."""
 
 
 @pytest.fixture(scope="module")
@@ -210,6 +212,50 @@ def test_an_older_openvino_counts_as_none(engines: Path, monkeypatch: pytest.Mon
     assert runtimes.is_installed("openvino")
 
 
+@pytest.mark.parametrize(
+    "fault", ["ImportError('libtbb.so.12: cannot open it')", "OSError('libtbb.so.12: broken')"]
+)
+def test_one_that_cannot_be_imported_is_told_of_and_left_out(
+    forged: Forge, tmp_path: Path, fault: str
+) -> None:
+    (tmp_path / "broken" / "openvino").mkdir(parents=True)
+    (tmp_path / "broken" / "openvino" / "__init__.py").write_text(f"raise {fault}\n")
+    code = (
+        "import sys\n"
+        "sys.path.insert(0, sys.argv[1])\n"
+        "from pars_export import Predictor, PredictorError, cpu\n"
+        "cpu.cpu_flags = lambda: {'avx512_bf16', 'amx_bf16'}\n"
+        "predictor = Predictor.load(sys.argv[2])\n"
+        "print(predictor.runtime, len(predictor.score(['a'])))\n"
+        "try:\n"
+        "    Predictor.load(sys.argv[2], runtime='openvino')\n"
+        "except PredictorError as error:\n"
+        "    print(error)"
+    )
+    folder = forged(computes=BFLOAT16)
+    command = [sys.executable, "-c", code, str(tmp_path / "broken"), str(folder)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    took, told = found.stdout.splitlines()
+    assert took == "onnx-int8 1"
+    assert re.fullmatch(
+        r"The package openvino cannot be imported \(libtbb\.so\.12: .*\); install it anew, or "
+        r"choose another runtime\.",
+        told,
+    )
+    assert found.stderr.strip() == f"{told} The runtime 'onnx-int8' is taken instead of 'openvino'."
+
+
+def test_a_model_that_it_cannot_load_is_left_to_the_next(
+    forged: Forge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset({"avx512_bf16", "amx_bf16"}))
+    folder = forged(a_model("x", 1, "NoSuchOperator"), computes=BFLOAT16)
+    assert Predictor.load(folder).runtime == "onnx-int8"
+    assert "NoSuchOperator" in caplog.text
+    assert "'onnx-int8' is taken instead of 'openvino'" in caplog.text
+
+
 def test_a_folder_whose_manifest_leaves_out_the_configuration_is_refused(
     engines: Path, tmp_path: Path
 ) -> None:
@@ -249,9 +295,6 @@ def test_many_threads_may_import_it_at_once() -> None:
     )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert found.returncode == 0, found.stderr
-
-
-Forge = Callable[..., Path]
 
 
 @pytest.fixture

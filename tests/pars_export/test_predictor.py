@@ -353,6 +353,27 @@ def test_a_copied_folder_scores_the_same(exported: Path, tmp_path: Path) -> None
     )
 
 
+def test_a_package_that_cannot_be_imported_leaves_the_next_runtime(
+    exported: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "onnxruntime").mkdir()
+    (tmp_path / "onnxruntime" / "__init__.py").write_text("raise ImportError('no libstdc++')\n")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pars_export import Predictor, PredictorError\n"
+        "print(Predictor.load(sys.argv[2]).runtime)\n"
+        "try: Predictor.load(sys.argv[2], runtime='onnx')\n"
+        "except PredictorError as error: print(error)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(exported)]
+    found = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert found.returncode == 0, found.stderr
+    took, told = found.stdout.splitlines()
+    assert took == "torch"
+    assert told.startswith("The package onnxruntime cannot be imported (no libstdc++); install it")
+    assert f"{told} The runtime 'torch' is taken instead of 'onnx'." in found.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="Linux only")
 def test_scoring_stays_on_the_cpus_it_is_given(
     exported: Path, monkeypatch: pytest.MonkeyPatch

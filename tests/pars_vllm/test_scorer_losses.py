@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -18,8 +19,9 @@ from processes import scorer_processes
 from scorers import WAIT, Make, die, forbid, until, write_nan_predictor
 
 from pars_export.artifact import folder_sha256
+from pars_export.errors import PredictorError
 from pars_export.table import write_table_predictor
-from pars_vllm import protocol
+from pars_vllm import protocol, scorer_worker
 from pars_vllm.scorer import Scorer
 from pars_vllm.scorer_worker import WorkerOptions
 from pars_vllm.tokenizer import TokenizerSource
@@ -122,6 +124,53 @@ def test_a_prompt_that_failed_does_not_swallow_the_warning_of_a_loss(
     failed, lost = said(logging.WARNING)
     assert "could not score" in failed
     assert "is lost" in lost
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (PredictorError("It is /no\udcff/such folder."), "It is /no?/such folder."),
+        (
+            OSError("libtbb.so.12: cannot open it\nat line 3"),
+            "the predictor cannot be loaded (OSError: libtbb.so.12: cannot open it)",
+        ),
+        (KeyError(), "the predictor cannot be loaded (KeyError: )"),
+    ],
+)
+def test_whatever_keeps_the_predictor_from_loading_is_told_in_a_sentence(
+    tokenizer_folder: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, told: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("pars_vllm.scorer_worker.Predictor.load", fail)
+    options = WorkerOptions("nowhere", "0" * 64, TokenizerSource(str(tokenizer_folder)))
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        scorer_worker.run(theirs, -1, options)
+        assert ours.recv(protocol.MAX_FRAME) == protocol.FATAL + told.encode()
+
+
+def test_a_runtime_that_does_not_start_leaves_requests_in_arrival_order(
+    make_scorer: Make,
+    ids: Callable[[str], list[int]],
+    tmp_path: Path,
+    tokenizer_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    said: Callable[[int], list[str]],
+) -> None:
+    write_nan_predictor(tmp_path / "encoder", tokenizer_folder)
+    (tmp_path / "broken" / "onnxruntime").mkdir(parents=True)
+    broken = tmp_path / "broken" / "onnxruntime" / "__init__.py"
+    broken.write_text("raise ImportError('no libstdc++')\n")
+    monkeypatch.setattr(sys, "path", [str(broken.parents[1]), *sys.path])  # the process's too
+    scorer = make_scorer(folder=tmp_path / "encoder")
+    until(lambda: scorer.lost, scorer)
+    (warning,) = said(logging.WARNING)
+    assert "lost: The package onnxruntime cannot be imported (no libstdc++); install" in warning
+    scorer.submit("a", ids("one"))
+    assert not scorer.pending
+    assert scorer.counters.not_sent == 1
 
 
 def test_the_process_outlives_the_thread_that_asked_for_it(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from pars_export.artifact import Manifest
 from pars_export.cpu import has_matrix_units
-from pars_export.errors import ConfigError, PredictorError
+from pars_export.errors import ConfigError, PredictorError, RuntimeUnusableError
 
 
 class Scorer(Protocol):
@@ -93,7 +93,12 @@ RUNTIMES: dict[str, Runtime] = {
 
 
 def choose(name: str, folder: Path, manifest: Manifest) -> str:
-    """The runtime to use: ``name`` itself, or for `auto` the best there is.
+    """The runtime to use: the first of `choices`."""
+    return choices(name, folder, manifest)[0]
+
+
+def choices(name: str, folder: Path, manifest: Manifest) -> list[str]:
+    """The runtimes that may be used: ``name`` itself, or for `auto` all there are, the best first.
 
     Raises:
         ConfigError: no runtime of that name.
@@ -110,16 +115,16 @@ def choose(name: str, folder: Path, manifest: Manifest) -> str:
             f"{', '.join(present) or 'no engine that is known here'}."
         )
     wanted = [each for each in present if _suits(each, manifest)] if name == "auto" else [name]
-    for each in wanted:
-        package = RUNTIMES[each].package
-        if package is None or is_installed(package):
-            return each
+    packages = {each: RUNTIMES[each].package for each in wanted}
+    found = [each for each, package in packages.items() if package is None or is_installed(package)]
+    if found:
+        return found
     if not wanted:
         raise PredictorError(
             f"{folder}: it holds no engine that is known here; export the predictor again."
         )
-    packages = " or ".join(dict.fromkeys(named(str(RUNTIMES[each].package)) for each in wanted))
-    raise PredictorError(f"{folder}: to run it {packages} must be installed, which is missing.")
+    names = " or ".join(dict.fromkeys(named(str(package)) for package in packages.values()))
+    raise PredictorError(f"{folder}: to run it {names} must be installed, which is missing.")
 
 
 def is_installed(package: str) -> bool:
@@ -157,7 +162,26 @@ def _present(name: str, manifest: Manifest) -> bool:
 
 
 def load(name: str, folder: Path, manifest: Manifest, threads: int) -> Scorer:
-    """Load the runtime of that name."""
+    """Load the runtime of that name.
+
+    Raises:
+        RuntimeUnusableError: its package does not work here.
+        PredictorError: the folder's engine cannot be loaded.
+    """
     runtime = RUNTIMES[name]
-    function = getattr(importlib.import_module(runtime.module), runtime.function)
-    return cast("_Load", function)(folder, manifest, threads)
+    try:
+        module = importlib.import_module(runtime.module)
+    except (ImportError, OSError) as error:
+        if runtime.package is None:
+            raise
+        raise cannot_import(runtime.package, error) from error
+    return cast("_Load", getattr(module, runtime.function))(folder, manifest, threads)
+
+
+def cannot_import(package: str, error: Exception) -> RuntimeUnusableError:
+    """What to say of a package that is there and cannot be imported."""
+    why = (str(error).splitlines() or [type(error).__name__])[0][:300]
+    return RuntimeUnusableError(
+        f"The package {package} cannot be imported ({why}); install it anew, or choose another "
+        "runtime."
+    )

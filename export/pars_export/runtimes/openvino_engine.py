@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from pars_export.artifact import Manifest
 from pars_export.batches import BatchPlan
 from pars_export.cpu import multiplies_bfloat16
-from pars_export.errors import PredictorError
+from pars_export.errors import PredictorError, RuntimeUnusableError
 from pars_export.onnx_file import check_self_contained
+from pars_export.runtimes import cannot_import
 from pars_export.runtimes.encoded import (
     EncodedScorer,
     check_named,
@@ -113,8 +114,10 @@ class OpenVinoCore:
             more: properties of OpenVINO beside ours.
 
         Raises:
+            RuntimeUnusableError: OpenVINO cannot be imported, or cannot load the file.
             PredictorError: naming the file.
         """
+        library = _package()
         check_self_contained(path)
         self._path, self._widest = path, widest
         self.survives_fork = threads == 1
@@ -131,14 +134,14 @@ class OpenVinoCore:
         # Python's faulthandler, which gives that thread a stack for signals. So another computes.
         self._thread = FollowingThread(_THREAD, helped=threads > 1)
         try:
-            core = self._thread.run(_core)
+            core = self._thread.run(_core, library)
             model = self._thread.run(core.read_model, str(path))
             _check_signature(path, model, facts)
             compiled = self._thread.run(core.compile_model, model, "CPU", properties)
             self.request = compiled.create_infer_request()
         except RuntimeError as error:
-            raise PredictorError(
-                f"{path}: openvino {openvino().__version__} cannot load it ({_cause(error)}); "
+            raise RuntimeUnusableError(
+                f"{path}: openvino {library.__version__} cannot load it ({_cause(error)}); "
                 "choose another runtime."
             ) from error
 
@@ -182,14 +185,21 @@ class OpenVinoCore:
         return wider
 
 
-def _core() -> Any:
+def _package() -> Any:
+    try:
+        return openvino()
+    except (ImportError, OSError) as error:
+        raise cannot_import(_PACKAGE, error) from error
+
+
+def _core(library: Any) -> Any:
     """OpenVINO's own object that compiles, whose threads stay where they are.
 
     Its scheduler (TBB) would bind each thread that computes to the CPUs that the process had when
     it was first asked for anything. It does so through hwloc, which binds nobody when it was told
     then that it looks at another system.
     """
-    core = openvino().Core()
+    core = library.Core()
     with _importing:
         before = os.environ.get(_HWLOC)
         os.environ[_HWLOC] = "0"

@@ -77,6 +77,7 @@ MODULES = (
             "arrays",
             "blas",
             "encoded",
+            "following",
             "length",
             "ngram_half",
             "ngrams",
