@@ -16,6 +16,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnxruntime
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -221,7 +222,8 @@ class _Writer:
 
     def base(self) -> dict[str, object]:
         """What the manifest says of the comparison of `onnx`, from which engines are made."""
-        return {"parity": self.compare("onnx", self._folder / ONNX, EXACT), **self._beside}
+        parity = self.compare("onnx", self._folder / ONNX, EXACT)
+        return {"parity": parity, "compared_in": _by_onnxruntime(), **self._beside}
 
     def write(self, name: str) -> dict[str, object]:
         """Write one engine; return what the manifest says of it."""
@@ -256,7 +258,8 @@ class _Writer:
             log.warning(f"The {name} engine{parity.fault}: it is written again with {said}.")
             found = {**found, **told}
         parity.check(name)
-        return {**found, "parity": parity.to_json()}
+        told_by = _by_onnxruntime() if engine.compared_in is None else engine.compared_in(found)
+        return {**found, "parity": parity.to_json(), "compared_in": dict(told_by)}
 
     def compare(self, name: str, path: Path, bound: Bound) -> dict[str, float | int]:
         """Parity of an ONNX file that stands in the folder, in the batches of a CPU."""
@@ -284,6 +287,10 @@ class _Writer:
         return measure(
             self._reference, candidate, core, self._tokenizer, self._texts, bound, facts, odd
         )
+
+
+def _by_onnxruntime() -> dict[str, object]:
+    return {"package": "onnxruntime", "version": onnxruntime.__version__}
 
 
 @contextmanager

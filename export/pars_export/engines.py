@@ -67,6 +67,8 @@ class Engine:
     """Loads the engine to be compared, by its file, what the manifest says of it, the manifest and
     a number of threads; gives None where no GPU here can run it. An engine without one is an ONNX
     file for onnxruntime."""
+    compared_in: Callable[[Mapping[str, object]], Mapping[str, object]] | None = None
+    """What an engine that is loaded so is compared by here, of what the manifest says of it."""
     plan: BatchPlan | None = None
     """Batches of one that is loaded so, where they are not the usual ones."""
 
@@ -194,6 +196,7 @@ ENGINES: dict[str, Engine] = {
         _openvino,
         "openvino",
         load=openvino_engine.core_of,
+        compared_in=openvino_engine.compared_in,
         plan=openvino_engine.PLAN,
     ),
     "tensorrt": Engine(

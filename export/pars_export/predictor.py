@@ -90,6 +90,13 @@ class Predictor:
         path = Path(folder).absolute()
         manifest = read_manifest(path, sha256=sha256)
         chosen, *others = runtimes.choices(runtime, path, manifest)
+        for each in (chosen, *others) if runtime == "auto" else ():
+            against = runtimes.compared_by_another(each, manifest)
+            if against is not None:
+                log.warning(
+                    f"{path}: {against}; {chosen!r} is taken. Write the engine anew with `pars "
+                    f"export DIR --to {each}`, or choose the runtime by name."
+                )
         if sha256 is None and runtimes.RUNTIMES[chosen].native:
             name = str(manifest.engines[chosen]["file"])
             check_built_here(path / name, manifest.files[name].sha256)

@@ -192,6 +192,57 @@ def test_auto_takes_it_where_the_cpu_has_matrix_units_for_it(
     assert runtimes.choose("openvino", engines, manifest) == "openvino"
 
 
+def test_the_manifest_tells_what_engines_were_compared_by(
+    engines: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    described = read_manifest(engines).engines
+    for name in ("onnx", "onnx-int8", "onnx-bf16"):
+        version = importlib.metadata.version("onnxruntime")
+        assert described[name]["compared_in"] == {"package": "onnxruntime", "version": version}
+    found = described["openvino"]["compared_in"]
+    assert found == openvino_engine.compared_in(described["openvino"])
+    assert isinstance(found, dict)
+    assert found["version"] == importlib.metadata.version("openvino")
+    for flags, computes, by in (
+        ({"avx512_bf16", "amx_bf16"}, BFLOAT16, "amx_bf16"),
+        ({"avx512_bf16"}, BFLOAT16, "avx512_bf16"),
+        ({"avx512_bf16"}, FLOAT32, FLOAT32),
+        ({"avx2"}, BFLOAT16, FLOAT32),
+    ):
+        monkeypatch.setattr(cpu, "cpu_flags", lambda flags=flags: frozenset(flags))
+        monkeypatch.delenv("ONEDNN_MAX_CPU_ISA", raising=False)
+        assert openvino_engine.compared_in({"computes": computes})["instructions"] == by
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset({"avx512_bf16", "amx_bf16"}))
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
+    limited = openvino_engine.compared_in({"computes": BFLOAT16})
+    assert limited["instructions"] == "avx512_core_bf16"
+
+
+def test_auto_prefers_others_to_one_that_another_version_was_compared_by(
+    forged: Forge, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cpu, "cpu_flags", lambda: frozenset({"avx512_bf16", "amx_bf16"}))
+    folder = forged(computes=BFLOAT16, compared_in={"package": "openvino", "version": "2026.4.0"})
+    version = importlib.metadata.version
+    here = "2026.4.9"
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: here if name == "openvino" else version(name)
+    )
+    assert Predictor.load(folder).runtime == "openvino"
+    assert not caplog.text
+    here = "2026.5.0"
+    assert Predictor.load(folder).runtime == "onnx-int8"
+    assert (
+        "its engine 'openvino' was compared by openvino 2026.4.0, and 2026.5.0 is installed, which "
+        "may order prompts otherwise; 'onnx-int8' is taken."
+    ) in caplog.text
+    caplog.clear()
+    assert Predictor.load(folder, runtime="openvino").runtime == "openvino"
+    assert not caplog.text
+    for said in (None, "2026.4", {}, {"version": 4}, {"version": "unknown"}):  # or by nobody known
+        assert Predictor.load(forged(computes=BFLOAT16, compared_in=said)).runtime == "openvino"
+
+
 def test_an_older_openvino_counts_as_none(engines: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     version = importlib.metadata.version
     monkeypatch.setattr(

@@ -263,7 +263,7 @@ def test_a_gpu_runtime_is_not_told_to_use_one_thread_after_a_fork(
     device, shapes = RecordingDevice(), [(64, 64)]
     core = TensorRtCore("e", RecordingEngine(device, shapes), shapes, device)
     scorer = EncodedScorer(load_tokenizer(exported, read_manifest(exported)), core)
-    monkeypatch.setattr(runtimes, "choose", lambda *_: "tensorrt")
+    monkeypatch.setattr(runtimes, "choices", lambda *_: ["tensorrt"])
     monkeypatch.setattr(runtimes, "load", lambda *_: scorer)
     sha256 = folder_sha256(exported)
     predictor = Predictor.load(exported, "tensorrt", threads=threads, sha256=sha256)

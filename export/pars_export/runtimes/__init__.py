@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import importlib.util
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
@@ -63,6 +63,9 @@ class Runtime:
     matrix_units: bool = False
     """Whether `auto` takes it only where the engine computes in bfloat16 and the CPU has matrix
     units for that."""
+    as_compared: bool = False
+    """Whether `auto` prefers others where the package is of another minor version than the one that
+    the engine was compared by, for it decides what is rounded."""
 
 
 _TRT = "pars_export.runtimes.tensorrt"
@@ -74,7 +77,11 @@ LEAST = {"openvino": (2026, 4)}
 # In order of preference: `auto` takes the first that the folder and the environment allow.
 RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(
-        "pars_export.runtimes.openvino_engine", "openvino", "encoder", matrix_units=True
+        "pars_export.runtimes.openvino_engine",
+        "openvino",
+        "encoder",
+        matrix_units=True,
+        as_compared=True,
     ),
     "onnx-int8": Runtime(_ORT, "onnxruntime", "encoder", function="load_int8"),
     "onnx": Runtime(_ORT, "onnxruntime", "encoder"),
@@ -117,8 +124,8 @@ def choices(name: str, folder: Path, manifest: Manifest) -> list[str]:
     wanted = [each for each in present if _suits(each, manifest)] if name == "auto" else [name]
     packages = {each: RUNTIMES[each].package for each in wanted}
     found = [each for each, package in packages.items() if package is None or is_installed(package)]
-    if found:
-        return found
+    if found:  # those of another version last
+        return sorted(found, key=lambda each: compared_by_another(each, manifest) is not None)
     if not wanted:
         raise PredictorError(
             f"{folder}: it holds no engine that is known here; export the predictor again."
@@ -131,12 +138,39 @@ def is_installed(package: str) -> bool:
     """Whether a package is there, and no older than `LEAST`."""
     if importlib.util.find_spec(package) is None:
         return False
+    version = version_of(package)
+    return version is None or _minor(version) >= LEAST.get(package, ())
+
+
+def version_of(package: str) -> str | None:
+    """Of an installed package; None of one that was built by hand and so has none."""
     try:
-        version = importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:  # as of one that was built by hand
-        return True
-    found = tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
-    return found >= LEAST.get(package, ())
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2] if part.isdecimal())
+
+
+def compared_by_another(name: str, manifest: Manifest) -> str | None:
+    """What stands against an engine that was compared by another minor version than is installed.
+
+    None where nothing does, or where the manifest does not say, as of earlier exports.
+    """
+    runtime = RUNTIMES[name]
+    if not runtime.as_compared or runtime.package is None:
+        return None
+    by = manifest.engines[runtime.engine or name].get("compared_in")
+    then = by.get("version") if isinstance(by, Mapping) else None
+    now = version_of(runtime.package)
+    if not isinstance(then, str) or not _minor(then) or now is None or _minor(then) == _minor(now):
+        return None
+    return (
+        f"its engine {name!r} was compared by {runtime.package} {then}, and {now} is installed, "
+        "which may order prompts otherwise"
+    )
 
 
 def named(package: str) -> str:

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 
 from pars_export.artifact import Manifest
 from pars_export.batches import BatchPlan
-from pars_export.cpu import multiplies_bfloat16
+from pars_export.cpu import bfloat16_by, multiplies_bfloat16
 from pars_export.errors import PredictorError, RuntimeUnusableError
 from pars_export.onnx_file import check_self_contained
-from pars_export.runtimes import cannot_import
+from pars_export.runtimes import cannot_import, version_of
 from pars_export.runtimes.encoded import (
     EncodedScorer,
     check_named,
@@ -83,6 +83,22 @@ def precision_of(path: Path, described: Mapping[str, object]) -> str:
             f"{' or '.join(_HINTS)}; export the predictor again."
         )
     return precision_here() if computes == BFLOAT16 else FLOAT32
+
+
+def compared_in(described: Mapping[str, object]) -> Mapping[str, object]:
+    """What decides here how an engine rounds: OpenVINO's version, and the instructions it uses.
+
+    Args:
+        described: what the manifest says of the engine.
+    """
+    bfloat16 = described.get("computes") == BFLOAT16 and precision_here() == BFLOAT16
+    # oneDNN, which computes, keeps to what this variable names.
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").lower()
+    return {
+        "package": _PACKAGE,
+        "version": version_of(_PACKAGE) or "unknown",
+        "instructions": (limit or bfloat16_by()) if bfloat16 else FLOAT32,
+    }
 
 
 class OpenVinoCore:
