@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 _TASKS = Path("/proc/self/task")
+_TOLD = hasattr(os, "sched_getaffinity") and _TASKS.is_dir()
+"""Whether the system tells where threads may run, and what they are called."""
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
@@ -76,7 +78,7 @@ def _there(
 
 def _cpus() -> Collection[int]:
     """Where the calling thread may run; empty where the system does not tell."""
-    return os.sched_getaffinity(0) if _TASKS.exists() else ()
+    return os.sched_getaffinity(0) if _TOLD else ()
 
 
 def _bind(task: int, cpus: Collection[int]) -> None:
