@@ -1,8 +1,9 @@
-"""Checks on an ONNX file without the onnx package: that all its weights are inside it.
+"""Checks on an ONNX file without the onnx package: that all it computes with is inside it.
 
-A runtime opens whatever file a tensor's external data names, so this is looked at before any
-runtime sees the model. The file is walked as protocol buffers (onnx.proto3); field numbers are
-fixed for ever by that format.
+A runtime opens whatever file a tensor's external data or an `EPContext` node names, so this is
+looked at before any runtime sees the model. The file is walked as protocol buffers (onnx.proto3);
+field numbers are fixed for ever by that format. What readers of protocol buffers take differently
+is refused, for another reader might find there what this one does not.
 """
 
 from __future__ import annotations
@@ -25,12 +26,24 @@ _DOWN: dict[str, dict[int, str]] = {
     "Tensor": {},
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of Tensor
+_OP_TYPE = 4  # field of Node
 _GRAPH, _OPSETS = 7, 8  # fields of Model
+_COMPILED = b"EPContext"
+"""Operator of a compiled engine, machine code, which onnxruntime's TensorRT reads from a file."""
 _MAX_DEPTH = 64
+_LARGEST_KEY = 2**32 - 1
+"""Of a field. Readers in C++ drop the bits above, and take the rest for the key of another."""
+
+_OUTSIDE = (
+    "its weights lie in another file (external data), which is refused; export it as one file"
+)
+_ENGINE = (
+    "it holds a compiled engine (a node EPContext), which is refused; export the predictor again"
+)
 
 
 def check_self_contained(path: Path) -> None:
-    """Refuse a file that is no ONNX model, or one whose weights lie in other files.
+    """Refuse a file that is no ONNX model, or one that makes a runtime open other files.
 
     Raises:
         PredictorError: naming the file.
@@ -38,28 +51,30 @@ def check_self_contained(path: Path) -> None:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             fields = {number for number, _, _ in _fields(data, 0, len(data))}
-            external = _GRAPH in fields and _has_external(data, 0, len(data), "Model", 0)
+            fault = _fault(data, 0, len(data), "Model", 0) if _GRAPH in fields else None
     except (OSError, ValueError) as error:
         raise PredictorError(f"{path}: not an ONNX model that can be read ({error}).") from error
     if not {_GRAPH, _OPSETS} <= fields:
         raise PredictorError(f"{path}: not an ONNX model; export the predictor again.")
-    if external:
-        raise PredictorError(
-            f"{path}: its weights lie in another file (external data), which is refused; export "
-            "it as one file."
-        )
+    if fault is not None:
+        raise PredictorError(f"{path}: {fault}.")
 
 
-def _has_external(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> bool:
+def _fault(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> str | None:
+    """Why the message of that kind is refused; None for a sound one."""
     if depth > _MAX_DEPTH:
         raise ValueError("its graphs are nested too deeply")
     for number, low, high in _fields(data, start, end):
         if kind == "Tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and low)):
-            return True
+            return _OUTSIDE
+        if kind == "Node" and number == _OP_TYPE and data[low:high] == _COMPILED:
+            return _ENGINE
         below = _DOWN[kind].get(number)
-        if below is not None and high >= 0 and _has_external(data, low, high, below, depth + 1):
-            return True
-    return False
+        if below is not None and high >= 0:
+            found = _fault(data, low, high, below, depth + 1)
+            if found is not None:
+                return found
+    return None
 
 
 def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -68,6 +83,8 @@ def _fields(data: mmap.mmap, start: int, end: int) -> Iterator[tuple[int, int, i
     while at < end:
         key, at = _varint(data, at, end)
         number, wire = key >> 3, key & 7
+        if not number or key > _LARGEST_KEY:
+            raise ValueError(f"a field's number is {number} before byte {at}, which none can have")
         if wire == 0:
             value, at = _varint(data, at, end)
             yield number, value, -1

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import pickle
+import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnx
@@ -19,8 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
 from pars_export import Predictor, PredictorError
-from pars_export.artifact import read_manifest, write_predictor
-from pars_export.onnx_file import check_self_contained
+from pars_export.artifact import folder_sha256, read_manifest, write_predictor
+from pars_export.onnx_file import _DOWN, check_self_contained
 from pars_export.runtimes.encoded import EncodedScorer
 from pars_export.runtimes.torch_eager import TorchCore
 
@@ -162,6 +164,195 @@ def test_the_walk_agrees_with_onnx_on_a_real_model(exported: Path) -> None:
     check_self_contained(exported / "model.onnx")
 
 
+def test_the_walk_knows_every_way_down_to_a_tensor() -> None:
+    """One that a later onnx brings would be a place for weights that nobody looks at."""
+    ways: dict[str, dict[int, str]] = {}
+
+    def look(message: Any) -> None:
+        if message.name in ways:
+            return
+        below = [each for each in message.fields if each.message_type is not None]
+        ways[message.name] = {each.number: each.message_type.name for each in below}
+        for each in below:
+            look(each.message_type)
+
+    look(onnx.ModelProto.DESCRIPTOR)
+    leading = {"TensorProto"}
+    while more := {kind for kind in ways if leading & set(ways[kind].values())} - leading:
+        leading |= more
+    short = {"TrainingInfoProto": "Training", "SparseTensorProto": "Sparse"}
+    named = {kind: short.get(kind, kind.removesuffix("Proto")) for kind in leading}
+    assert {
+        named[kind]: {n: named[to] for n, to in ways[kind].items() if to in leading}
+        for kind in leading
+    } == _DOWN
+
+
+def _size(size: int) -> bytes:
+    """As a protocol buffer writes it."""
+    found = b""
+    while size > 127:
+        found += bytes([size & 127 | 128])
+        size >>= 7
+    return found + bytes([size])
+
+
+def _key(number: int, wire: int, bits: int = 0) -> bytes:
+    """Of a field; ``bits`` are such as readers in C++ drop."""
+    return _size(number << 3 | wire | bits)
+
+
+def _field(number: int, content: bytes, bits: int = 0) -> bytes:
+    """A field of bytes."""
+    return _key(number, 2, bits) + _size(len(content)) + content
+
+
+def _graph_beside(graph: bytes, made: onnx.ModelProto | None = None) -> bytes:
+    """A model with more in its graph: readers of protocol buffers join the two."""
+    return (made or model()).SerializeToString() + _field(7, graph)
+
+
+HIDDEN = 1 << 33
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+@pytest.mark.parametrize("bits", [0, HIDDEN], ids=["plain", "hidden"])
+@pytest.mark.parametrize("value", [0.0, 1000.0])
+def test_weights_in_another_file_are_refused_under_a_key_that_only_others_read(
+    engines: Path, tmp_path: Path, runtime: str, bits: int, value: float
+) -> None:
+    """The pin would hold for any content of a file that the manifest does not list."""
+    manifest = read_manifest(engines)
+    file = str(manifest.engines[runtime]["file"])
+    made = onnx.load(engines / file)
+    bias = next(each for each in made.graph.initializer if each.name.startswith("head.bias"))
+    tensor = onnx.TensorProto(name=bias.name, data_type=bias.data_type, dims=bias.dims)
+    made.graph.initializer.remove(bias)
+    pairs = (("location", "bias.bin"), ("length", str(4 * int(np.prod(bias.dims)))))
+    outside = tensor.SerializeToString() + _key(14, 0, bits) + b"\x01"
+    for key, entry in pairs:
+        outside += _field(13, _field(1, key.encode()) + _field(2, entry.encode()), bits)
+    contents: dict[str, bytes | str | Path] = {name: engines / name for name in manifest.files}
+    contents[file] = _graph_beside(_field(5, outside), made)
+    folder = tmp_path / "forged"
+    write_predictor(folder, manifest, contents)
+    (folder / "bias.bin").write_bytes(np.full(bias.dims, value, dtype=np.float32).tobytes())
+    sentence = "a field's number is" if bits else "its weights lie in another file"
+    with pytest.raises(PredictorError, match=rf"{file}: .*{sentence}"):
+        Predictor.load(folder, runtime, sha256=folder_sha256(folder))
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        _key(0, 2) + b"\0",
+        _key(0, 0) + b"\0",
+        _key(14, 0, 1 << 32) + b"\x01",
+        _key(14, 0, 1 << 62) + b"\x01",
+        b"\xf0\x80\x80\x80\x80\x80\x80\x80\x80\x80\x01\x01",  # eleven bytes
+        _key(13, 3) + _field(1, b"location") + _key(13, 4),
+        _key(13, 4),
+        _key(13, 6),
+        _key(13, 7),
+        _key(8, 2) + _size(1 << 20),
+        _key(8, 2) + _size((1 << 64) + 0),
+        _key(8, 2) + b"\xff" * 10 + b"\x01",
+        _key(8, 1) + b"1234567",
+    ],
+)
+def test_what_readers_of_a_tensor_take_differently_is_refused(tmp_path: Path, more: bytes) -> None:
+    tensor = numpy_helper.from_array(np.zeros(2, dtype=np.float32), "t").SerializeToString()
+    path = tmp_path / "model.onnx"
+    path.write_bytes(_graph_beside(_field(5, tensor)))
+    check_self_contained(path)
+    path.write_bytes(_graph_beside(_field(5, tensor + more)))
+    with pytest.raises(PredictorError, match=r"model\.onnx: not an ONNX model that can be read"):
+        check_self_contained(path)
+
+
+@pytest.mark.parametrize("twice", [b"", _key(14, 0) + b"\0"], ids=["once", "twice"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        _key(14, 0) + b"\x01",
+        _key(14, 0) + b"\x81\x80\x80\x80\x00",  # one, in five bytes
+        b"\xf0\x80\x80\x80\x00\x01",  # the key in five bytes
+        _key(14, 0) + _size(1 << 32 | 1),  # one, for who keeps 32 bits
+        _field(13, b""),
+        _key(13, 0) + b"\0",
+        _field(14, b"\x01"),
+    ],
+)
+def test_a_place_of_weights_is_seen_however_it_is_written(
+    tmp_path: Path, more: bytes, twice: bytes
+) -> None:
+    tensor = numpy_helper.from_array(np.zeros(2, dtype=np.float32), "t").SerializeToString()
+    for content in (
+        _field(5, tensor + more + twice),
+        _field(5, tensor) + _field(5, more + twice),
+        _field(15, _field(1, tensor + more)),
+        _field(15, _field(2, tensor + twice + more)),
+        _field(1, _field(5, _field(5, tensor) + _field(5, more))),
+        _field(1, _field(5, _field(10, tensor) + _field(10, more))),
+        _field(1, _field(5, _field(22, _field(1, more)))),
+        _field(1, _field(5, _field(23, _field(2, more)))),
+        _field(1, _field(5, _field(6, _field(5, more)))),
+        _field(1, _field(5, _field(11, _field(5, more)))),
+    ):
+        (tmp_path / "model.onnx").write_bytes(_graph_beside(content))
+        with pytest.raises(PredictorError, match=r"its weights lie in another file"):
+            check_self_contained(tmp_path / "model.onnx")
+
+
+def test_a_compiled_engine_in_another_file_is_refused(forge: Forge) -> None:
+    made = model()
+    made.graph.node.append(
+        helper.make_node(
+            "EPContext",
+            ["input_ids"],
+            ["o"],
+            domain="com.microsoft",
+            embed_mode=0,
+            ep_cache_context="unlisted.engine",
+        )
+    )
+    with pytest.raises(PredictorError, match=r"model\.onnx: it holds a compiled engine"):
+        Predictor.load(forge(model__onnx=made.SerializeToString()))
+
+
+def test_a_file_that_is_also_of_openvinos_own_format_is_read_as_onnx(
+    engines: Path, tmp_path: Path
+) -> None:
+    """In that format its weights would lie in a file beside it, which no manifest lists."""
+    import openvino
+    from openvino import opset15
+
+    manifest = read_manifest(engines)
+    file = str(manifest.engines["openvino"]["file"])
+    content = (engines / file).read_bytes()
+    other = tmp_path / "other.xml"
+    port = opset15.parameter([-1], np.float32)
+    openvino.serialize(openvino.Model([opset15.add(port, np.float32(3))], [port]), other)
+    contents: dict[str, bytes | str | Path] = {name: engines / name for name in manifest.files}
+    contents[file] = _field(999, other.read_bytes()) + content
+    folder = tmp_path / "both"
+    write_predictor(folder, manifest, contents)
+    shutil.copy(other.with_suffix(".bin"), (folder / file).with_suffix(".bin"))
+    assert len(openvino.Core().read_model(folder / file).get_ops()) < 10, "as if told by content"
+    wanted = Predictor.load(engines, "openvino").score(["what is"])
+    assert Predictor.load(folder, "openvino").score(["what is"]) == wanted
+
+
+def test_onnxruntime_reads_a_file_of_any_name_as_onnx(exported: Path, tmp_path: Path) -> None:
+    manifest = read_manifest(exported)
+    contents: dict[str, bytes | str | Path] = {name: exported / name for name in manifest.files}
+    contents["model.ort"] = contents.pop("model.onnx")
+    engines = {**manifest.engines, "onnx": {**manifest.engines["onnx"], "file": "model.ort"}}
+    write_predictor(tmp_path / "p", dataclasses.replace(manifest, engines=engines), contents)
+    wanted = Predictor.load(exported, "onnx").score(["what is"])
+    assert Predictor.load(tmp_path / "p", "onnx").score(["what is"]) == wanted
+
+
 @pytest.mark.parametrize(
     "content",
     [b"", b"\0", b"not a model", b"PK\x03\x04" + b"\0" * 100, pickle.dumps({"a": 1}), b"\x0a\xff"],
@@ -180,15 +371,6 @@ def test_any_bytes_are_walked_or_refused(
     path.write_bytes(content)
     with contextlib.suppress(PredictorError):  # and no other error
         check_self_contained(path)
-
-
-def _size(size: int) -> bytes:
-    """As a protocol buffer writes it."""
-    found = b""
-    while size > 127:
-        found += bytes([size & 127 | 128])
-        size >>= 7
-    return found + bytes([size])
 
 
 def test_graphs_nested_without_end_are_refused(tmp_path: Path) -> None:

@@ -37,6 +37,8 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    # By its name a file could be of another format, which `check_self_contained` does not read.
+    options.add_session_config_entry("session.load_model_format", "ONNX")
     # Waiting threads must sleep, not spin: the cores belong to an engine.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     # Patterns of memory are kept per shape, and here every batch has a shape of its own.

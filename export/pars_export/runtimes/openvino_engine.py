@@ -151,7 +151,7 @@ class OpenVinoCore:
         self._thread = FollowingThread(_THREAD, helped=threads > 1)
         try:
             core = self._thread.run(_core, library)
-            model = self._thread.run(core.read_model, str(path))
+            model = self._thread.run(_read, path)
             _check_signature(path, model, facts)
             compiled = self._thread.run(core.compile_model, model, "CPU", properties)
             self.request = compiled.create_infer_request()
@@ -231,6 +231,23 @@ def _core(library: Any) -> Any:
 def _up(tokens: int) -> int:
     """The next multiple of `STEP`."""
     return -(-tokens // STEP) * STEP
+
+
+def _read(path: Path) -> Any:
+    """The model of a file, read as ONNX and nothing else.
+
+    `Core.read_model` tells formats by content: one file may be ONNX to `check_self_contained` and
+    OpenVINO's own format to it, whose weights lie in a second file.
+
+    Raises:
+        RuntimeError: OpenVINO cannot read it.
+    """
+    manager = openvino().frontend.FrontEndManager()
+    try:
+        front = manager.load_by_framework("onnx")
+        return front.convert(front.load(str(path)))
+    except Exception as error:  # those of a front end share no other base class
+        raise RuntimeError(str(error)) from error
 
 
 def _check_signature(path: Path, model: Any, facts: int) -> None:
