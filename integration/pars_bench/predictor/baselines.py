@@ -67,14 +67,14 @@ class PipelineScorer:
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         from transformers import (
-            AutoConfig,
             AutoModelForSequenceClassification,
             PreTrainedTokenizerFast,
             pipeline,
         )
 
-        settings = dict(read_encoder(folder))
-        config = AutoConfig.for_model(settings.pop("model_type"), **settings, num_labels=1)
+        from pars_export.encoder_config import transformers_config
+
+        config = transformers_config({**read_encoder(folder), "num_labels": 1})
         tokenizer = PreTrainedTokenizerFast(
             tokenizer_file=str(folder / TOKENIZER),
             pad_token="[PAD]",  # noqa: S106  # a token of text, no secret
