@@ -20,6 +20,7 @@ from pars_export.built_here import check_built_here
 from pars_export.calibration import Calibration, KnownLengths
 from pars_export.errors import ConfigError, InputError, PredictorError, RuntimeUnusableError
 from pars_export.facts import Facts
+from pars_export.forks import in_forked_children
 
 log = logging.getLogger("pars")
 
@@ -263,8 +264,7 @@ def _after_fork_in_child() -> None:
         predictor._after_fork()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forked_children(_after_fork_in_child)
 
 
 def _running_on(cpus: Collection[int]) -> AbstractContextManager[None]:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import importlib.util
 import json
 import os
@@ -8,10 +9,12 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -25,8 +28,10 @@ from pars_export import ConfigError, InputError, Predictor, PredictorError, runt
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.engines import ENGINES
 from pars_export.parity import EXACT, builtin_texts
+from pars_export.runtimes import openvino_engine
 from pars_export.runtimes.encoded import EncodedScorer, load_tokenizer
 from pars_export.runtimes.tensorrt import TensorRtCore
+from pars_export.runtimes.torch_eager import TorchCore
 
 TEXTS = builtin_texts()
 TOLERANCE: dict[str, Any] = {"rtol": 0, "atol": 2e-5}
@@ -237,6 +242,77 @@ def test_a_forked_child_loads_again_even_when_the_lock_was_held(
     assert status == 0, output
     assert_allclose(np.frombuffer(output, dtype=np.float32), wanted, **TOLERANCE)
     assert_allclose(predictor.score(TEXTS[:4]), wanted, **TOLERANCE)
+
+
+@contextmanager
+def _busy(work: Callable[[Callable[[], None]], object]) -> Iterator[None]:
+    """While another thread is in ``work``, at its call of what it is given."""
+    inside, done = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        inside.set()
+        done.wait(60)
+
+    thread = threading.Thread(target=work, args=(wait,))
+    thread.start()
+    try:
+        assert inside.wait(60)
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def _scores(predictor: Predictor) -> bytes:
+    return predictor.score(TEXTS[:4]).tobytes()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_scores_with_torch_can_score(exported: Path) -> None:
+    first, other = (Predictor.load(exported, runtime="torch") for _ in range(2))
+    wanted = first.score(TEXTS[:4])
+    core = cast(TorchCore, cast(EncodedScorer, other._ready())._core)
+    network = core._network
+
+    def score(wait: Callable[[], None]) -> None:
+        def slow(*rows: Any) -> Any:
+            wait()
+            return network(*rows)
+
+        core._network = slow
+        other.score(TEXTS[:4])
+
+    with _busy(score):
+        for predictor in (first, other):
+            status, output = _in_child(partial(_scores, predictor))
+            assert status == 0, output
+            assert_allclose(np.frombuffer(output, dtype=np.float32), wanted, **TOLERANCE)
+    assert_allclose(other.score(TEXTS[:4]), wanted, **TOLERANCE)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_child_forked_while_another_thread_imports_openvino_can_import_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    version = openvino_engine.openvino().__version__
+    real = importlib.import_module
+
+    def import_(wait: Callable[[], None]) -> None:
+        def slow(name: str) -> Any:
+            wait()
+            return real(name)
+
+        monkeypatch.setattr(importlib, "import_module", slow)
+        openvino_engine.openvino()
+
+    def in_child() -> bytes:
+        monkeypatch.undo()
+        return str(openvino_engine.openvino().__version__).encode()
+
+    with _busy(import_):
+        assert _in_child(in_child) == (0, version.encode())
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

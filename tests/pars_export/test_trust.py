@@ -212,7 +212,7 @@ def _field(number: int, content: bytes, bits: int = 0) -> bytes:
 
 def _graph_beside(graph: bytes, made: onnx.ModelProto | None = None) -> bytes:
     """A model with more in its graph: readers of protocol buffers join the two."""
-    return (made or model()).SerializeToString() + _field(7, graph)
+    return bytes((made or model()).SerializeToString()) + _field(7, graph)
 
 
 HIDDEN = 1 << 33

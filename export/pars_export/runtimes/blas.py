@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import os
 import threading
 from collections.abc import Callable
 from functools import cache
+
+from pars_export.forks import in_forked_children
 
 _MODULES = ("numpy._core._multiarray_umath", "numpy.core._multiarray_umath")
 """The module that is linked with the library, of numpy 2 and 1."""
@@ -41,8 +42,7 @@ def _after_fork_in_child() -> None:
     _limit = _Limit()
 
 
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+in_forked_children(_after_fork_in_child)
 
 
 @cache

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from pars_export.artifact import Manifest
 from pars_export.batches import BatchPlan
 from pars_export.cpu import bfloat16_by, multiplies_bfloat16
 from pars_export.errors import PredictorError, RuntimeUnusableError
+from pars_export.forks import ProcessLock
 from pars_export.onnx_file import check_self_contained
 from pars_export.runtimes import cannot_import, version_of
 from pars_export.runtimes.encoded import (
@@ -43,7 +43,7 @@ _PACKAGE, _TELEMETRY = "openvino", "openvino_telemetry"
 _THREAD = "pars-openvino"
 """Name of the threads that compute. Their helpers are the process's, of every engine."""
 _HWLOC = "HWLOC_THISSYSTEM"
-_importing = threading.Lock()
+_importing = ProcessLock()
 
 
 def openvino() -> Any:
@@ -51,7 +51,7 @@ def openvino() -> Any:
 
     Where a program has imported either of the two already, that stays as it is.
     """
-    with _importing:
+    with _importing.lock:
         if _PACKAGE in sys.modules or _TELEMETRY in sys.modules:
             return importlib.import_module(_PACKAGE)
         # So Python takes it for one that is not installed, and OpenVINO does without.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from safetensors.torch import load_model
 
 from pars_export.artifact import Manifest
 from pars_export.errors import PredictorError
+from pars_export.forks import ProcessLock
 from pars_export.network import RankerNetwork
 from pars_export.runtimes.encoded import (
     CONFIG,
@@ -24,7 +24,7 @@ from pars_export.runtimes.encoded import (
 )
 
 # torch's number of threads belongs to the process, not to a network.
-_threads_lock = threading.Lock()
+_threads = ProcessLock()
 
 
 class TorchCore:
@@ -45,7 +45,7 @@ class TorchCore:
     ) -> NDArray[np.float32]:
         """Scores (n,) of ids (n, t), and of facts (n, width) where the ranker reads them."""
         rows = [input_ids, attention_mask] if facts is None else [input_ids, attention_mask, facts]
-        with _threads_lock, torch.inference_mode():
+        with _threads.lock, torch.inference_mode():
             before = torch.get_num_threads()
             torch.set_num_threads(self._threads)
             try:
