@@ -36,7 +36,8 @@ from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer,
 from pars_export.runtimes.ngram_half import HALF, read_half
 from pars_export.runtimes.onnxruntime_engines import CPU_PLAN, OnnxCore
 from pars_export.runtimes.torch_eager import TorchCore, load_network
-from pars_export.tensorrt import BuildOptions, check_known
+from pars_export.tensorrt import BuildOptions, check_known, check_used
+from pars_export.threads import check_threads
 
 WEIGHTS = "model.safetensors"
 
@@ -75,10 +76,12 @@ def write_encoder_predictor(
         The manifest as written.
 
     Raises:
+        ConfigError: threads below 1, or options that an engine cannot have.
         PredictorError: an engine or the reloaded network does not score as the network does,
             tokenizer and encoder or half do not belong together, or ``out`` holds something else
             than a predictor.
     """
+    check_threads(threads)
     _check_options(to, options)
     with _naming(out), predictor_folder(out) as folder:
         config = {
@@ -145,9 +148,11 @@ def add_engines(
         options: of TensorRT engines.
 
     Raises:
+        ConfigError: threads below 1, or options that an engine cannot have.
         PredictorError: no encoder's predictor folder, or an engine beyond its bound, the `onnx`
             that is there among them.
     """
+    check_threads(threads)
     _check_options(to, options)
     path = Path(path)
     manifest = read_manifest(path)
@@ -183,9 +188,11 @@ def _check_base(path: Path, manifest: Manifest) -> None:
 
 
 def _check_options(to: Sequence[str], options: BuildOptions | None) -> None:
-    """Refuse what one of the engines cannot have, before minutes go into the others."""
+    """Refuse what one of the engines cannot have, or none heeds, before minutes go into others."""
+    options = options or BuildOptions()
     for name in to:
-        check_known(ENGINES[name].package, options or BuildOptions())
+        check_known(ENGINES[name].package, options)
+    check_used(to, options)
 
 
 class _Writer:

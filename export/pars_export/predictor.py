@@ -21,6 +21,7 @@ from pars_export.calibration import Calibration, KnownLengths
 from pars_export.errors import ConfigError, InputError, PredictorError, RuntimeUnusableError
 from pars_export.facts import Facts
 from pars_export.forks import in_forked_children
+from pars_export.threads import check_threads
 
 log = logging.getLogger("pars")
 
@@ -86,8 +87,7 @@ class Predictor:
             PredictorError: the folder is missing, changed, too new, or cannot run here.
             ConfigError: an unknown runtime, a number of threads below 1, or CPUs that are not ours.
         """
-        if isinstance(threads, bool) or not isinstance(threads, int) or threads < 1:
-            raise ConfigError(f"threads is {threads!r}; it must be a whole number of at least 1.")
+        check_threads(threads)
         path = Path(folder).absolute()
         manifest = read_manifest(path, sha256=sha256)
         chosen, *others = runtimes.choices(runtime, path, manifest)

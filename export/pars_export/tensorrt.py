@@ -9,7 +9,7 @@ int8 engine is a half or int8 ONNX file, built the same way.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -198,6 +198,27 @@ def check_known(library: str, options: BuildOptions) -> None:
             "built them and on the compute capabilities they were built for; leave it out, or "
             "build with tensorrt."
         )
+
+
+def check_used(engines: Collection[str], options: BuildOptions) -> None:
+    """Refuse options that none of an export's engines heeds.
+
+    Raises:
+        ConfigError: naming the first.
+    """
+    here, anywhere = ("tensorrt",), ("tensorrt-rtx",)
+    for name, given, users in (
+        ("--precision", options.precision != BuildOptions.precision, here + anywhere),
+        ("--version-compatible", options.version_compatible, here),
+        ("--hardware", options.hardware != BuildOptions.hardware, here),
+        ("--compute-capability", options.capabilities, anywhere),
+        ("--timing-cache", options.timing_cache is not None, here),
+    ):
+        if given and not set(users) & set(engines):
+            raise ConfigError(
+                f"{name} is for the engine {' or '.join(users)}, and --to names "
+                f"{', '.join(engines) or 'none but onnx'}; leave it out, or add the engine to --to."
+            )
 
 
 def _apply(trt: Any, config: Any, options: BuildOptions) -> None:

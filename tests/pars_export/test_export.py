@@ -235,6 +235,17 @@ def test_int8_of_the_real_encoder_keeps_its_promise(fit: Fit, tmp_path: Path) ->
     assert parity["batch_diff"] <= parity["batch_bound"] == pytest.approx(parity["bound"] / 200)
 
 
+@pytest.mark.parametrize("threads", ["0", "-1"])
+def test_threads_that_are_none_are_one_sentence(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], threads: str
+) -> None:
+    out = tmp_path / "p"
+    assert main(["export", str(checkpoint), "--out", str(out), "--threads", threads]) == 2
+    sentence = f"threads is {threads}; it must be a whole number of at least 1."
+    assert capsys.readouterr().err.strip() == f"pars: error: {sentence}"
+    assert not out.exists()
+
+
 def test_all_engines_that_need_no_gpu_in_one_command(
     checkpoint: Path,
     tmp_path: Path,

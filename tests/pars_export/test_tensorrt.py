@@ -86,6 +86,43 @@ def test_a_common_shape_gets_a_graph_and_a_context_of_its_own(
     assert engine.contexts[-1].shapes["input_ids"] == (2, 8), "a graph's context keeps its shape"
 
 
+def test_a_shape_that_cannot_be_recorded_is_scored_as_ever(
+    device: RecordingDevice,
+    engine: RecordingEngine,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    core = TensorRtCore("e.engine", engine, SHAPES, device)
+    asked: list[None] = []
+    # As where an engine beside it has taken the GPU's memory since.
+    monkeypatch.setattr(engine, "create_execution_context", lambda: asked.append(None))
+    for shape in [(2, 8)] * 6 + [(5, 9)] * 6:
+        ids, mask = _batch(*shape, len(asked))
+        assert_array_equal(core(ids, mask), (ids * mask).sum(axis=1))
+    assert len(asked) == 1
+    (told,) = caplog.messages
+    assert "e.engine: TensorRT gives no execution context" in told
+    assert "scoring goes on without" in told
+
+
+def test_a_recording_that_fails_is_ended(
+    device: RecordingDevice, engine: RecordingEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    core = TensorRtCore("e", engine, SHAPES, device)
+    real = RecordingContext.execute_async_v3
+
+    def fails(context: RecordingContext, stream: int) -> bool:
+        return device.recording is None and real(context, stream)
+
+    monkeypatch.setattr(RecordingContext, "execute_async_v3", fails)
+    for seed in range(6):
+        ids, mask = _batch(2, 8, seed)
+        assert_array_equal(core(ids, mask), (ids * mask).sum(axis=1))
+    assert device.recording is None
+    assert [call[0] for call in device.calls].count("captured") == 1
+    assert not any(call[0] == "launch" for call in device.calls)
+
+
 def test_facts_are_a_third_input(device: RecordingDevice, engine: RecordingEngine) -> None:
     with pytest.raises(PredictorError, match="the engine's tensors are"):
         TensorRtCore("e", engine, SHAPES, device, facts=4)
@@ -165,7 +202,21 @@ LATER = {"version_compatible": True}
         ({"hardware": "ampere_plus"}, "11.4.0.106", "9.0", None),
         ({"hardware": "ampere_plus"}, "11.4.0.106", "7.5", "this one has 7.5"),
         ({"hardware": "same_compute_capability"}, "11.4.0.106", "8.9", None),
-        ({"capabilities": None}, "11.4.0.106", "8.9", "this one has 8.9"),
+        ({"capabilities": None}, "11.4.0.106", "8.9", "capability unknown, and this one has 8.9"),
+        (
+            {"capabilities": ["sm_89"]},
+            "11.4.0.106",
+            "8.9",
+            "capability sm_89, and this one has 8.9",
+        ),
+        (
+            {"capabilities": ["sm_89"], "hardware": "ampere_plus"},
+            "11.4.0.106",
+            "9.0",
+            r"e: by its manifest .* capability 'sm_89'; expected numbers such as 8\.9; export",
+        ),
+        ({"capabilities": ["8.9", "sm_90"]}, "11.4.0.106", "8.9", None),
+        ({**LATER, "version": "1" * 5000}, "11.4.0.106", "8.9", "11.4.0.106 is installed"),
     ],
 )
 def test_an_engine_for_another_gpu_or_version_is_refused(
@@ -214,7 +265,10 @@ def test_an_engine_for_one_gpu_model_is_refused_on_another(
         load_core("tensorrt", tmp_path / "e", described)
 
 
-@pytest.mark.parametrize("profiles", [None, [], [{}], [{"max": [1]}], [{"max": ["a", 2]}], 3])
+@pytest.mark.parametrize(
+    "profiles",
+    [None, [], [{}], [{"max": [1]}], [{"max": ["a", 2]}], [{"max": [float("inf"), 2]}], 3],
+)
 def test_profiles_of_another_form_are_refused(profiles: object) -> None:
     assert profiles_of("e", BUILT) == [(8, 16)]
     with pytest.raises(PredictorError, match="e: its manifest tells no profiles"):

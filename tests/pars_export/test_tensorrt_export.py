@@ -36,6 +36,8 @@ import tensorrt_rtx as trt
 TEXTS = builtin_texts()
 RTX = ENGINES["tensorrt-rtx"].file
 FP32 = BuildOptions("fp32", capabilities=("8.9",))
+OPTIONS = {"tensorrt": BuildOptions("fp32"), "tensorrt-rtx": FP32}
+"""Of either library, for the recording GPU."""
 
 
 @pytest.fixture
@@ -85,7 +87,7 @@ def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
 def test_an_engine_is_compared_itself_where_a_gpu_can_run_it(
     folder: Path, built_here: Path, gpu: Gpu, name: str
 ) -> None:
-    manifest = add_engines(folder, [name], TEXTS, options=FP32)
+    manifest = add_engines(folder, [name], TEXTS, options=OPTIONS[name])
     engine: Any = manifest.engines[name]
     assert engine["graph_parity"]["prompts"] == engine["parity"]["prompts"] == PROMPTS
     assert engine["parity"]["max_abs_diff"] <= engine["parity"]["bound"]
@@ -117,7 +119,7 @@ def test_an_engine_that_scores_otherwise_on_its_gpu_leaves_nothing(
 
     gpu.score = wrong
     with pytest.raises(PredictorError, match=f"The {name} engine's scores differ .* by up to 1"):
-        add_engines(folder, [name], TEXTS, options=FP32)
+        add_engines(folder, [name], TEXTS, options=OPTIONS[name])
     assert gpu.batches
     assert folder_sha256(folder) == before
     assert not list(built_here.parent.rglob("*"))
@@ -163,6 +165,42 @@ def test_what_a_library_does_not_have_is_refused_before_anything_is_built(
     with pytest.raises(ConfigError, match="tensorrt_rtx has no --version-compatible"):
         add_engines(folder, ["tensorrt", "tensorrt-rtx"], TEXTS, options=options)
     assert gpu.batches == 0
+
+
+TIMINGS = BuildOptions(timing_cache=Path("timings"))
+TENSORRT = "tensorrt, and --to names"
+
+
+@pytest.mark.parametrize(
+    ("to", "options", "sentence"),
+    [
+        (["tensorrt"], FP32, "--compute-capability is for the engine tensorrt-rtx, and --to names"),
+        (["tensorrt-rtx"], TIMINGS, f"--timing-cache is for the engine {TENSORRT} tensorrt-rtx;"),
+        ([], TIMINGS, f"--timing-cache is for the engine {TENSORRT} none but onnx;"),
+        (["onnx-bf16"], BuildOptions("fp32"), "--precision .* tensorrt or tensorrt-rtx, and"),
+        (
+            ["onnx-bf16"],
+            BuildOptions(hardware="ampere_plus"),
+            f"--hardware .*{TENSORRT} onnx-bf16;",
+        ),
+        ([], BuildOptions(version_compatible=True), f"--version-compatible .*{TENSORRT}"),
+    ],
+)
+def test_what_no_engine_heeds_is_refused_before_anything_is_built(
+    folder: Path, gpu: Gpu, to: list[str], options: BuildOptions, sentence: str
+) -> None:
+    before = folder_sha256(folder)
+    with pytest.raises(ConfigError, match=sentence):
+        add_engines(folder, to, TEXTS, options=options)
+    assert folder_sha256(folder) == before
+    assert gpu.batches == 0
+
+
+def test_an_option_of_one_of_two_libraries_is_taken(folder: Path, gpu: Gpu) -> None:
+    options = replace(FP32, capabilities=("8.9", "12.0"))
+    engines: Any = add_engines(folder, ["tensorrt", "tensorrt-rtx"], TEXTS, options=options).engines
+    assert engines["tensorrt"]["capabilities"] == [gpu.device.capability()]
+    assert engines["tensorrt-rtx"]["capabilities"] == ["8.9", "12.0"]
 
 
 @pytest.mark.parametrize(

@@ -7,9 +7,10 @@ capability and model, the engine's tensors and profile shapes, each against the 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,8 @@ from pars_export.errors import PredictorError
 from pars_export.runtimes.cuda import Cuda, Device
 from pars_export.runtimes.encoded import EncodedScorer, encoded_scorer
 from pars_export.tensorrt import FACTS, INPUTS, OUTPUT, import_library
+
+log = logging.getLogger("pars")
 
 _GRAPHS = 16
 """Shapes that get a CUDA graph and a context of their own; each context holds GPU memory."""
@@ -121,6 +124,7 @@ class TensorRtCore:
         self._contexts = [self._context(index) for index in range(len(profiles))]
         self._graphs: dict[tuple[int, int], _Ready] = {}
         self._seen: Counter[tuple[int, int]] = Counter()
+        self._captures = True
 
     def _check(self) -> None:
         names = [
@@ -185,8 +189,21 @@ class TensorRtCore:
         scores: NDArray[np.float32] = self._part(OUTPUT, shape[0] * 4).view(np.float32).copy()
         self._seen[shape] += 1
         if ready is None and self._seen[shape] == _COMMON and len(self._graphs) < _GRAPHS:
-            self._capture(profile, shape)
+            self._try_capture(profile, shape)
         return scores
+
+    def _try_capture(self, profile: int, shape: tuple[int, int]) -> None:
+        """Record a common shape, until that fails once: scores do not hang on it, only their speed.
+
+        It takes memory of the GPU beyond what loading took, which an engine beside it may have.
+        """
+        if not self._captures:
+            return
+        try:
+            self._capture(profile, shape)
+        except PredictorError as error:
+            self._captures = False
+            log.warning(f"{error} No more shapes get a CUDA graph; scoring goes on without.")
 
     def _profile(self, shape: tuple[int, int]) -> int:
         for index, (rows, tokens) in enumerate(self._profiles):
@@ -258,11 +275,14 @@ def check_fits(
         )
     built_for = engine.get("capabilities")
     capabilities = [str(each) for each in built_for] if isinstance(built_for, list) else []
-    newer = float(capability) >= 8.0 and all(float(each) >= 8.0 for each in capabilities)
-    if capability not in capabilities and not (engine.get("hardware") == "ampere_plus" and newer):
+    if capability not in capabilities and not (
+        engine.get("hardware") == "ampere_plus"
+        and _since_ampere(where, [capability, *capabilities])
+    ):
         raise PredictorError(
-            f"{where}: built for GPUs of compute capability {', '.join(capabilities)}, and this "
-            f"one has {capability}; export the engine on this machine."
+            f"{where}: built for GPUs of compute capability "
+            f"{', '.join(capabilities) or 'unknown'}, and this one has {capability}; export the "
+            "engine on this machine."
         )
     built_on = engine.get("gpu")  # engines of earlier exports and of tensorrt_rtx name none
     if engine.get("hardware") == "none" and built_on not in (None, gpu):
@@ -272,6 +292,21 @@ def check_fits(
         )
 
 
+def _since_ampere(where: str, capabilities: Sequence[str]) -> bool:
+    """Whether all of these GPUs are of Ampere's generation or a later one.
+
+    Raises:
+        PredictorError: one is no compute capability.
+    """
+    for each in capabilities:
+        if not re.fullmatch(r"[0-9]{1,3}\.[0-9]{1,3}", each):
+            raise PredictorError(
+                f"{where}: by its manifest it was built for the compute capability {each!r}; "
+                "expected numbers such as 8.9; export the engine again."
+            )
+    return all(float(each) >= 8.0 for each in capabilities)
+
+
 def _carries_runtime(engine: Mapping[str, object]) -> bool:
     # tensorrt_rtx has no such engines, whatever a manifest says.
     return engine.get("library") == "tensorrt" and engine.get("version_compatible") is True
@@ -279,7 +314,7 @@ def _carries_runtime(engine: Mapping[str, object]) -> bool:
 
 def _is_later(version: str, built: str) -> bool:
     """Whether ``version`` is a later one of the same major version."""
-    found, wanted = ([int(n) for n in re.findall(r"\d+", each)] for each in (version, built))
+    found, wanted = ([int(n) for n in re.findall(r"[0-9]{1,9}", each)] for each in (version, built))
     return found[:1] == wanted[:1] and found > wanted
 
 
@@ -292,7 +327,7 @@ def profiles_of(where: str, engine: Mapping[str, object]) -> list[tuple[int, int
     try:
         found = [tuple(map(int, each["max"])) for each in engine["profiles"]]  # type: ignore[attr-defined]
         profiles = [(rows, tokens) for rows, tokens in found]
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise PredictorError(
             f"{where}: its manifest tells no profiles; export the engine again."
         ) from error
