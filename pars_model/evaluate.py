@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
+from pars_export.threads import check_threads
 from pars_model.evaluation_text import render
 
 if TYPE_CHECKING:
@@ -107,8 +108,10 @@ def load_scorer(path: Path, threads: int = 1) -> Scorer:
 
     Raises:
         InputError: there is neither.
+        ConfigError: a number of threads below 1.
         PredictorError: the folder is no sound predictor.
     """
+    check_threads(threads)
     if path.is_dir():
         from pars_export import Predictor
 

@@ -14,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from pars_export import Predictor
-from pars_export.errors import InputError, ParsError
+from pars_export.errors import ConfigError, InputError, ParsError
 from pars_export.files import sha256_file
 from pars_export.table import write_length_predictor, write_table_predictor
 from pars_model import evaluate as module
@@ -379,3 +379,10 @@ def test_an_empty_split_is_refused(make_table: MakeTable, make_rows: MakeRows) -
     path = make_table([{**row, "split": "train"} for row in make_rows(10)])
     with pytest.raises(InputError, match="no prompts of split test"):
         evaluate(Constant(len), path)
+
+
+def test_threads_that_are_none_are_refused_before_a_checkpoint_is_read(tmp_path: Path) -> None:
+    (tmp_path / "best.ckpt").write_bytes(b"not read")
+    for threads in (0, -1):
+        with pytest.raises(ConfigError, match=f"threads is {threads}; it must be a whole number"):
+            load_scorer(tmp_path / "best.ckpt", threads)

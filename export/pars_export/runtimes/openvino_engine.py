@@ -216,7 +216,7 @@ def _core(library: Any) -> Any:
     then that it looks at another system.
     """
     core = library.Core()
-    with _importing:
+    with _importing.lock:
         before = os.environ.get(_HWLOC)
         os.environ[_HWLOC] = "0"
         try:
