@@ -197,8 +197,8 @@ class EpochBatches(Sampler[list[object]]):  # type: ignore[misc]  # mypy does no
         rank: which process this is, of ``world``: each takes every ``world``-th batch, and the
             first ones are repeated so that all take equally many.
         world: number of processes.
-        least: fewest batches of an epoch, all processes together; where ``make`` has fewer, an
-            epoch is several of its.
+        least: fewest batches of an epoch that each process takes, for that is how often weights
+            are updated; where ``make`` has fewer, an epoch is several of its.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class EpochBatches(Sampler[list[object]]):  # type: ignore[misc]  # mypy does no
         self._make, self._epoch, self._seed = make, epoch, seed
         self._rank, self._world = rank, world
         once = len(make(np.random.default_rng(seed)))
-        self._passes = max(1, -(-least // once))
+        self._passes = max(1, -(-least * world // once))
         self._count = -(-once * self._passes // world)
 
     def __len__(self) -> int:

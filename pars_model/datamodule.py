@@ -62,8 +62,8 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
             repeated samples; 0.4 is a guess, known ones are 0.2 to 0.7.
         partners: random partners per prompt, where ``pairing`` is random.
         eval_batch_size: prompts per batch of validation, test and prediction.
-        least_batches: fewest batches of an epoch; where the prompts are too few, it takes all of
-            them several times, in other batches.
+        least_batches: fewest batches of an epoch on each device; where the prompts are too few, it
+            takes all of them several times, in other batches.
         pool: batches drawn together and sorted by token count; 1 for purely random batches. Pairs
             of sorted ones seldom join a short prompt and a long one.
         val_fraction: share of prompts for validation, where the table names none; of a ranker that

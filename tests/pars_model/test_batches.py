@@ -90,8 +90,19 @@ def test_an_epoch_of_few_prompts_takes_them_several_times(least: int, passes: in
     assert len(sampler) == len(batches) == 7 * passes
     assert all(batches.count(key) == passes for key in range(7))
     assert passes == 1 or batches[:7] != batches[7:14]
-    shared = [len(EpochBatches(make, lambda: 0, 0, rank, 2, least)) for rank in range(2)]
-    assert min(shared) * 2 >= max(least, 7)
+
+
+@pytest.mark.parametrize("world", [1, 2, 8])
+def test_each_process_takes_the_fewest_batches_of_an_epoch(world: int) -> None:
+    def make(rng: np.random.Generator) -> list[list[object]]:
+        return [[int(n)] for n in rng.permutation(13)]
+
+    parts = [list(EpochBatches(make, lambda: 0, 0, rank, world, 30)) for rank in range(world)]
+    (steps,) = {len(part) for part in parts}
+    assert 30 <= steps <= 39, "no more than the passes ask for"
+    taken = [key for part in parts for (key,) in part]
+    counts = [taken.count(key) for key in range(13)]
+    assert max(counts) - min(counts) <= 1
 
 
 def test_prompts_of_one_home_share_a_group() -> None:
