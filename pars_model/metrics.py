@@ -177,8 +177,9 @@ def bootstrap(
     table = np.stack(values)
     low, high = np.full(table.shape[1], np.nan), np.full(table.shape[1], np.nan)
     enough = np.isfinite(table).sum(axis=0) * 2 >= resamples
-    with np.errstate(invalid="ignore"):  # between two infinite values there is no number
-        low[enough], high[enough] = np.nanpercentile(table[:, enough], [2.5, 97.5], axis=0)
+    if enough.any():
+        with np.errstate(invalid="ignore"):  # between two infinite values there is no number
+            low[enough], high[enough] = np.nanpercentile(table[:, enough], [2.5, 97.5], axis=0)
     return low, high
 
 

@@ -153,6 +153,13 @@ def test_more_prompts_give_narrower_intervals() -> None:
     assert width[0] > 2 * width[1]
 
 
+def test_two_prompts_have_a_tau_and_seldom_an_interval() -> None:
+    two, none = np.array([1.0, 2.0]), np.zeros(2, dtype=bool)
+    found = [tau_and_accuracy(two, two, none, np.arange(2), 500, seed)[0] for seed in range(6)]
+    assert {each.value for each in found} == {1.0}
+    assert None in {each.low for each in found}, "half of the draws are one prompt twice"
+
+
 def samples_table(
     make_table: MakeTable, noise: float, samples: int, finish: str = "stop", prompts: int = 150
 ) -> LengthTable:
