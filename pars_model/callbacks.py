@@ -13,6 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
+from pars_model.datamodule import PromptLengthDataModule
+from pars_model.few_validation import warn_of_few
 from pars_model.fitted_table import note_table
 from pars_model.ngram_half import add_half
 from pars_model.prior import NONE, find_prior
@@ -25,7 +27,8 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
 
     While a fit runs, its best weights are in ``unfinished.ckpt``, a ranker like any other; with an
     n-gram half, where there is to be one, they become ``best.ckpt`` when it ends well, so an
-    interrupted fit leaves the best.ckpt of an earlier one alone.
+    interrupted fit leaves the best.ckpt of an earlier one alone. Of equal validations the later one
+    counts, whose weights have learned at lower rates. A fit that ends says where few prompts chose.
     ``last.ckpt`` has the state after each epoch: ``--ckpt_path .../last.ckpt`` goes on from it.
     Every file appears whole or not at all.
 
@@ -61,7 +64,7 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
             note_table(trainer.datamodule)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Keep these weights if they are the best so far."""
+        """Keep these weights if none so far were better."""
         if trainer.state.fn != "fit" or trainer.sanity_checking or trainer.fast_dev_run:
             return
         metric = trainer.callback_metrics.get(self.monitor)
@@ -70,7 +73,7 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
             raise ConfigError(f"KeepBest's monitor is {self.monitor!r}; expected one of {known}.")
         value = float(metric)
         better = self.best is None or (
-            value > self.best if self.mode == "max" else value < self.best
+            value >= self.best if self.mode == "max" else value <= self.best
         )
         if better:
             self.best = value
@@ -94,7 +97,9 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
         if trainer.is_global_zero and unfinished.is_file():
             if pl_module.hparams.get("ngram_half"):
                 add_half(unfinished, trainer.datamodule, trainer.strategy.root_device)
-            unfinished.replace(unfinished.with_name(BEST))
+            best = unfinished.replace(unfinished.with_name(BEST))
+            if isinstance(trainer.datamodule, PromptLengthDataModule):
+                warn_of_few(best, trainer.datamodule, trainer.strategy.root_device)
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, for a fit that is resumed."""

@@ -1,0 +1,74 @@
+"""What a fit says of few validation prompts: how little their tau tells of its weights."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pars_model.checkpoint import load_ranker
+from pars_model.evaluate import FEW_PROMPTS
+from pars_model.metrics import Estimate, estimates
+from pars_model.validation import metrics_of
+
+if TYPE_CHECKING:
+    import torch
+
+    from pars_model.datamodule import PromptLengthDataModule
+
+log = logging.getLogger("pars")
+
+
+def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> None:
+    """Warn where fewer than `FEW_PROMPTS` validation prompts chose the weights of a checkpoint.
+
+    Where none could be compared, the data module has said so already.
+
+    Args:
+        ckpt: the ranker's.
+        data: of its fit, set up.
+        device: where the network reads the validation prompts.
+    """
+    prompts = int((data.split == "val").sum())
+    if prompts >= FEW_PROMPTS or not data.comparable("val"):
+        return
+    tau = _tau(ckpt, data, device)
+    table = data.table
+    assert table is not None
+    more = "mark more rows with split val" if table.has_split else "raise data.val_fraction"
+    log.warning(
+        "%s: only %d validation prompts chose the weights, fewer than %d: their tau is "
+        "%.2f%s; collect more prompts or %s.",
+        data.path,
+        prompts,
+        FEW_PROMPTS,
+        tau.value,
+        _interval(tau),
+        more,
+    )
+
+
+def _tau(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> Estimate:
+    """Validation tau in the mean over groups, and its interval over prompts."""
+    ranker, items, table = load_ranker(ckpt).to(device), data.items("val"), data.table
+    assert table is not None
+    texts = [table.prompts[number] for number in items.prompt]
+    scores = ranker.network_scores(texts, items.facts) + ranker.half_scores(texts)
+
+    def statistic(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
+        part = items.pick(drawn)
+        found = metrics_of(scores[drawn], part.length, part.censored, part.group)
+        return np.array([found["tau"]])
+
+    (tau,) = estimates(statistic, items.prompt)
+    return tau
+
+
+def _interval(tau: Estimate) -> str:
+    """The interval in words; one without width says that there are too few draws that differ."""
+    if tau.low is None or tau.high is None or tau.low == tau.high:
+        return ", and they are too few for an interval"
+    return f", its 95 % interval [{tau.low:.2f}, {tau.high:.2f}], which is rough itself"
