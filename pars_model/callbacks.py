@@ -15,7 +15,7 @@ from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
 from pars_model.datamodule import PromptLengthDataModule
 from pars_model.few_validation import warn_of_few
-from pars_model.fitted_table import note_table
+from pars_model.fitted_table import note_table, require_same_table
 from pars_model.ngram_half import add_half
 from pars_model.prior import NONE, find_prior
 
@@ -29,7 +29,8 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
     n-gram half, where there is to be one, they become ``best.ckpt`` when it ends well, so an
     interrupted fit leaves the best.ckpt of an earlier one alone. Of equal validations the later one
     counts, whose weights have learned at lower rates. A fit that ends says where few prompts chose.
-    ``last.ckpt`` has the state after each epoch: ``--ckpt_path .../last.ckpt`` goes on from it.
+    ``last.ckpt`` has the state after each epoch: ``--ckpt_path .../last.ckpt`` goes on from it, on
+    the same table alone. That of an earlier fit stays until the first epoch of a new one has ended.
     Every file appears whole or not at all.
 
     Args:
@@ -108,6 +109,13 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self.best = state_dict["best"]
+
+    def on_load_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Refuse to go on with a fit on another table."""
+        if trainer.state.fn == "fit":
+            require_same_table(trainer.ckpt_path, checkpoint, trainer.datamodule)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """A new fit forgets what an interrupted one left; a resumed one, a best that is gone."""

@@ -1,4 +1,4 @@
-"""The length table that a checkpoint was fitted on, found again when it is exported.
+"""The length table that a checkpoint was fitted on, found again when it is resumed or exported.
 
 A checkpoint holds the table's path and digest; the path goes no further, into no predictor folder.
 """
@@ -16,6 +16,7 @@ import torch
 from pars_export.errors import InputError
 from pars_export.export_prompts import ExportPrompts, table_prompts
 from pars_export.files import sha256_file
+from pars_model.checkpoint_content import CONTENT
 from pars_model.fit_split import FitSplit
 from pars_model.lengths import LengthTable, read_lengths, text_fraction
 
@@ -26,14 +27,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("pars")
 
-_PATH = "table_path"
+_PATH, _SHA256 = "table_path", "table_sha256"
 
 
 def note_table(data: pl.LightningDataModule | None) -> None:
-    """Have every checkpoint of a fit say where the table of its data module is."""
+    """Have every checkpoint of a fit say where the table of its data module is, and its digest."""
     path = getattr(data, "path", None)
     if data is not None and path is not None:
         data.hparams[_PATH] = str(Path(path).resolve())
+        data.hparams[_SHA256] = sha256_file(Path(path))
+
+
+def require_same_table(
+    ckpt: object, checkpoint: Mapping[str, Any], data: pl.LightningDataModule | None
+) -> None:
+    """Refuse to go on with a fit on another table than that of the data module, already noted.
+
+    Args:
+        ckpt: path of the checkpoint.
+        checkpoint: its content.
+        data: of the fit that is to go on.
+
+    Raises:
+        InputError: the tables differ; one that is not known may be the same.
+    """
+    noted = checkpoint.get("datamodule_hyper_parameters", {})
+    # From before the digest was noted beside the path: what the latest validation told.
+    summary = checkpoint.get(CONTENT, {}).get("training", {}).get("data", {})
+    then = noted.get(_SHA256, summary.get("table_sha256"))
+    now = None if data is None else data.hparams.get(_SHA256)
+    if data is None or then is None or now is None or then == now:
+        return
+    raise InputError(
+        f"--ckpt_path {ckpt} is of a fit on {noted.get(_PATH, 'a table')} with sha256 {then[:12]}, "
+        f"but data.path is {data.hparams[_PATH]} with sha256 {now[:12]}: give the table of that "
+        "fit as it was, or begin a new one without --ckpt_path."
+    )
 
 
 def prompts_of_fit(ckpt: Path, ranker: ResponseLengthRanker) -> ExportPrompts | None:

@@ -104,6 +104,55 @@ def test_an_export_compares_on_what_the_fit_did_not_learn_from(
     assert not caplog.records
 
 
+def go_on(fitted: Path, encoder: Path, table: Path, root: Path) -> int:
+    """Go on with the fit's last.ckpt, with one epoch more and its files in ``root``."""
+    arguments = ["fit", "--config", str(CONFIG), "--data.path", str(table)]
+    arguments += ["--model.encoder", str(encoder), "--model.max_length", "32"]
+    arguments += ["--trainer.max_epochs", "2", "--trainer.default_root_dir", str(root)]
+    arguments += ["--trainer.accelerator", "cpu", "--ckpt_path", str(fitted / "last.ckpt")]
+    return main(arguments)
+
+
+@pytest.mark.parametrize("noted", [True, False], ids=["noted", "from before it was noted"])
+def test_a_fit_on_another_table_is_not_gone_on_with(
+    fitted: Path,
+    encoder: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    noted: bool,
+) -> None:
+    from tests.pars_model.conftest import rows_of, write_jsonl
+
+    other = write_jsonl(tmp_path / "other.jsonl", rows_of(60, seed=1))
+    content = torch.load(fitted / "last.ckpt", weights_only=True)
+    if not noted:
+        content["datamodule_hyper_parameters"].pop("table_sha256", None)
+    torch.save(content, tmp_path / "last.ckpt")
+    assert go_on(tmp_path, encoder, other, tmp_path / "run") == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "--ckpt_path" in each]
+    assert f"{tmp_path / 'last.ckpt'} is of a fit on {fitted / 'lengths.jsonl'} with" in line
+    assert f"but data.path is {other} with sha256" in line
+    assert not (tmp_path / "run" / "best.ckpt").exists()
+
+
+def test_a_fit_goes_on_with_its_table_elsewhere(
+    fitted: Path, encoder: Path, tmp_path: Path
+) -> None:
+    moved = tmp_path / "moved.jsonl"
+    moved.write_bytes((fitted / "lengths.jsonl").read_bytes())
+    assert go_on(fitted, encoder, moved, tmp_path / "run") == 0
+    assert load_ranker(tmp_path / "run" / "best.ckpt").training_summary["epochs"] == 2
+
+
+def test_a_checkpoint_is_judged_on_any_table(
+    fitted: Path, encoder: Path, tmp_path: Path, table: Path
+) -> None:
+    arguments = ["test", "--config", str(CONFIG), "--data.path", str(table)]
+    arguments += ["--model.encoder", str(encoder), "--trainer.default_root_dir", str(tmp_path)]
+    arguments += ["--trainer.accelerator", "cpu", "--ckpt_path", str(fitted / "last.ckpt")]
+    assert main(arguments) == 0
+
+
 def test_engines_are_made_by_what_the_fit_learned_from(fitted: Path, checkpoint: Path) -> None:
     prompts = prompts_of_fit(checkpoint, load_ranker(checkpoint))
     assert prompts is not None
