@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from pars_export.errors import InputError
-from pars_export.files import atomic_file
+from pars_model.experiments.made import made
 
 FILES = ("prompts.parquet", "lengths.parquet")
+CODE = ("pars_model.experiments.cells", "pars_model.lengths")
+"""Modules that a cell's table depends on."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Cell:
 
 
 def write_table(cell: Cell, root: Path, folder: Path) -> Path:
-    """Write a cell's length table into ``folder`` unless it is there; return its path.
+    """Write a cell's length table into ``folder`` unless it is there, of ``root``; return its path.
 
     All lengths of a prompt are samples of one item, whatever the decoding; a text that the source
     has under several ids, or in several of the data sets, counts under the first alone. A response
@@ -53,9 +55,16 @@ def write_table(cell: Cell, root: Path, folder: Path) -> Path:
     Raises:
         InputError: a file is missing, or has no such data set or LLM.
     """
-    path = folder / f"{cell.slug}.parquet"
-    if path.is_file():
-        return path
+    _require_files(root)
+    return made(
+        folder / f"{cell.slug}.parquet",
+        [root / name for name in FILES],
+        CODE,
+        lambda path: _write(cell, root, path),
+    )
+
+
+def _write(cell: Cell, root: Path, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -75,9 +84,7 @@ def write_table(cell: Cell, root: Path, folder: Path) -> Path:
         "sample": [row["sample"] for row in rows],
         "finish_reason": ["length" if cut_off(row) else None for row in rows],
     }
-    with atomic_file(path) as temporary:
-        pq.write_table(pa.table(columns), temporary)
-    return path
+    pq.write_table(pa.table(columns), path)
 
 
 def _rows(cell: Cell, dataset: str, root: Path) -> list[dict[str, Any]]:
@@ -106,16 +113,20 @@ def read_dataset(root: Path, dataset: str) -> tuple[dict[str, str], list[dict[st
     """
     import pyarrow.parquet as pq
 
+    _require_files(root)
+    wanted = [("dataset", "==", dataset)]
+    prompts = pq.read_table(root / FILES[0], filters=wanted).to_pylist()
+    texts = {row["prompt_id"]: row["prompt"] for row in prompts}
+    return texts, pq.read_table(root / FILES[1], filters=wanted).to_pylist()
+
+
+def _require_files(root: Path) -> None:
     for name in FILES:
         if not (root / name).is_file():
             raise InputError(
                 f"{root / name} does not exist: give the folder of {' and '.join(FILES)} by "
                 "--data-root."
             )
-    wanted = [("dataset", "==", dataset)]
-    prompts = pq.read_table(root / FILES[0], filters=wanted).to_pylist()
-    texts = {row["prompt_id"]: row["prompt"] for row in prompts}
-    return texts, pq.read_table(root / FILES[1], filters=wanted).to_pylist()
 
 
 def cut_off(row: dict[str, Any]) -> bool:

@@ -15,9 +15,10 @@ import yaml
 from pars_export.errors import InputError
 from pars_export.files import atomic_file, sha256_file
 from pars_model.experiments.cells import Cell
+from pars_model.experiments.code_digest import source_digest
 from pars_model.experiments.held_out import judged_items, ridge_of, tau_of
 from pars_model.experiments.objectives import CELLS
-from pars_model.experiments.workbench import Result, Workbench, source_digest
+from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import read_lengths, split_prompts
 
 CONFIG = Path("configs/default.yaml")

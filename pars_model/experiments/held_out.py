@@ -10,9 +10,10 @@ from typing import cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from pars_export.files import atomic_file, sha256_file
+from pars_export.files import sha256_file
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.judging import RESAMPLES
+from pars_model.experiments.made import made
 from pars_model.experiments.matrix import OVER_RIDGE, RIDGE
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
@@ -26,6 +27,8 @@ Fits = dict[int, tuple[Path, Result]]
 """Predictor folder and result of each fit of a cell, by its number of prompts, 0 for all."""
 
 TARGET = 0.70
+PART_CODE = ("pars_model.experiments.held_out", "pars_model.lengths")
+"""Modules that a table of fewer prompts depends on."""
 
 
 def part_of(bench: Workbench, cell: Cell, prompts: int) -> Path:
@@ -33,9 +36,15 @@ def part_of(bench: Workbench, cell: Cell, prompts: int) -> Path:
     whole = bench.table(cell)
     if not prompts:
         return whole
-    path = whole.with_name(f"{whole.stem}-train{prompts}.parquet")
-    if path.is_file():
-        return path
+    return made(
+        whole.with_name(f"{whole.stem}-train{prompts}.parquet"),
+        [whole],
+        PART_CODE,
+        lambda path: _write_part(whole, prompts, path),
+    )
+
+
+def _write_part(whole: Path, prompts: int, path: Path) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -46,9 +55,7 @@ def part_of(bench: Workbench, cell: Cell, prompts: int) -> Path:
     order = np.random.default_rng(0).permutation(len(train))
     dropped = {train[number] for number in order[prompts:]}
     rows = lengths.append_column("split", pa.array([split[text] for text in texts]))
-    with atomic_file(path) as temporary:
-        pq.write_table(rows.filter(pa.array([text not in dropped for text in texts])), temporary)
-    return path
+    pq.write_table(rows.filter(pa.array([text not in dropped for text in texts])), path)
 
 
 def _split(text: str) -> str:

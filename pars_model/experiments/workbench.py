@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import functools
 import hashlib
-import importlib
-import inspect
 import json
 import re
 import sys
@@ -19,6 +16,7 @@ from typing import Any
 from pars_export.errors import InputError
 from pars_export.files import atomic_file
 from pars_model.experiments.cells import Cell, write_table
+from pars_model.experiments.code_digest import source_digest
 
 Result = dict[str, Any]
 
@@ -53,7 +51,7 @@ class Workbench:
     _counted: set[Path] = field(default_factory=set, init=False, repr=False)
 
     def table(self, cell: Cell) -> Path:
-        """The cell's length table, a file as any other command takes; written once.
+        """The cell's length table, a file as any other command takes; written once for its data.
 
         Raises:
             InputError: there is no such data.
@@ -113,27 +111,6 @@ def _processor() -> str:
 
     machine = describe_machine()
     return f"{machine['cpu']}, {machine['cores']} cores"
-
-
-def source_digest(modules: Sequence[str]) -> str:
-    """Digest of the code of modules, by name; comments, docstrings and layout do not count."""
-    digest = hashlib.sha256()
-    for name in sorted(modules):
-        tree = ast.parse(inspect.getsource(importlib.import_module(name)))
-        for node in ast.walk(tree):
-            body = getattr(node, "body", None)
-            if isinstance(body, list):
-                node.body = [line for line in body if not _is_text(line)]  # type: ignore[attr-defined]
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()
-
-
-def _is_text(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def _read(path: Path) -> Result | None:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -10,14 +12,19 @@ import pytest
 
 from pars_export.errors import InputError
 from pars_model.__main__ import main
-from pars_model.experiments import cli
+from pars_model.experiments import cells, cli
 from pars_model.experiments.cells import Cell, write_table
+from pars_model.experiments.held_out import part_of
 from pars_model.experiments.page import HEAD, Section, marks, table, write_section
 from pars_model.experiments.registry import EXPERIMENTS
 from pars_model.experiments.workbench import LeftOutError, Workbench
-from pars_model.lengths import read_lengths
+from pars_model.lengths import LengthTable, read_lengths
+
+if TYPE_CHECKING:
+    from tests.pars_model.conftest import MakeDataRoot, MakeRows
 
 CELL = Cell("chat", "llm-1", "chat")
+KINDS = Cell("kinds", "tiny", "Kinds, tiny")
 
 
 @pytest.fixture
@@ -56,6 +63,63 @@ def test_a_cell_is_a_length_table_with_samples_and_cut_off_responses(
     assert found.censored.tolist() == [False, False, False, False, True, True]
     few = write_table(Cell("chat", "llm-2", "chat", prompts=2), data_root, tmp_path / "tables")
     assert len(read_lengths(few)) == 2
+
+
+def test_another_data_root_makes_another_table(
+    tmp_path: Path, make_rows: MakeRows, make_data_root: MakeDataRoot
+) -> None:
+    def tables(name: str, prompts: int) -> tuple[LengthTable, LengthTable]:
+        if not (tmp_path / name).exists():
+            make_data_root(tmp_path / name, make_rows(prompts))
+        bench = Workbench("recipe", tmp_path / name, tmp_path / "out")
+        return read_lengths(bench.table(KINDS)), read_lengths(part_of(bench, KINDS, 10))
+
+    def sizes(found: tuple[LengthTable, LengthTable]) -> list[int]:
+        return [len(table.prompts) for table in found]
+
+    thirty, sixty = sizes(tables("first", 30)), sizes(tables("second", 60))
+    assert (thirty[0], sixty[0]) == (30, 60)
+    assert thirty[1] < sixty[1] < 60, "of 60 prompts, more choose and judge"
+    assert sizes(tables("first", 30)) == thirty
+
+
+def test_a_table_is_written_once_for_its_data_and_code(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[Path] = []
+    real = cells._write
+    monkeypatch.setattr(cells, "_write", lambda *args: (written.append(args[2]), real(*args)))
+    path = write_table(CELL, data_root, tmp_path / "tables")
+    first = path.read_bytes()
+    assert write_table(CELL, data_root, tmp_path / "tables") == path
+    assert len(written) == 1
+    lengths = pq.read_table(data_root / "lengths.parquet")
+    pq.write_table(lengths.slice(0, 20), data_root / "lengths.parquet")
+    write_table(CELL, data_root, tmp_path / "tables")
+    assert len(written) == 2
+    assert path.read_bytes() != first
+    pq.write_table(lengths, data_root / "lengths.parquet")
+    write_table(CELL, data_root, tmp_path / "tables")
+    assert path.read_bytes() == first, "what was kept of it still holds"
+    monkeypatch.setattr(cells, "CODE", ("pars_model.lengths",))
+    write_table(CELL, data_root, tmp_path / "tables")
+    assert len(written) == 4
+
+
+def test_an_interrupted_table_is_written_again(
+    data_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stopped(*args: object) -> None:
+        raise KeyboardInterrupt
+
+    path = write_table(CELL, data_root, tmp_path / "tables")
+    os.utime(data_root / "prompts.parquet", ns=(1, 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "_write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            write_table(CELL, data_root, tmp_path / "tables")
+    path.write_bytes(b"old")
+    assert len(read_lengths(write_table(CELL, data_root, tmp_path / "tables"))) == 6
 
 
 def write_answers(root: Path, rows: list[tuple[str, str, str, str, int]]) -> Path:
