@@ -23,7 +23,8 @@ HEAD = """\
 # Ranking
 
 Each section is written by the command that stands in it. Tau is Kendall's tau-b on prompts that
-nothing was fitted or tuned on, its 95 % interval in brackets.
+nothing was fitted on, its 95 % interval in brackets. No setting was chosen by those prompts
+either, but where a section says so: on the n-gram half, parts of the recipe, the default predictor.
 """
 
 

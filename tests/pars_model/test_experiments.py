@@ -267,6 +267,13 @@ def test_a_section_is_written_in_its_place_and_leaves_the_others(tmp_path: Path)
         write_section(page, first, Section("First", []), 1.0)
 
 
+def test_the_page_s_head_promises_no_more_than_its_sections_hold() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "results" / "ranking.md").read_text()
+    assert text.startswith(HEAD)
+    assert "chosen by those prompts either, but where a section says so" in HEAD.replace("\n", " ")
+    assert "but was chosen by them" in text
+
+
 def test_the_page_sums_up_what_its_sections_say_in_short(tmp_path: Path) -> None:
     page = tmp_path / "ranking.md"
     rows = [["n-gram ridge", "0.600 [0.5, 0.7]"], ["MiniLM, 2 layers", "0.645 [0.6, 0.7]"]]
