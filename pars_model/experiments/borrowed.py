@@ -53,7 +53,7 @@ WEIGHTS = {OWN: 1.0, HALF: 0.5, OTHERS: 0.0}
 HEAD = HeadSettings(delta=0.05, lr=RATE)
 BORROWED = (
     *CODE,
-    *(f"pars_model.{name}" for name in ("borrow", "experiments.borrowed", "metrics", "ngrams")),
+    *(f"pars_model.{name}" for name in ("borrow", "experiments.borrowed", "ngrams")),
 )
 """Modules that the scores depend on."""
 COLUMNS = ("labels", "tau [95 %]", f"less that of {OWN} [95 %]", RIDGE, f"less the {RIDGE}'s")

@@ -21,12 +21,17 @@ from pars_model.kept import Rows
 from pars_model.lengths import LengthTable, text_fraction
 from pars_model.losses import Labels, build_objective
 
-CODE = tuple(
-    f"pars_model.{name}"
-    for name in (
-        *("experiments.heads", "experiments.frozen", "frozen_encoder"),
-        *("course", "evidence", "losses", "pairs"),
-    )
+CODE = (
+    "pars_export.facts",
+    "pars_export.inputs",
+    *(
+        f"pars_model.{name}"
+        for name in (
+            *("experiments.heads", "experiments.frozen", "frozen_encoder"),
+            *("batches", "course", "datamodule", "evidence", "lengths", "losses", "metrics"),
+            *("optim", "pairs", "rows"),
+        )
+    ),
 )
 """Modules that a head's scores depend on."""
 _NEURONS, _DROPOUT, _BATCH = 128, 0.2, 128

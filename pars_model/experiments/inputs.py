@@ -31,7 +31,7 @@ CELLS: tuple[Cell, ...] = tuple(cell for cell in halves.CELLS if cell.dataset in
 TOKENS = (64, MAX_LENGTH, 256, 512)
 """Most tokens read, the first and the last half of them; 512 is all that MiniLM takes."""
 HEAD = halves.HEAD
-INPUTS = (*CODE, "pars_export.inputs", "pars_model.experiments.inputs")
+INPUTS = (*CODE, "pars_model.experiments.inputs")
 """Modules that the scores depend on."""
 INTRODUCTION = f"""\
 The margin objective's head on frozen features of so many tokens at most (`model.max_length`), the
