@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pars_model.checkpoint import load_ranker
-from pars_model.evaluate import FEW_PROMPTS
+from pars_model.evaluate import FEW_PROMPTS, scores_of
 from pars_model.metrics import Estimate, estimates
 from pars_model.validation import metrics_of
 
@@ -53,17 +53,18 @@ def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) 
 
 def _tau(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> Estimate:
     """Validation tau in the mean over groups, and its interval over prompts."""
-    ranker, items, table = load_ranker(ckpt).to(device), data.items("val"), data.table
+    table = data.table
     assert table is not None
-    texts = [table.prompts[number] for number in items.prompt]
-    scores = ranker.network_scores(texts, items.facts) + ranker.half_scores(texts)
+    part = table.select((data.split == "val")[table.prompt])
+    scores = scores_of(load_ranker(ckpt).to(device), part)
 
     def statistic(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
-        part = items.pick(drawn)
-        found = metrics_of(scores[drawn], part.length, part.censored, part.group)
+        found = metrics_of(
+            scores[drawn], part.length[drawn], part.censored[drawn], part.group[drawn]
+        )
         return np.array([found["tau"]])
 
-    (tau,) = estimates(statistic, items.prompt)
+    (tau,) = estimates(statistic, part.prompt)
     return tau
 
 
