@@ -88,7 +88,12 @@ def test_a_table_is_written_once_for_its_data_and_code(
 ) -> None:
     written: list[Path] = []
     real = cells._write
-    monkeypatch.setattr(cells, "_write", lambda *args: (written.append(args[2]), real(*args)))
+
+    def write(cell: Cell, root: Path, path: Path) -> None:
+        written.append(path)
+        real(cell, root, path)
+
+    monkeypatch.setattr(cells, "_write", write)
     path = write_table(CELL, data_root, tmp_path / "tables")
     first = path.read_bytes()
     assert write_table(CELL, data_root, tmp_path / "tables") == path
