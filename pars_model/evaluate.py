@@ -293,8 +293,8 @@ def _cell(
 
     import numpy as np
 
+    from pars_model.lengths import has_pair
     from pars_model.metrics import noise_ceiling, tau_and_accuracy
-    from pars_model.pairs import count_comparable
 
     group = part.groups[part.group[0]]
     cell: dict[str, object] = {
@@ -304,7 +304,7 @@ def _cell(
         "cut_off": int(part.censored.sum()),
         **dict.fromkeys(("tau", "pair_accuracy", "ceiling_rerun", "ceiling_median")),
     }
-    if count_comparable(part.length, part.censored, part.group):
+    if has_pair(part):
         tau, accuracy = tau_and_accuracy(
             scores, part.length, part.censored, part.prompt, resamples, seed
         )

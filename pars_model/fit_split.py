@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from pars_export.errors import InputError
 from pars_export.files import sha256_file
-from pars_model.lengths import Bools, LengthTable, hash_split, split_prompts
-from pars_model.pairs import count_comparable
+from pars_model.lengths import Bools, LengthTable, has_pair, hash_split, split_prompts
 
 SHARE = 0.1
 """Of prompts for validation, and for the test, where no fit says."""
@@ -135,7 +134,7 @@ class FitSplit:
         found, kept = int(chosen.sum()), int(unseen.sum())
         if kept == found:
             return chosen, tuple(notes)
-        if kept < FEWEST or not _comparable(table, unseen):
+        if kept < FEWEST or not has_pair(table, unseen[table.prompt]):
             raise InputError(
                 f"{path}: the column split names {found} prompts {part}, but the predictor's fit "
                 f"split by a hash of the prompt, which keeps {kept} of them unseen, too few to "
@@ -199,7 +198,9 @@ def origin_notes(
         part: what it is judged on.
         learns: whether it is of a kind that learns at all.
     """
-    sources = list(training.get("sources") or ())
+    own = list(training.get("sources") or ())
+    prior = training.get("ngram_half", {}).get("prior") or {}
+    sources = own or list(prior.get("sources") or ())
     if not sources:
         if training.get("data") or not learns:
             return ()
@@ -209,10 +210,11 @@ def origin_notes(
     same = [any(_same(name, source) for source in sources) for name in part.datasets]
     unnamed = [not name for name in part.datasets]
     prompts = len(np.unique(part.prompt))
+    who = "the predictor was trained on" if own else "its prior was trained on"
     for which, of, unsure in (
-        (same, "data sets that the predictor was trained on", "these may be among its prompts"),
-        (unnamed, "no named data set", f"they may be of {_few(sources)}, which it was trained on"),
-    ):
+        (same, f"data sets named like those that {who}", "these may be among its prompts"),
+        (unnamed, "no named data set", f"they may be of {_few(sources)}, which {who}"),
+    )[: 2 if own else 1]:
         mine = np.array(which, dtype=bool)[part.dataset]
         if count := len(np.unique(part.prompt[mine])):
             names = [part.datasets[number] for number in np.unique(part.dataset[mine])]
@@ -230,8 +232,3 @@ def _same(name: str, source: str) -> bool:
 def _few(names: Sequence[str]) -> str:
     more = f" and {len(names) - 3} more" if len(names) > 3 else ""
     return ", ".join(names[:3]) + more
-
-
-def _comparable(table: LengthTable, prompts: Bools) -> int:
-    mine = prompts[table.prompt]
-    return count_comparable(table.length[mine], table.censored[mine], table.group[mine])

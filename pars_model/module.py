@@ -383,6 +383,9 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
     def _training_summary(self, groups: int) -> dict[str, Any]:
         data = getattr(self.trainer, "datamodule", None)
         plain = {k: v for k, v in self.hparams.items() if k not in LARGE_HPARAMS and k[0] != "_"}
+        for name in ("encoder", "prior"):  # of a folder, its name: the path is the machine's
+            if Path(plain[name]).is_dir():
+                plain[name] = Path(plain[name]).resolve().name
         return {
             "data": data.summary() if data is not None else {},
             "model": plain,

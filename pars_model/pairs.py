@@ -123,13 +123,3 @@ def random_pairs(
     shorter = np.concatenate([b[a_longer], a[b_longer]])
     shuffled = rng.permutation(len(longer))
     return Pairs(longer[shuffled], shorter[shuffled])
-
-
-def count_comparable(length: Floats, censored: Bools, group: Ints) -> int:
-    """Number of pairs inside a group whose order is known, whatever their difference."""
-    total = 0
-    for each in np.unique(group):
-        mine = group == each
-        finished = np.sort(length[mine & ~censored])
-        total += int(np.searchsorted(finished, length[mine], side="left").sum())
-    return total

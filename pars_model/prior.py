@@ -9,6 +9,7 @@ that starts from: nothing is added to what serves.
 from __future__ import annotations
 
 import logging
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -28,6 +29,8 @@ log = logging.getLogger("pars")
 DEFAULT, NONE = "default", "none"
 MOST = 2_000
 """Training prompts beyond which a table says as much by itself."""
+KNOWN = 0.01
+"""Share of a table's prompts that the default predictor may have learned from: people say hello."""
 DRAWS = 8
 """Of each template of the project's instructions, texts that a predictor is asked about."""
 
@@ -56,9 +59,11 @@ class Prior:
         return np.where(known, scores, scores[known].mean() if known.any() else 0.0)
 
     @property
-    def said(self) -> dict[str, str]:
-        """What a training summary tells of it."""
-        return {"name": self.name, "sha256": self.predictor.sha256}
+    def said(self) -> dict[str, object]:
+        """What a training summary tells of it: the data sets that it learned from, too."""
+        sources = self.predictor.manifest.training.get("sources")
+        names = sorted(map(str, sources)) if isinstance(sources, Collection) else []
+        return {"name": self.name, "sha256": self.predictor.sha256, "sources": names}
 
 
 def find_prior(name: str) -> Prior | None:
@@ -85,9 +90,9 @@ def find_prior(name: str) -> Prior | None:
 def prior_for(name: str, table: LengthTable, train: NDArray[np.bool_]) -> Prior | None:
     """The prior of a fit to a table, if one is named and of use.
 
-    It is of none where there are many training prompts, and none is taken, with a warning, where
-    the default predictor has learned from prompts of the table: the order that it gives those is
-    no evidence of how it would order others.
+    It is of none where there are many training prompts; of a folder that was named, a warning says
+    so. Nor is the default predictor, with a warning, where prompts of the table are among its own:
+    the order of what it has learned is no evidence of how it would order others.
 
     Args:
         name: as in `find_prior`.
@@ -97,13 +102,17 @@ def prior_for(name: str, table: LengthTable, train: NDArray[np.bool_]) -> Prior 
     Raises:
         ConfigError: it cannot be loaded.
     """
-    prior = find_prior(name) if train.sum() <= MOST else None
+    if train.sum() > MOST:
+        if name not in (DEFAULT, NONE):
+            log.warning("No prior: %s is not used with more than %d training prompts.", name, MOST)
+        return None
+    prior = find_prior(name)
     if prior is None or name != DEFAULT:
         return prior
     known = len(set(table.prompts) & set(prior.texts))
-    if known:
+    if known > KNOWN * len(table.prompts):
         log.warning(
-            "No prior: the default predictor has learned from %d of the table's %d prompts.",
+            "No prior: %d of the table's %d prompts are among the default predictor's own.",
             known,
             len(table.prompts),
         )

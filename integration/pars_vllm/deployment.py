@@ -114,7 +114,7 @@ def worker_options(settings: Settings, vllm_config: VllmConfig) -> WorkerOptions
             f"{path}: it has no calibration, so its scores cannot be told in tokens; train to the "
             f"end of an epoch and export it again."
         )
-    runtime = choose(settings.runtime, path, manifest)
+    choose(settings.runtime, path, manifest)  # refuses what cannot run; the scorer goes by order
     if settings.chat_template is not None:
         read_chat_template(settings.chat_template)
     model = vllm_config.model_config
@@ -127,7 +127,7 @@ def worker_options(settings: Settings, vllm_config: VllmConfig) -> WorkerOptions
             chat_template=settings.chat_template,
             trust_remote_code=bool(model.trust_remote_code),
         ),
-        runtime=runtime,
+        runtime=settings.runtime,
         threads=settings.threads,
         cpus=settings.cpus,
         niceness=settings.niceness,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -12,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pars_export import Predictor
-from pars_export.artifact import DEFAULT_PREDICTOR, folder_sha256
-from pars_export.inputs import TextTokenizer
+from pars_export.inputs import TextTokenizer, text_digest
 from pars_export.runtimes.ngram_half import NgramHalf
 from pars_model.experiments import halves, matrix_page
 from pars_model.experiments.cells import Cell
@@ -27,7 +27,7 @@ from pars_model.lengths import LengthTable, text_fraction
 from pars_model.module import ResponseLengthRanker
 from pars_model.ngram_half import LEAST, LEAST_WITH_PRIOR, factor_of, fit_half, share_of
 from pars_model.ngrams import NgramRidge, rank_targets
-from pars_model.prior import DEFAULT, MOST, Prior, find_prior
+from pars_model.prior import DEFAULT, MOST, NONE, find_prior, prior_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,15 +54,8 @@ VAL = 0.1
 HEAD = halves.HEAD
 ALONE, SUM, PRIOR, UNTRAINED = "head", "head and half", "the half from the prior", "default"
 METHODS = (PRIOR, SUM, ALONE, UNTRAINED, RIDGE, LENGTH)
-FEW = (
-    *halves.HALVES,
-    *(
-        "pars_model.prior",
-        "pars_model.universal.instructions.prompts",
-        "pars_model.experiments.few",
-    ),
-)
-"""Modules that the scores depend on."""
+FEW = (*halves.HALVES, "pars_export.runtimes.student", "pars_model.experiments.few")
+"""Modules that the scores depend on; what the prior says counts by itself."""
 INTRODUCTION = f"""\
 Tables of few prompts: the margin objective's head on frozen features, the same with the n-gram half
 of the section above, and with a half that starts from the default predictor (`model.prior`), as
@@ -144,10 +137,10 @@ def part_of(frozen: FrozenCell, count: int, seed: int) -> NDArray[np.str_]:
 
 
 @cache
-def _default() -> Prior:
+def _prior_digest() -> str:
     prior = find_prior(DEFAULT)
     assert prior is not None
-    return prior
+    return f"{prior.predictor.sha256} {text_digest(json.dumps(prior.texts))}"
 
 
 def _judged(
@@ -167,7 +160,7 @@ def _judged(
         texts = [lengths.prompts[number] for number in prompts]
         head = fit_head(lengths, frozen.features, part, HEAD, seed)[1]
         scores = {ALONE: head[prompts], UNTRAINED: Predictor.default().score(texts)}
-        for name, prior in ((SUM, None), (PRIOR, _default())):
+        for name, prior in ((SUM, NONE), (PRIOR, DEFAULT)):
             scores[name] = _with_half(lengths, part, head, tokenizer, prior)[prompts]
         learned = np.isin(part, ("train", "val"))
         target, _ = rank_targets(lengths, learned[lengths.prompt])
@@ -176,9 +169,10 @@ def _judged(
         return {"scores": {name: each.tolist() for name, each in scores.items()}}
 
     settings = {**asdict(HEAD), "seed": seed, "prompts": count}
-    digest = f"{frozen.sha256} {folder_sha256(DEFAULT_PREDICTOR)}"
     label = f"{cell.title}, {count} prompts, seed {seed}"
-    found = bench.kept(label, settings, compute, FEW, digest)["scores"]
+    found = bench.kept(label, settings, compute, FEW, f"{frozen.sha256} {_prior_digest()}")[
+        "scores"
+    ]
     scores = {name: np.array(each) for name, each in found.items()}
     scores[LENGTH] = length_scores(frozen.table, prompts)
     return Judged(prompts, scores)
@@ -189,10 +183,11 @@ def _with_half(
     part: NDArray[np.str_],
     head: NDArray[np.float32],
     tokenizer: TextTokenizer,
-    prior: Prior | None,
+    prior_name: str,
 ) -> NDArray[np.float32]:
     """Scores (prompts,) of head and half; of the head where there are too few prompts for one."""
     train = part == "train"
+    prior = prior_for(prior_name, lengths, train)
     if train.sum() < (LEAST if prior is None else LEAST_WITH_PRIOR):
         return head
     fitted = fit_half(lengths, train, tokenizer, prior)

@@ -30,13 +30,13 @@ HALF_CODE = (
 """Modules that an n-gram half's scores depend on."""
 CODE = (
     *HALF_CODE,
-    *(f"pars_export.{name}" for name in ("calibration", "network", "survival")),
+    *(f"pars_export.{name}" for name in ("calibration", "encoder_config", "network", "survival")),
     *(
         f"pars_model.{name}"
         for name in (
             *("batches", "calibration", "callbacks", "checkpoint_content", "datamodule"),
-            *("evidence", "lengths", "losses", "module", "optim", "pairs", "reading"),
-            *("rows", "validation"),
+            *("evidence", "fit_split", "lengths", "losses", "module", "optim", "pairs"),
+            *("reading", "rows", "validation"),
         )
     ),
 )

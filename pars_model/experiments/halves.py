@@ -35,7 +35,7 @@ CELLS: tuple[Cell, ...] = tuple(dict.fromkeys((*objectives.CELLS, *facts.CELLS, 
 HEAD = HeadSettings(delta=0.05, lr=RATE)
 ALONE, SUM, HALF = "head", "head and half", "half"
 METHODS = (ALONE, SUM, HALF, RIDGE, LENGTH)
-HALVES = (*CODE, *HALF_CODE, "pars_model.experiments.halves")
+HALVES = tuple(dict.fromkeys((*CODE, *HALF_CODE, "pars_model.experiments.halves")))
 """Modules that the scores depend on."""
 COLUMNS = (
     "cell",

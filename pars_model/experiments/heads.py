@@ -28,7 +28,8 @@ CODE = (
         f"pars_model.{name}"
         for name in (
             *("experiments.heads", "experiments.frozen", "frozen_encoder"),
-            *("batches", "course", "datamodule", "evidence", "lengths", "losses", "metrics"),
+            *("batches", "course", "datamodule", "evidence", "fit_split", "lengths", "losses"),
+            "metrics",
             *("optim", "pairs", "rows"),
         )
     ),

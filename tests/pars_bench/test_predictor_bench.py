@@ -300,6 +300,8 @@ def test_cells_count_only_for_the_code_that_decides_them() -> None:
         "pars_export.errors",
         "pars_export.facts",
         "pars_export.files",
+        "pars_export.forks",
+        "pars_export.threads",
     }
     assert set(found.stdout.split()) - timeless <= set(bench.MODULES)
 

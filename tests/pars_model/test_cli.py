@@ -456,7 +456,6 @@ def test_the_console_command_fits_the_embedded_encoder(table: Path, tmp_path: Pa
     assert done.returncode == 0, done.stderr
     assert done.stdout.rstrip("\n").split("\n")[-1] == str(tmp_path / "best.ckpt")
     told = [line for line in done.stderr.splitlines() if "has no bfloat16" not in line]
-    assert told[0] == "No n-gram half: it takes 100 training prompts or more."
-    (few,) = told[1:]
+    (few,) = told
     assert "validation prompts chose the weights, fewer than 30: their tau is" in few
     assert load_ranker(tmp_path / "best.ckpt").score(["write a story", "one word"]).shape == (2,)

@@ -353,15 +353,27 @@ def test_what_the_default_predictor_learned_from_is_told(
             row["prompt"] += f" {number}"
         return str(evaluate(predictor, make_table(rows, name), resamples=5)["notes"])
 
-    assert "30 of the 60 prompts judged are of data sets that the predictor was trained on" in (
-        named := notes("a.jsonl", "MMLU-Pro", "mine")
-    )
+    named = notes("a.jsonl", "MMLU-Pro", "mine")
+    assert "30 of the 60 prompts judged are of data sets named like those that the predict" in named
     assert "(MMLU-Pro)" in named
     assert "(gsm8k)" in notes("b.jsonl", "gsm8k")
     assert "60 of the 60 prompts judged are of no named data set: they may be of" in notes(
         "c.jsonl", "", ""
     )
     assert notes("d.jsonl", "mine", "k") == "[]"
+
+
+def test_one_prompt_has_no_tau_whatever_its_facts(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    rows = [{**row, "dataset": "many"} for row in make_rows(12)]
+    for reasoning, tokens in ((False, 20), (True, 2000)):
+        alone = {"prompt": "2 + 2?", "response_tokens": tokens, "model": "tiny", "dataset": "one"}
+        rows.append({**alone, "reasoning": reasoning})
+    table = make_table([{**row, "model": "tiny", "tokenizer": ""} for row in rows])
+    found: dict[str, Any] = evaluate(Predictor.default(), table, resamples=5)
+    (cell,) = [each for each in found["cells"] if each["dataset"] == "one"]
+    assert (cell["prompts"], cell["tau"]) == (1, None)
 
 
 def test_a_predictor_of_unknown_origin_is_told(

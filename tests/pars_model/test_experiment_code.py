@@ -28,7 +28,13 @@ OF_HEADS = {
     "pars_model.kept",
     "pars_model.module",  # of which a head has the pretrained encoder and its tokenizer alone
 }
-OF_FITS = {"pars_export.facts"}  # the default recipe reads none
+OF_FITS = {
+    "pars_export.facts",  # the default recipe reads none
+    # What a prior says; fits that are kept learn from more prompts than one is taken for.
+    "pars_export.Predictor",
+    "pars_export.prompts",
+    "pars_model.universal.instructions.prompts",
+}
 
 
 def imports_of(name: str) -> set[str]:

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -434,11 +435,19 @@ def test_a_prior_is_for_small_tables_that_it_has_not_learned_from(
     demonstration = read_lengths(
         Path(__file__).parents[2] / "integration/pars_bench/demo/lengths.parquet"
     )
+    hello = replace(table, prompts=("Hi", *table.prompts[1:]))
+    assert "Hi" in prior.texts
+    assert prior_for(DEFAULT, hello, train) is not None
+    assert not caplog.text
     assert prior_for(DEFAULT, demonstration, train) is None
-    assert "has learned from 2000 of the table's 2000 prompts" in caplog.text
+    assert "2000 of the table's 2000 prompts are among the default" in caplog.text
+    caplog.clear()
+    assert prior_for(str(DEFAULT_PREDICTOR), table, np.full(MOST + 1, True)) is None
+    assert f"is not used with more than {MOST} training prompts" in caplog.text
     named = prior_for(str(DEFAULT_PREDICTOR), demonstration, train)
     assert named is not None  # whoever names a folder knows what it has learned from
-    assert named.said == {"name": "default", "sha256": prior.predictor.sha256}
+    assert named.said == prior.said
+    assert "mmlu_pro" in str(named.said["sources"])
 
 
 def test_the_checkpoint_says_what_it_started_from(
@@ -450,6 +459,10 @@ def test_the_checkpoint_says_what_it_started_from(
     shutil.copy(fitted / "lengths.jsonl", tmp_path)
     without = load_ranker(fit(encoder, tmp_path, "--model.prior", "none"))
     assert without.training_summary["ngram_half"]["prior"] is None
+    assert without.training_summary["model"]["prior"] == "none"
+    named = load_ranker(fit(encoder, tmp_path, "--model.prior", str(DEFAULT_PREDICTOR)))
+    assert named.training_summary["model"]["prior"] == DEFAULT_PREDICTOR.name
+    assert str(encoder.parent) not in str(named.training_summary)
 
 
 def test_a_prior_that_cannot_be_loaded_is_refused_before_anything_is_learned(

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pars_model.lengths import Bools, Floats, Ints
-from pars_model.pairs import all_pairs, count_comparable, pair_mask, random_pairs
+from pars_model.pairs import all_pairs, pair_mask, random_pairs
 
 Item = tuple[int, bool, int, int]
 """Length, whether it is cut off, group, prompt."""
@@ -97,10 +97,3 @@ def test_a_cut_off_response_can_only_be_the_longer_one() -> None:
     arrays = columns([(64, True, 0, 0), (80, False, 0, 1), (10, False, 0, 2), (70, True, 0, 3)])
     pairs = all_pairs(*arrays)
     assert set(zip(pairs.longer, pairs.shorter, strict=True)) == {(0, 2), (1, 2), (3, 2)}
-
-
-@given(ITEMS)
-def test_comparable_pairs_are_counted_without_building_them(items: list[Item]) -> None:
-    distinct = [(a, c, g, number) for number, (a, c, g, _) in enumerate(items)]
-    length, censored, group, _ = columns(distinct)
-    assert count_comparable(length, censored, group) == len(reference(distinct, 0.0))

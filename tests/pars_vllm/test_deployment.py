@@ -16,8 +16,8 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.request_queue import SchedulingPolicy
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from pars_export.errors import ConfigError
-from pars_vllm.deployment import check_cpus, check_trust, stock_class
+from pars_export.errors import ConfigError, PredictorError
+from pars_vllm.deployment import check_cpus, check_trust, stock_class, worker_options
 from pars_vllm.settings import Settings
 
 
@@ -63,3 +63,12 @@ def test_cpus_that_are_not_there_are_refused() -> None:
         with pytest.raises(ConfigError, match=f"is .{cpus[0]}., but this machine"):
             check_cpus(cpus)
     assert os.sched_getaffinity(0) == before
+
+
+def test_the_scorer_process_chooses_the_runtime(tiny_model: Path) -> None:
+    """It goes on to the next where a package cannot be imported; one that is named it would not."""
+    config = make_config(tiny_model)
+    assert worker_options(Settings(), config).runtime == "auto"
+    assert worker_options(Settings(runtime="student"), config).runtime == "student"
+    with pytest.raises(PredictorError, match="cannot run on .onnx."):
+        worker_options(Settings(runtime="onnx"), config)

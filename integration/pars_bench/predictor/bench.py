@@ -59,6 +59,7 @@ MODULES = (
             "artifact",
             "batches",
             "cpu",
+            "encoder_config",
             "inputs",
             "network",
             "onnx_file",
