@@ -70,5 +70,5 @@ def test_the_scorer_process_chooses_the_runtime(tiny_model: Path) -> None:
     config = make_config(tiny_model)
     assert worker_options(Settings(), config).runtime == "auto"
     assert worker_options(Settings(runtime="student"), config).runtime == "student"
-    with pytest.raises(PredictorError, match="cannot run on .onnx."):
+    with pytest.raises(PredictorError, match="cannot run on "):
         worker_options(Settings(runtime="onnx"), config)
