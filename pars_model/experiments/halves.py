@@ -53,7 +53,8 @@ if {BELIEVED} of them had said so. The ridge, on words where the half is on subw
 both kinds. That quarter was chosen by trials in GSM8K, GPT-4o; in CRUXEval, o1-mini; and fine-tuned
 in Alpaca, Vicuna-7B, and in MMLU-Pro, judged prompts among them; the other cells had no part in it.
 How much it is believed was not tried.
-Fine-tuned, the half is judged under *Parts of the recipe*."""
+No half here starts from a prior; what one adds stands under *Few prompts*. Fine-tuned, the half is
+judged under *Parts of the recipe*."""
 
 
 def run(bench: Workbench) -> Section:
