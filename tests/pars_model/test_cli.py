@@ -147,6 +147,8 @@ def test_checkpoints_need_no_pickle_and_hold_plain_values(fit: Fit) -> None:
         checkpoint = torch.load(root / name, weights_only=True)
         assert checkpoint["hyper_parameters"]["objective"] == "margin"
         json.dumps(checkpoint["hyper_parameters"])
+        half = checkpoint["pars"].pop("ngrams")
+        assert bool(half) == (name == "best.ckpt")
         json.dumps(checkpoint["pars"])
 
 
