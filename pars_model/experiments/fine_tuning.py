@@ -36,7 +36,7 @@ CODE = (
         for name in (
             *("batches", "calibration", "callbacks", "checkpoint_content", "datamodule"),
             *("evidence", "fit_split", "lengths", "losses", "module", "optim", "pairs"),
-            *("reading", "rows", "validation"),
+            *("reading", "rows", "targets", "validation"),
         )
     ),
 )

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from pars_export.facts import FactSpec, standardise
 from pars_model.batches import Batch
 from pars_model.course import Course, Lesson, take
-from pars_model.datamodule import group_targets
 from pars_model.evidence import label_noise
 from pars_model.experiments.frozen import of_samples
 from pars_model.kept import Rows
 from pars_model.lengths import LengthTable, text_fraction
 from pars_model.losses import Labels, build_objective
+from pars_model.targets import group_targets
 
 CODE = (
     "pars_export.facts",
@@ -29,8 +29,7 @@ CODE = (
         for name in (
             *("experiments.heads", "experiments.frozen", "frozen_encoder"),
             *("batches", "course", "datamodule", "evidence", "fit_split", "lengths", "losses"),
-            "metrics",
-            *("optim", "pairs", "rows"),
+            *("metrics", "optim", "pairs", "rows", "targets"),
         )
     ),
 )

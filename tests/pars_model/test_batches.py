@@ -17,10 +17,11 @@ from torch.testing import assert_close
 
 from pars_export.errors import ConfigError, InputError
 from pars_model.batches import Collator, EpochBatches, Items, bucketed_batches, home_clusters
-from pars_model.datamodule import PromptLengthDataModule, group_targets
+from pars_model.datamodule import PromptLengthDataModule
 from pars_model.lengths import read_lengths
 from pars_model.losses import Labels
 from pars_model.module import ResponseLengthRanker
+from pars_model.targets import group_targets
 
 if TYPE_CHECKING:
     from tests.pars_model.conftest import MakeRows, MakeTable
