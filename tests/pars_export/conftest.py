@@ -27,6 +27,8 @@ MakeNetwork = Callable[..., RankerNetwork]
 """Pooling, outputs and seed to a network."""
 Write = Callable[..., Manifest]
 """Folder (and network, more arguments of the export) to the manifest written there."""
+Forge = Callable[..., Path]
+"""Contents by file name, `__` for the dot, to a predictor folder that holds them."""
 
 
 @pytest.fixture(scope="session")
@@ -117,3 +119,18 @@ def halved(engines: Path, tmp_path_factory: pytest.TempPathFactory, tokenizer_js
     files[HALF] = arrays_bytes(tiny_half(tokenizer_json))
     write_predictor(folder, dataclasses.replace(manifest, ngrams=HALF), files)
     return folder
+
+
+@pytest.fixture
+def forge(exported: Path, tmp_path: Path) -> Forge:
+    """Write the exported predictor again with other files, and hashes that fit."""
+
+    def forge(**files: bytes | str | Path) -> Path:
+        contents: dict[str, bytes | str | Path] = {
+            name: exported / name for name in read_manifest(exported).files
+        }
+        contents |= {name.replace("__", "."): content for name, content in files.items()}
+        write_predictor(tmp_path / "forged", read_manifest(exported), contents)
+        return tmp_path / "forged"
+
+    return forge
