@@ -200,7 +200,7 @@ def origin_notes(
     """
     own = list(training.get("sources") or ())
     prior = training.get("ngram_half", {}).get("prior") or {}
-    sources = own or list(prior.get("sources") or ())
+    sources = own or list(prior.get("sources") or () if prior.get("carried") != 0 else ())
     if not sources:
         if training.get("data") or not learns:
             return ()

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +31,7 @@ DEFAULT, NONE = "default", "none"
 MOST = 2_000
 """Training prompts beyond which a table says as much by itself."""
 KNOWN = 0.01
-"""Share of a table's prompts that the default predictor may have learned from: people say hello."""
+"""Share of a table's prompts, one at least, that may be the default predictor's own: a hello."""
 DRAWS = 8
 """Of each template of the project's instructions, texts that a predictor is asked about."""
 
@@ -61,8 +62,13 @@ class Prior:
     @property
     def said(self) -> dict[str, object]:
         """What a training summary tells of it: the data sets that it learned from, too."""
-        sources = self.predictor.manifest.training.get("sources")
-        names = sorted(map(str, sources)) if isinstance(sources, Collection) else []
+        training = self.predictor.manifest.training
+        half: Any = training.get("ngram_half") or {}
+        own = half.get("prior") or {}
+        lists = (training.get("sources"), own.get("sources"))
+        names = sorted(
+            {str(name) for each in lists if isinstance(each, Collection) for name in each}
+        )
         return {"name": self.name, "sha256": self.predictor.sha256, "sources": names}
 
 
@@ -110,7 +116,7 @@ def prior_for(name: str, table: LengthTable, train: NDArray[np.bool_]) -> Prior 
     if prior is None or name != DEFAULT:
         return prior
     known = len(set(table.prompts) & set(prior.texts))
-    if known > KNOWN * len(table.prompts):
+    if known > max(1, KNOWN * len(table.prompts)):
         log.warning(
             "No prior: %d of the table's %d prompts are among the default predictor's own.",
             known,

@@ -87,6 +87,8 @@ def test_data_sets_are_known_by_their_names(
     notes = origin_notes({"sources": {"r1distill_gsm8k": {}}}, table)
     assert [dataset in note for note in notes] == ([True] if told else [])
     assert origin_notes({"data": {"table": "t"}}, table) == ()
+    unused = {"prior": {"sources": ["r1distill_gsm8k"], "carried": 0.0}}
+    assert origin_notes({"data": {"table": "t"}, "ngram_half": unused}, table) == ()
     started = {"data": {"table": "t"}, "ngram_half": {"prior": {"sources": ["r1distill_gsm8k"]}}}
     assert [
         f"its prior was trained on ({dataset})" in note for note in origin_notes(started, table)
