@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from pars_bench.predictor import baselines
+from pars_bench.predictor import baselines, products
 from pars_bench.predictor.products import Products
 from pars_bench.predictor.rates import UNITS, rate_calls
 from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
@@ -94,3 +95,23 @@ def test_products_alone_are_those_of_the_encoder() -> None:
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
     for precision in ("float32", "int8"):
         Products(tiny, precision, 1).of(tokens=3)()
+
+
+def test_each_product_alone_has_weights_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, ran = [], []
+
+    class Session:
+        def __init__(self, weight: NDArray[np.generic], threads: int) -> None:
+            self.weight = weight
+            weights.append(weight)
+
+        def run(self, outputs: None, feed: dict[str, NDArray[np.generic]]) -> None:
+            assert feed["a"].shape == (3, len(self.weight))
+            ran.append(self.weight)
+
+    monkeypatch.setattr(products, "product_session", Session)
+    call = Products(MINILM, "float32", 1).of(tokens=3)
+    assert not ran
+    call()
+    assert sum(weight.size for weight in weights) == 10_616_832
+    assert [id(weight) for weight in ran] == [id(weight) for weight in weights]

@@ -12,6 +12,7 @@ from pars_bench.predictor.rates import OPERATIONS
 from pars_bench.predictor.report import (
     PARTS,
     SpeedCell,
+    Supposed,
     over_floor,
     over_floor_by_parts,
     over_floor_of_products,
@@ -83,10 +84,14 @@ def test_what_bounds_an_int8_engine() -> None:
     cell["speeds"][products_name("x", "int8")] = {"seconds": [3.2e-3] * 3, "cores": (1.0, 1.0)}
     floor = 32 * 1e7 / (OPERATIONS / 20e-3) * 1e3
     assert over_floor_of_products(report, cell, "x onnx-int8") == pytest.approx(3.2 / floor)
-    for rounding, least in ((False, 0.4 * 9), (True, 0.6 * 9)):
-        found = over_floor_by_parts(report, cell, "x onnx-int8", rounding)
-        assert found == pytest.approx((floor + least) / floor)
-        assert over_floor_by_parts(report, cell, "x onnx", rounding) is None, "no profile"
+    for suppose, least in (
+        (Supposed.FLOOR, floor + 0.4 * 9),
+        (Supposed.FLOOR_AND_ROUNDING, floor + 0.6 * 9),
+        (Supposed.ALONE, 3.2 + 0.6 * 9),
+    ):
+        found = over_floor_by_parts(report, cell, "x onnx-int8", suppose)
+        assert found == pytest.approx(least / floor)
+        assert over_floor_by_parts(report, cell, "x onnx", suppose) is None, "no profile"
     (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
     assert "**missed**" in said
     assert (
@@ -142,13 +147,13 @@ def test_a_bound_is_never_beyond_the_engine_and_has_attention_once() -> None:
     (cell,) = report["speed"]
     rate = OPERATIONS / 20e-3 / 1e3
     weights, floor = 32 * 1e7 / rate, (32 * 1e7 + 32 * 32 * 1e5) / rate
-    found = over_floor_by_parts(report, cell, "x onnx-int8", rounding=True)
+    found = over_floor_by_parts(report, cell, "x onnx-int8", Supposed.FLOOR_AND_ROUNDING)
     assert found == pytest.approx((weights + 0.6 * 9) / floor)
+    assert over_floor_by_parts(report, cell, "x onnx-int8", Supposed.ALONE) is None, "not measured"
     # Products that are faster in the engine than the floor has them are taken as they are.
     cell["parts"]["x onnx-int8"]["shares"] |= {"products": 0.1, "rest": 0.4}
-    assert over_floor_by_parts(report, cell, "x onnx-int8", rounding=True) == pytest.approx(
-        over_floor(report, cell, "x onnx-int8")
-    )
+    found = over_floor_by_parts(report, cell, "x onnx-int8", Supposed.FLOOR_AND_ROUNDING)
+    assert found == pytest.approx(over_floor(report, cell, "x onnx-int8"))
 
 
 def test_a_float_engine_has_no_rounding_to_speak_of() -> None:
@@ -156,10 +161,29 @@ def test_a_float_engine_has_no_rounding_to_speak_of() -> None:
     (cell,) = report["speed"]
     shares = dict.fromkeys(PARTS, 0.0) | {"products": 0.3, "rest": 0.7}
     cell["parts"] = {"x onnx": {"shares": shares, "nodes": 9, "surplus": 0.0, "slower": 1.0}}
-    assert over_floor_by_parts(report, cell, "x onnx", rounding=True) is None
+    assert over_floor_by_parts(report, cell, "x onnx", Supposed.FLOOR_AND_ROUNDING) is None
     said = sentences(report)[0]
     # It is 1.68 times a floor of 0.298 ms; 0.15 ms of products are less than that floor.
     assert (
         ". Were its products as fast as the floor's, all else that it computes would keep 1" in said
     )
     assert "rounding" not in said
+
+
+def test_products_that_are_slow_alone_keep_an_engine_from_its_floor() -> None:
+    # Of 0.5 ms, 0.4 are products, which take 0.298 at the floor's rate and 0.36 alone.
+    report = report_of("x onnx", {"what": "onnx"}, ms=0.5, bert_ms=80.0)
+    (cell,) = report["speed"]
+    shares = dict.fromkeys(PARTS, 0.0) | {"products": 0.8, "rest": 0.2}
+    cell["parts"] = {"x onnx": {"shares": shares, "nodes": 9, "surplus": 0.0, "slower": 1.0}}
+    floors = (
+        ". Were its products as fast as the floor's, all else that it computes would keep 0 of the "
+        "1 missed beyond 1.5 (1.34 to 1.34 times the floor)"
+    )
+    assert sentences(report)[0].endswith(floors + ".")
+    cell["speeds"][products_name("x", "float32")] = {"seconds": [3.6e-4] * 3, "cores": (1.0, 1.0)}
+    assert sentences(report)[0].endswith(
+        floors + ". With its products as fast as they are alone, all else that it computes would "
+        "keep 1 of the 1 missed beyond 1.5 (1.54 to 1.54 times the floor)."
+    )
+    assert "| *x onnx: with its products alone* | 1.54 |" in render(report, [])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from pars_bench.predictor.rates import DOT_PRODUCTS, SIZE
 from pars_bench.predictor.report import (
     PredictorReport,
     SpeedCell,
+    Supposed,
     cells_of,
     median_ms,
     ours,
@@ -29,8 +30,9 @@ The floor is the time for the matrix products alone, each at the rate of its pre
 machine reached in the same rounds, or the time for reading the weights once a call at the rate of a
 copy in memory, whichever is longer. The rate is that of the fastest of {libraries} on matrices of
 {size} by {size} and of the encoder's own products by themselves{bfloat16}. Rows in italics tell
-what keeps an engine from it: its products with weights alone, by onnxruntime at the engine's own
-shapes, over what they would take at the rate of large matrices{ceilings}.
+what keeps an engine from it: its products with weights alone, each with weights of its own, by
+onnxruntime at the engine's own shapes, over what they would take
+at the rate of large matrices{ceilings}.
 `onnx-int8` has its products with weights in int8{spared} and those of attention in float32;
 `onnx-bf16` computes in float32. Calls of more tokens than all take turns in have no floor
 here, for no products were measured beside them.
@@ -45,8 +47,9 @@ alone"""
 _CEILINGS = """\
 ;
 and its own time with those products at the floor's rate (as they are, where that is faster), first
-with rounding for nothing and then as it is, all else as its own nodes and the tokenizer take it: an
-engine made of the same other nodes takes no less"""
+with rounding for nothing and then as it is, and at last with those products as they are alone; all
+else as its own nodes and the tokenizer take it: an engine made of the same other nodes takes no
+less"""
 
 _PARTS = """\
 Of a call, batch {batch}, {threads}: milliseconds a prompt, and the share of the call. The shares
@@ -107,6 +110,10 @@ def _floors(report: PredictorReport) -> Iterator[str]:
         yield by_length(report, cells, ratio) + _bounds(report, cells)
 
 
+def _by_parts(suppose: Supposed) -> Callable[[PredictorReport, SpeedCell, str], float | None]:
+    return partial(over_floor_by_parts, suppose=suppose)
+
+
 def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
     """Rows for what bounds an engine: its products alone, and all that is not products."""
     lines, seen = [], set()
@@ -118,8 +125,9 @@ def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
         alone = f"{entry['folder']} {precision}: products with weights alone{layers}"
         for label, measure in (
             (alone, over_floor_of_products),
-            (f"{name}: with the floor's products", partial(over_floor_by_parts, rounding=False)),
-            (f"{name}: the same and its rounding", partial(over_floor_by_parts, rounding=True)),
+            (f"{name}: with the floor's products", _by_parts(Supposed.FLOOR)),
+            (f"{name}: the same and its rounding", _by_parts(Supposed.FLOOR_AND_ROUNDING)),
+            (f"{name}: with its products alone", _by_parts(Supposed.ALONE)),
         ):
             found = [measure(report, cell, name) for cell in cells]
             if label not in seen and any(each is not None for each in found):

@@ -8,6 +8,7 @@ from statistics import median
 from pars_bench.predictor.report import (
     Entry,
     PredictorReport,
+    Supposed,
     burst_floor,
     cells_of,
     is_student,
@@ -91,18 +92,24 @@ def _least(report: PredictorReport, name: str) -> str:
     missed = [
         cell for cell in cells if (over := over_floor(report, cell, name)) and over > OVER_FLOOR
     ]
-    rounds = any(
-        over_floor_by_parts(report, cell, name, rounding=True) is not None for cell in missed
-    )
-    for rounding, supposed in (
-        (False, "Were its products as fast as the floor's" + (" and rounding free" * rounds)),
-        (True, "With rounding as it is"),
-    ):
-        least = [
+    least_by = {
+        suppose: [
             over
             for cell in missed
-            if (over := over_floor_by_parts(report, cell, name, rounding)) is not None
+            if (over := over_floor_by_parts(report, cell, name, suppose)) is not None
         ]
+        for suppose in Supposed
+    }
+    free = " and rounding free" if least_by[Supposed.FLOOR_AND_ROUNDING] else ""
+    beyond = 0
+    for suppose, supposed in (
+        (Supposed.FLOOR, f"Were its products as fast as the floor's{free}"),
+        (Supposed.FLOOR_AND_ROUNDING, "With rounding as it is"),
+        (Supposed.ALONE, "With its products as fast as they are alone"),
+    ):
+        least = least_by[suppose]
+        if suppose is Supposed.ALONE and beyond == len(least):
+            continue  # it keeps no more than what was said
         if least:
             beyond = sum(over > OVER_FLOOR for over in least)
             apart = " but GELU, a part of its products," if entry["what"] == OPENVINO else ""

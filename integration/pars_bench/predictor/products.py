@@ -16,7 +16,10 @@ def products_name(folder: str, precision: str) -> str:
 
 
 class Products:
-    """All products of one encoder in one precision, by onnxruntime.
+    """All products of one encoder in one precision, by onnxruntime, each with its own weights.
+
+    A call reads the weights of every layer once, as an engine does: those of one layer over and
+    over would stay in a cache that has no room for all.
 
     Args:
         config: content of the encoder's `config.json`.
@@ -29,22 +32,21 @@ class Products:
         self._whole = precision == "int8"
         self._sessions = []
         for count, rows, columns in products_of(config):
-            weight = rng.integers(-64, 64, (rows, columns), dtype=np.int8)
-            session = product_session(weight if self._whole else weight.astype(np.float32), threads)
-            self._sessions.append((count, rows, session))
+            for _ in range(count):
+                weight = rng.integers(-64, 64, (rows, columns), dtype=np.int8)
+                given = weight if self._whole else weight.astype(np.float32)
+                self._sessions.append((rows, product_session(given, threads)))
 
     def of(self, tokens: int) -> Callable[[], None]:
         """A call that multiplies as a batch of ``tokens`` tokens does."""
         rng = np.random.default_rng(0)
-        runs = []
-        for count, rows, session in self._sessions:
+        feeds = {}
+        for rows in {rows for rows, _ in self._sessions}:
             given = rng.integers(0, 255, (tokens, rows), dtype=np.uint8)
-            feed = {"a": given if self._whole else given.astype(np.float32)}
-            runs.append((count, session, feed))
+            feeds[rows] = {"a": given if self._whole else given.astype(np.float32)}
 
         def call() -> None:
-            for count, session, feed in runs:
-                for _ in range(count):
-                    session.run(None, feed)
+            for rows, session in self._sessions:
+                session.run(None, feeds[rows])
 
         return call

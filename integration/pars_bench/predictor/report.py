@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from enum import Enum
 from typing import NotRequired, TypedDict
 
 import numpy as np
@@ -247,35 +248,52 @@ def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) 
     return alone / work.products().floor([cell["length"]] * cell["batch"], rates)
 
 
+class Supposed(Enum):
+    """Of an engine's products with weights, to see what all else keeps it from."""
+
+    FLOOR = "the floor's"
+    """They are at the floor's rate, and rounding takes no time."""
+    FLOOR_AND_ROUNDING = "the floor's, and rounding"
+    """They are at the floor's rate, and rounding takes what it does."""
+    ALONE = "as alone"
+    """They take what the engine's library takes for them alone, and rounding what it does."""
+
+
 def over_floor_by_parts(
-    report: PredictorReport, cell: SpeedCell, name: str, rounding: bool
+    report: PredictorReport, cell: SpeedCell, name: str, suppose: Supposed
 ) -> float | None:
-    """What an engine takes with the floor's products and all else as it is, over its floor.
+    """What an engine takes with other products and all else as it is, over its floor.
 
     Args:
         report: of the run.
         cell: one of it.
         name: of the engine.
-        rounding: whether rounding takes what it does in this engine, or nothing.
+        suppose: how fast its products are, and whether rounding takes time.
 
     Returns:
         The same as `over_floor` or less; None where no profile was taken, or there is no rounding
-        that could take time. GELU within products, as in OpenVINO's, counts as free.
+        that could take time, or products were not measured alone. GELU within products, as in
+        OpenVINO's, counts as free.
     """
     over, parts = over_floor(report, cell, name), cell.get("parts", {}).get(name)
     work = work_of(report["contestants"][name])
     if over is None or parts is None or work is None:
         return None
     shares = parts["shares"]
-    if rounding and not shares["rounding"]:
+    if suppose is Supposed.FLOOR_AND_ROUNDING and not shares["rounding"]:
         return None
     rates, lengths = rates_of(report, cell), [cell["length"]] * cell["batch"]
-    # Attention's products are as they are, and not once more in the floor.
-    products = replace(work, attention=0.0).floor(lengths, rates) / work.floor(lengths, rates)
+    if suppose is Supposed.ALONE:
+        products = _products(cell, report["contestants"][name])
+    else:
+        # Attention's products are as they are, and not once more in the floor.
+        products = replace(work, attention=0.0).floor(lengths, rates)
+    if products is None:
+        return None
     left = sum(shares[part] for part in ("attention", "functions", "rest", "outside"))
-    left += shares["rounding"] if rounding else 0.0
+    left += 0.0 if suppose is Supposed.FLOOR else shares["rounding"]
     # Products that are faster in the engine than anywhere else are taken as they are.
-    return min(products, over * shares["products"]) + over * left
+    return min(products / work.floor(lengths, rates), over * shares["products"]) + over * left
 
 
 def _products(cell: SpeedCell, entry: Entry) -> float | None:
