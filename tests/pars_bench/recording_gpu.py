@@ -10,9 +10,10 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
-from pars_export.tensorrt import INPUTS
+from pars_export.tensorrt import INPUTS, Profile
 
 Score = Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.float32]]
 """Ids and mask (n, t) to scores (n,)."""
@@ -148,3 +149,32 @@ class RecordingEngine:
     def create_execution_context(self) -> RecordingContext:
         self.contexts.append(RecordingContext(self.device, self.profiles, self.score))
         return self.contexts[-1]
+
+
+class Gpu:
+    """A recording GPU beside which TensorRT-RTX's builder goes by the name of either library."""
+
+    def __init__(self, score: Score) -> None:
+        self.device, self.score = RecordingDevice(), score
+        self.profile = Profile((8, 64), (64, 64))
+
+    def put_in_place(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Exports and runtimes find this one."""
+        for module in ("pars_export.tensorrt", "pars_export.runtimes.tensorrt"):
+            monkeypatch.setattr(f"{module}.import_library", self.library)
+        for module in ("pars_export.runtimes.cuda", "pars_export.runtimes.tensorrt"):
+            monkeypatch.setattr(f"{module}.Cuda", lambda: self.device)
+        monkeypatch.setattr("pars_export.tensorrt.profiles_for", lambda *_: [self.profile])
+
+    def library(self, name: str) -> SimpleNamespace:
+        import tensorrt_rtx
+
+        return SimpleNamespace(**{**vars(tensorrt_rtx), "Runtime": lambda logger: self})
+
+    def deserialize_cuda_engine(self, serialized_engine: bytes) -> RecordingEngine:
+        assert len(serialized_engine) > 10_000
+        return RecordingEngine(self.device, [self.profile.max], lambda *ids: self.score(*ids))
+
+    @property
+    def batches(self) -> int:
+        return sum(call[0] == "execute" for call in self.device.calls)

@@ -11,14 +11,13 @@ import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
 from numpy.typing import NDArray
-from recording_gpu import RecordingDevice, RecordingEngine, Score
+from recording_gpu import Gpu
 
 from pars_export import ConfigError, Predictor, PredictorError, runtimes
 from pars_export.artifact import folder_sha256
@@ -27,11 +26,10 @@ from pars_export.built_here import check_built_here
 from pars_export.engines import BY_PRECISION, ENGINES
 from pars_export.parity import PROMPTS, Bound, builtin_texts
 from pars_export.runtimes.onnxruntime_engines import OnnxCore
-from pars_export.tensorrt import BuildOptions, Profile
+from pars_export.tensorrt import BuildOptions
 
 if sys.platform != "linux" or platform.machine() != "x86_64":
     pytest.importorskip("tensorrt_rtx")
-import tensorrt_rtx as trt
 
 TEXTS = builtin_texts()
 RTX = ENGINES["tensorrt-rtx"].file
@@ -52,34 +50,11 @@ def folder(exported: Path, tmp_path: Path, built_here: Path) -> Path:
     return shutil.copytree(exported, tmp_path / "predictor")
 
 
-class Gpu:
-    """A recording GPU beside which TensorRT-RTX's builder goes by the name of either library."""
-
-    def __init__(self, score: Score) -> None:
-        self.device, self.score = RecordingDevice(), score
-        self.profile = Profile((8, 64), (64, 64))
-
-    def library(self, name: str) -> SimpleNamespace:
-        return SimpleNamespace(**{**vars(trt), "Runtime": lambda logger: self})
-
-    def deserialize_cuda_engine(self, serialized_engine: bytes) -> RecordingEngine:
-        assert len(serialized_engine) > 10_000
-        return RecordingEngine(self.device, [self.profile.max], lambda *ids: self.score(*ids))
-
-    @property
-    def batches(self) -> int:
-        return sum(call[0] == "execute" for call in self.device.calls)
-
-
 @pytest.fixture
 def gpu(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Gpu:
     """It scores as the model does; tests may say otherwise."""
     gpu = Gpu(OnnxCore(folder / "model.onnx", 1))
-    for module in ("pars_export.tensorrt", "pars_export.runtimes.tensorrt"):
-        monkeypatch.setattr(f"{module}.import_library", gpu.library)
-    for module in ("pars_export.runtimes.cuda", "pars_export.runtimes.tensorrt"):
-        monkeypatch.setattr(f"{module}.Cuda", lambda: gpu.device)
-    monkeypatch.setattr("pars_export.tensorrt.profiles_for", lambda *_: [gpu.profile])
+    gpu.put_in_place(monkeypatch)
     return gpu
 
 
