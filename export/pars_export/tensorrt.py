@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -139,6 +140,8 @@ def build_engine(
             shapes.set_shape(FACTS, *((each, facts) for each in rows))
         config.add_optimization_profile(shapes)
     _apply(trt, config, options)
+    if options.version_compatible:
+        _load_lean_runtime()
     built_for = _target(trt, library, config, options)
     # In tensorrt_rtx a timing cache changes nothing, and to use one needs a GPU.
     timings = options.timing_cache if library == "tensorrt" else None
@@ -230,6 +233,16 @@ def _apply(trt: Any, config: Any, options: BuildOptions) -> None:
     level = getattr(trt.HardwareCompatibilityLevel, options.hardware.upper())
     if options.hardware != "none":
         config.hardware_compatibility_level = level
+
+
+def _load_lean_runtime() -> None:
+    """Load the runtime that an engine for later versions brings, where a package has it.
+
+    The builder asks the dynamic loader for it, which looks into no Python package; without it the
+    builder says which library it misses.
+    """
+    with suppress(ImportError):
+        importlib.import_module("tensorrt_lean_libs")
 
 
 def _target(trt: Any, library: str, config: Any, options: BuildOptions) -> dict[str, object]:

@@ -178,6 +178,19 @@ def test_an_option_of_one_of_two_libraries_is_taken(folder: Path, gpu: Gpu) -> N
     assert engines["tensorrt-rtx"]["capabilities"] == ["8.9", "12.0"]
 
 
+def test_the_runtime_for_later_versions_is_loaded_for_the_builder_and_missed_by_its_name(
+    folder: Path, gpu: Gpu, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "packages" / "tensorrt_lean_libs"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    monkeypatch.syspath_prepend(package.parent)
+    options = replace(OPTIONS["tensorrt"], version_compatible=True)
+    with pytest.raises(PredictorError, match=r"cannot build it \(.*libnvinfer_lean\.so"):
+        add_engines(folder, ["tensorrt"], TEXTS, options=options)
+    assert sys.modules.pop("tensorrt_lean_libs").__file__ == str(package / "__init__.py")
+
+
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
