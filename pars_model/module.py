@@ -25,8 +25,10 @@ from pars_model.calibration import fit_calibration
 from pars_model.checkpoint_content import CONTENT, LARGE_HPARAMS, content_of, take_content
 from pars_model.encoder import find_encoder, pretrained_weights
 from pars_model.losses import Labels, build_objective
+from pars_model.ngrams import rank_targets
 from pars_model.optim import check_rates, learning_rate_factor, parameter_groups
 from pars_model.reading import pooled, read
+from pars_model.solved_head import solve_head
 from pars_model.validation import Pass, ScoredItems, metrics_of
 
 
@@ -35,7 +37,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     Args:
         encoder: model folder, ``embedded:minilm``, or the name of a model of the hub.
-        pooling: mean, cls or pooler.
+        pooling: mean, layers (three layers' means side by side), cls or pooler.
         max_length: most tokens read of a prompt, special tokens included.
         truncation: head, or head_tail (first and last half of what is too long).
         objective: margin (the paper's), logistic, listmle, pointwise or bucket.
@@ -50,6 +52,9 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         warmup: share of the steps in which the learning rate rises.
         schedule: linear (falls to 0 at the last step) or constant, after the warm-up.
         dropout: before the head.
+        fine_tune: whether encoder and head learn by gradients. Without, the encoder stays as it is
+            and the head is solved in closed form (`pars_model.solved_head`) from all training
+            prompts, which few of them are best used for; rates, losses and epochs then do nothing.
         encoded_together: most prompts of a batch that the encoder takes at once on a CPU, those of
             similar token counts together, so that it pads little; 0 for all.
         facts: what the head reads of a request beside its text, of prompt_tokens, max_tokens,
@@ -94,6 +99,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         warmup: float = 0.1,
         schedule: str = "linear",
         dropout: float = 0.1,
+        fine_tune: bool = True,
         encoded_together: int = 16,
         facts: list[str] | None = None,
         fact_dropout: float = 0.1,
@@ -113,6 +119,12 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             raise ConfigError(
                 f"model.encoded_together is {encoded_together}; expected a number of prompts, or 0 "
                 "for all of a batch."
+            )
+        if not fine_tune and (facts or objective == "bucket"):
+            other = f"model.facts is {facts}" if facts else "model.objective is bucket"
+            raise ConfigError(
+                f"model.fine_tune is false, and {other}: a head in closed form has one output and "
+                "reads the text alone. Leave that out, or let it learn by gradients."
             )
         if not 0 <= fact_dropout < 1:
             raise ConfigError(f"model.fact_dropout is {fact_dropout}, which is out of range.")
@@ -143,6 +155,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             self._take(pretrained_weights(files), files.source)
         self.encoder.set_attn_implementation("sdpa")  # same scores, faster training
         self.dropout = nn.Dropout(dropout)
+        self.automatic_optimization = fine_tune
         self.calibration: dict[str, object] | None = None
         self.ngrams: Arrays | None = None
         self._half: tuple[NgramHalf, TextTokenizer] | None = None
@@ -286,8 +299,34 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         beside = self._spec().of(None, len(tokens)) if known is None else known
         return read(self.network, tokens, tokenizer.pad_id, beside, batch_size, self.device)
 
-    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
-        """Loss of the pairs (or items) of one batch."""
+    def on_train_start(self) -> None:
+        """Solve the head, where it does not learn by gradients.
+
+        Raises:
+            ConfigError: several processes would each solve it.
+        """
+        if self.hparams.fine_tune:
+            return
+        if self.trainer.world_size > 1:
+            raise ConfigError(
+                f"model.fine_tune is false, and there are {self.trainer.world_size} processes: a "
+                "head in closed form takes one (--trainer.devices 1)."
+            )
+        data = self.trainer.datamodule
+        train = data.split == "train"
+        target, _ = rank_targets(data.table, train[data.table.prompt], data.table.censored)
+        texts = [data.table.prompts[number] for number in np.flatnonzero(train)]
+        self.eval()
+        solved = solve_head(self.scores_and_vectors(texts)[:, 1:], target[train])
+        self.train()
+        with torch.no_grad():
+            self.head.weight.copy_(torch.from_numpy(solved.weight[None]))
+            self.head.bias.fill_(solved.bias)
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
+        """Loss of the pairs (or items) of one batch; none of a head that is solved."""
+        if not self.hparams.fine_tune:
+            return None
         outputs = self.outputs(batch.input_ids, batch.attention_mask, batch.row, batch.facts)
         labels = Labels(*(getattr(batch, field) for field in Labels._fields))
         loss = self.objective.loss(outputs, labels)
@@ -412,9 +451,11 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             )
         take_content(self, checkpoint.get(CONTENT, {}))
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> dict[str, Any] | list[Any]:
         """AdamW with a learning rate per layer; warm-up, then linear decay or none."""
         h = self.hparams
+        if not h.fine_tune:
+            return []
         groups = parameter_groups(
             self.named_parameters(), h.lr, h.head_lr, h.layer_decay, h.weight_decay
         )

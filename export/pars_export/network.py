@@ -6,7 +6,7 @@ model is traced from it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import torch
@@ -17,13 +17,17 @@ from pars_export.errors import PredictorError
 
 FACT_NEURONS = 32
 """Of the hidden layer that joins facts and text."""
-POOLINGS = ("mean", "cls", "pooler")
+POOLINGS = ("mean", "layers", "cls", "pooler")
+_PARTS = 3
+"""Of an encoder's layers, the ends of which `layers` pools."""
 
 
 class EncoderOutput(Protocol):
     """What transformers' encoders return, as far as it is used here."""
 
     last_hidden_state: Tensor
+    hidden_states: Sequence[Tensor]
+    """Embeddings and what each layer makes of them, where asked for."""
     pooler_output: Tensor
 
 
@@ -35,7 +39,9 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
 
     Args:
         encoder_config: content of the encoder's `config.json`.
-        pooling: `mean` over tokens, `cls` (first token) or `pooler` (the encoder's own layer).
+        pooling: `mean` over tokens, `layers` (that mean of the states after a third, two thirds and
+            all of the layers, side by side), `cls` (first token) or `pooler` (the encoder's own
+            layer).
         outputs: 1, or the number of buckets.
         facts: numbers per request that stand beside its text (`FactSpec.width`); 0 for none.
 
@@ -58,6 +64,9 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
             self.encoder.pooler = None  # it would take part in no score
         self.pooling = pooling
         width = int(self.encoder.config.hidden_size)
+        if pooling == "layers":
+            self.encoder.config.output_hidden_states = True
+            width *= len(self.pooled_layers())
         self.head = nn.Linear(width, outputs)
         self.fact_head = FactHead(width, facts, outputs) if facts else None
 
@@ -75,11 +84,22 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         """One vector per text (n, width) from the encoder's output."""
         if self.pooling == "pooler":
             return output.pooler_output.float()
-        states = output.last_hidden_state.float()
         if self.pooling == "cls":
-            return states[:, 0]
-        mask = attention_mask.unsqueeze(-1).to(states.dtype)
-        return (states * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1.0)
+            return output.last_hidden_state.float()[:, 0]
+        pooled = [output.last_hidden_state]
+        if self.pooling == "layers":
+            pooled = [output.hidden_states[layer] for layer in self.pooled_layers()]
+        mask = attention_mask.unsqueeze(-1).float()
+        tokens = mask.sum(dim=1).clamp(min=1.0)
+        means = [(states.float() * mask).sum(dim=1) / tokens for states in pooled]
+        return means[0] if len(means) == 1 else torch.cat(means, dim=1)
+
+    def pooled_layers(self) -> list[int]:
+        """Which of the encoder's layers are pooled over tokens, counted from 1; none of others."""
+        layers = int(self.encoder.config.num_hidden_layers)
+        if self.pooling == "layers":
+            return sorted({max(1, round(layers * part / _PARTS)) for part in range(1, _PARTS + 1)})
+        return [layers] if self.pooling == "mean" else []
 
     def logits(self, pooled: Tensor, facts: Tensor | None = None) -> Tensor:
         """Outputs of the head (n, outputs) of pooled vectors (n, width) and facts (n, facts)."""

@@ -64,7 +64,7 @@ def export_onnx(network: RankerNetwork, path: Path) -> None:
     model = onnx.load(str(path))
     name_once(model.graph)
     keep_sizes(model)
-    join_texts(model)
+    join_texts(model, len(network.pooled_layers()) or 1)
     onnx.save(model, str(path))
 
 

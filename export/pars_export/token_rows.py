@@ -28,8 +28,12 @@ class _OtherGraphError(Exception):
     """The graph is not one of those that this is for."""
 
 
-def join_texts(model: onnx.ModelProto) -> None:
+def join_texts(model: onnx.ModelProto, pooled: int = 1) -> None:
     """Rewrite a model in place, from its first normalisation to what pools its tokens.
+
+    Args:
+        model: the exported graph.
+        pooled: how many of its layers are pooled.
 
     A graph whose layers are of another form stays as it is: one that does not normalise its
     embeddings, that branches, or whose views of attention were not given constant sizes before
@@ -37,7 +41,7 @@ def join_texts(model: onnx.ModelProto) -> None:
     """
     graph = model.graph
     try:
-        nodes, made = _Joined(graph).rewritten()
+        nodes, made = _Joined(graph).rewritten(pooled)
     except _OtherGraphError:
         return
     used = {name for node in nodes for name in node.input}
@@ -64,15 +68,15 @@ class _Joined:
         self._nodes: list[onnx.NodeProto] = []
         self._made: dict[str, onnx.TensorProto] = {}
 
-    def rewritten(self) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
+    def rewritten(self, pooled: int) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
         """Its nodes, and the constants that they need beside those it has."""
         self._nodes.append(helper.make_node("Shape", ["input_ids"], [_SIZES]))
         for node in self._graph.node:
             own = onnx.NodeProto()
             own.CopyFrom(node)
             self._take(own)
-        # One tensor goes on with its texts apart: the one that is pooled.
-        if not self._attended or self._parted != 1:
+        # None but what is pooled goes on with its texts apart.
+        if not self._attended or self._parted != pooled:
             raise _OtherGraphError
         return self._nodes, list(self._made.values())
 

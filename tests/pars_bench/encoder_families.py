@@ -40,10 +40,12 @@ FAMILIES: dict[str, dict[str, object]] = {
 }
 
 
-def network_of(kind: str, outputs: int = 1, facts: int = 0, **more: object) -> RankerNetwork:
+def network_of(
+    kind: str, outputs: int = 1, facts: int = 0, pooling: str = "mean", **more: object
+) -> RankerNetwork:
     torch.manual_seed(1)
     config = {"model_type": kind, **CONFIG, **FAMILIES[kind], **more}
-    network = RankerNetwork(config, "mean", outputs, facts)
+    network = RankerNetwork(config, pooling, outputs, facts)
     network.eval()
     for parameter in network.parameters():  # biases begin as zeros
         parameter.data.add_(torch.randn_like(parameter) * 0.05)

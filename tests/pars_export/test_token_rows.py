@@ -36,9 +36,12 @@ def test_every_family_with_one_mask_is_tried_here() -> None:
     assert set(FAMILIES) > WHOLE_ATTENTION
 
 
+@pytest.mark.parametrize("pooling", ["mean", "layers"])
 @pytest.mark.parametrize("kind", FAMILIES)
-def test_every_family_scores_as_its_network_beyond_any_window(tmp_path: Path, kind: str) -> None:
-    network = network_of(kind)
+def test_every_family_scores_as_its_network_beyond_any_window(
+    tmp_path: Path, kind: str, pooling: str
+) -> None:
+    network = network_of(kind, pooling=pooling)
     export_onnx(network, tmp_path / "model.onnx")
     core = OnnxCore(tmp_path / "model.onnx", threads=1)
     rng = np.random.default_rng(0)
@@ -51,11 +54,12 @@ def test_every_family_scores_as_its_network_beyond_any_window(tmp_path: Path, ki
         assert_allclose(core(*batch), wanted, rtol=0, atol=2e-5)
 
 
+@pytest.mark.parametrize("pooling", ["mean", "layers"])
 @pytest.mark.parametrize("kind", FAMILIES)
 def test_a_bias_is_added_within_the_product_where_tokens_are_rows(
-    tmp_path: Path, kind: str
+    tmp_path: Path, kind: str, pooling: str
 ) -> None:
-    export_onnx(network_of(kind), tmp_path / "model.onnx")
+    export_onnx(network_of(kind, pooling=pooling), tmp_path / "model.onnx")
     options = onnxruntime.SessionOptions()
     options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
     onnxruntime.InferenceSession(

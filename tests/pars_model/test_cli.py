@@ -75,7 +75,7 @@ def logged(root: Path, metric: str) -> list[float]:
     return values
 
 
-@pytest.mark.parametrize("config", ["default.yaml", "demo.yaml", "paper.yaml"])
+@pytest.mark.parametrize("config", ["default.yaml", "demo.yaml", "few.yaml", "paper.yaml"])
 def test_each_recipe_trains_from_its_config_alone(fit: Fit, config: str) -> None:
     root, last_line = fit("--trainer.max_epochs", 1, config=config)
     assert last_line == str(root / "best.ckpt")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from encoder_families import network_of
 from torch.testing import assert_close
 
 from pars_export.errors import ConfigError, InputError
@@ -30,7 +31,7 @@ def ranker(encoder: Path) -> ResponseLengthRanker:
     return ranker
 
 
-@pytest.mark.parametrize("pooling", ["mean", "cls", "pooler"])
+@pytest.mark.parametrize("pooling", ["mean", "layers", "cls", "pooler"])
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_scores_are_one_number_per_text_whatever_the_batch(
     encoder: Path, objective: str, pooling: str
@@ -77,6 +78,20 @@ def test_a_batch_is_encoded_in_parts_of_similar_length(encoder: Path, together: 
     assert widths == parts.get(together, [(7, 30)])
     alone = [ranker(ids[[i], : sizes[i]], mask[[i], : sizes[i]]) for i in row]
     assert_close(found[:, 0], torch.cat(alone), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("layers", "pooled"), [(1, [1]), (2, [1, 2]), (6, [2, 4, 6])])
+def test_layers_are_pooled_side_by_side(layers: int, pooled: list[int]) -> None:
+    network = network_of("bert", pooling="layers", num_hidden_layers=layers)
+    assert network.pooled_layers() == pooled
+    ids = torch.tensor([[2, 8, 9, 3], [2, 7, 3, 0]])
+    mask = (ids != 0).long()
+    with torch.inference_mode():
+        output = network.encoder(input_ids=ids, attention_mask=mask)
+        found = network.pool(output, mask)
+    for text, tokens in enumerate((4, 3)):
+        means = [output.hidden_states[layer][text, :tokens].mean(dim=0) for layer in pooled]
+        assert_close(found[text], torch.cat(means))
 
 
 def save(ranker: ResponseLengthRanker, path: Path, **changes: object) -> Path:
