@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pars_export.inputs import TextTokenizer
 from pars_export.runtimes.ngram_half import NgramHalf
@@ -26,6 +27,7 @@ from pars_model.experiments.matrix import (
 )
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
+from pars_model.lengths import LengthTable
 from pars_model.metrics import Estimate
 from pars_model.module import ResponseLengthRanker
 from pars_model.ngram_half import BELIEVED, SHARE, factor_of, fit_half, share_of
@@ -115,6 +117,30 @@ def _lead(name: str, leads: list[Estimate], sets: list[int]) -> str:
     )
 
 
+def half_scores(
+    lengths: LengthTable, part: NDArray[np.str_], tokenizer: TextTokenizer
+) -> NDArray[np.float32]:
+    """Scores of all prompts by an n-gram half of those of ``part`` train, (prompts,)."""
+    fitted = fit_half(lengths, part == "train", tokenizer)
+    texts = lengths.prompts
+    return NgramHalf(fitted.arrays(), tokenizer).score(texts, tokenizer.encode(texts))
+
+
+def with_half(
+    lengths: LengthTable,
+    part: NDArray[np.str_],
+    head: NDArray[np.float32],
+    half: NDArray[np.float32],
+) -> tuple[NDArray[np.float32], float]:
+    """The sum of a head's scores (prompts,) and a half's; and its share, which part val chose."""
+    val = np.flatnonzero((part == "val")[lengths.prompt])
+    heads, halves = head[lengths.prompt[val]], half[lengths.prompt[val]]
+    share = share_of(
+        heads, halves, lengths.length[val], lengths.group[val], len(val), lengths.censored[val]
+    )
+    return head + factor_of(share, heads, halves) * half, share
+
+
 def _judged(
     bench: Workbench, cell: Cell, frozen: FrozenCell, seed: int, tokenizer: TextTokenizer
 ) -> tuple[Judged, float]:
@@ -123,16 +149,9 @@ def _judged(
     judged = part == "judge"
 
     def compute() -> Result:
-        table, texts = frozen.table, frozen.table.prompts
-        head = fit_head(table, frozen.features, part, HEAD, seed)[1]
-        fitted = fit_half(table, part == "train", tokenizer)
-        half = NgramHalf(fitted.arrays(), tokenizer).score(texts, tokenizer.encode(texts))
-        val = np.flatnonzero((part == "val")[table.prompt])
-        heads, halves = head[table.prompt[val]], half[table.prompt[val]]
-        share = share_of(
-            heads, halves, table.length[val], table.group[val], len(val), table.censored[val]
-        )
-        whole = head + factor_of(share, heads, halves) * half
+        head = fit_head(frozen.table, frozen.features, part, HEAD, seed)[1]
+        half = half_scores(frozen.table, part, tokenizer)
+        whole, share = with_half(frozen.table, part, head, half)
         scores = {ALONE: head, SUM: whole, HALF: half}
         return {
             "scores": {name: each[judged].tolist() for name, each in scores.items()},

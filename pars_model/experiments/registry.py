@@ -28,6 +28,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.halves",
         "the n-gram half beside a head on frozen features, in every cell of the sections above",
     ),
+    "solved": (
+        "pars_model.experiments.solved",
+        "a head in closed form beside one by gradients on the same frozen features, with the half",
+    ),
     "few": (
         "pars_model.experiments.few",
         "fits to 30 to 1,000 prompts, with and without a predictor that the half starts from",

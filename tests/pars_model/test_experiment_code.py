@@ -34,6 +34,7 @@ OF_FITS = {
     "pars_export.Predictor",
     "pars_export.prompts",
     "pars_model.universal.instructions.prompts",
+    "pars_model.solved_head",  # fits that are kept learn by gradients
 }
 
 

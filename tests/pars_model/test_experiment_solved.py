@@ -1,0 +1,61 @@
+"""A head in closed form beside one by gradients: what each learns from, and what the page says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from pars_model.experiments import judging, solved
+from pars_model.experiments.cells import Cell
+from pars_model.experiments.frozen import frozen_cell
+from pars_model.experiments.workbench import Workbench
+from pars_model.solved_head import SolvedHead, solve_head
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from tests.pars_model.conftest import MakeDataRoot, MakeRows
+
+CELL = Cell("kinds", "tiny", "Tiny")
+
+
+def test_cells_of_the_half_and_of_the_filter_stand_once() -> None:
+    places = [(cell.dataset, cell.llm) for cell in solved.CELLS]
+    assert len(places) == len(set(places))
+    assert {"GSM8K, Llama-3.1-405B", "MATH level 5, GPT-4o"} <= {c.title for c in solved.CELLS}
+
+
+def test_the_head_is_solved_from_the_training_prompts_alone(
+    make_data_root: MakeDataRoot,
+    make_rows: MakeRows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(judging, "RESAMPLES", 10)
+    monkeypatch.setattr(solved, "CELLS", (CELL,))
+    learned = []
+
+    def spy(vectors: NDArray[np.float32], target: NDArray[np.float64]) -> SolvedHead:
+        learned.append(vectors)
+        return solve_head(vectors, target)
+
+    monkeypatch.setattr(solved, "solve_head", spy)
+    root = make_data_root(tmp_path / "data", make_rows(200, 0))
+    bench = Workbench("solved", root, tmp_path / "out", seeds=1)
+    section = solved.run(bench)
+    cell = frozen_cell(bench, CELL)
+    wanted = [cell.features[cell.part(seed) == "train"] for seed in range(solved.SMALL_SEEDS)]
+    for found, given in zip(learned, [each for each in wanted for _ in range(2)], strict=True):
+        np.testing.assert_allclose(found, given, atol=1e-5)  # no prompt has more than 128 tokens
+    (line,) = [each for part in section.parts for each in part.splitlines() if "| Tiny |" in each]
+    _, _, prompts, seeds, gradients, head, long, ridge, *_ = line.split("|")
+    assert (prompts.strip(), seeds.strip()) == ("200", str(solved.SMALL_SEEDS))
+    # What the made-up lengths hang on is one word.
+    assert min(float(each.split("[")[0]) for each in (gradients, head, long, ridge)) > 0.5
+    assert head == long
+    lead = float(head.split("[")[0]) - float(ridge.split("[")[0])
+    assert f"in {int(lead >= 0.03)} of 1 cells" in section.short
