@@ -18,12 +18,13 @@ if TYPE_CHECKING:
     import torch
 
     from pars_model.datamodule import PromptLengthDataModule
+    from pars_model.module import ResponseLengthRanker
 
 log = logging.getLogger("pars")
 
 
 def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> None:
-    """Warn where fewer than `FEW_PROMPTS` validation prompts chose the weights of a checkpoint.
+    """Warn where fewer than `FEW_PROMPTS` validation prompts chose what a checkpoint holds.
 
     Where none could be compared, the data module has said so already.
 
@@ -35,15 +36,17 @@ def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) 
     prompts = int((data.split == "val").sum())
     if prompts >= FEW_PROMPTS or not data.comparable("val"):
         return
-    tau = _tau(ckpt, data, device)
+    ranker = load_ranker(ckpt).to(device)
+    tau = _tau(ranker, data)
     table = data.table
     assert table is not None
     more = "mark more rows with split val" if table.has_split else "raise data.val_fraction"
     log.warning(
-        "%s: only %d validation prompts chose the weights, fewer than %d: their tau is "
+        "%s: only %d validation prompts chose the %s, fewer than %d: their tau is "
         "%.2f%s; collect more prompts or %s.",
         data.path,
         prompts,
+        "weights" if ranker.hparams.fine_tune else "n-gram half's share",
         FEW_PROMPTS,
         tau.value,
         _interval(tau),
@@ -51,12 +54,12 @@ def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) 
     )
 
 
-def _tau(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> Estimate:
+def _tau(ranker: ResponseLengthRanker, data: PromptLengthDataModule) -> Estimate:
     """Validation tau in the mean over groups, and its interval over prompts."""
     table = data.table
     assert table is not None
     part = table.select((data.split == "val")[table.prompt])
-    scores = scores_of(load_ranker(ckpt).to(device), part)
+    scores = scores_of(ranker, part)
 
     def statistic(drawn: NDArray[np.int64]) -> NDArray[np.float64]:
         found = metrics_of(

@@ -303,16 +303,21 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         """Solve the head, where it does not learn by gradients.
 
         Raises:
-            ConfigError: several processes would each solve it.
+            ConfigError: several processes would each solve it, or there is no data module.
         """
         if self.hparams.fine_tune:
             return
+        data = self.trainer.datamodule
+        if data is None:
+            raise ConfigError(
+                "model.fine_tune is false, but the fit has no data module whose lengths the head "
+                "is solved from: give trainer.fit a PromptLengthDataModule, or set it to true."
+            )
         if self.trainer.world_size > 1:
             raise ConfigError(
                 f"model.fine_tune is false, and there are {self.trainer.world_size} processes: a "
                 "head in closed form takes one (--trainer.devices 1)."
             )
-        data = self.trainer.datamodule
         train = data.split == "train"
         target, _ = rank_targets(data.table, train[data.table.prompt], data.table.censored)
         texts = [data.table.prompts[number] for number in np.flatnonzero(train)]

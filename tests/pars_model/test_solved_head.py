@@ -14,6 +14,7 @@ import torch
 from pars_export.errors import ConfigError
 from pars_model.checkpoint import load_ranker
 from pars_model.cli import main
+from pars_model.datamodule import PromptLengthDataModule
 from pars_model.evaluate import evaluate
 from pars_model.lengths import read_lengths
 from pars_model.module import ResponseLengthRanker
@@ -138,10 +139,15 @@ def test_what_no_closed_form_is_for_is_refused(
         ResponseLengthRanker(str(encoder), fine_tune=False, **settings)
 
 
-def test_several_processes_are_refused(encoder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_several_processes_and_none_with_data_are_refused(
+    encoder: Path, table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     ranker = ResponseLengthRanker(str(encoder), fine_tune=False)
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
-    monkeypatch.setattr(type(trainer), "world_size", 2)
     ranker.trainer = trainer
+    with pytest.raises(ConfigError, match="fine_tune is false, but the fit has no data module"):
+        ranker.on_train_start()
+    monkeypatch.setattr(trainer, "datamodule", PromptLengthDataModule(str(table)), raising=False)
+    monkeypatch.setattr(type(trainer), "world_size", 2)
     with pytest.raises(ConfigError, match=r"there are 2 processes: .* \(--trainer.devices 1\)"):
         ranker.on_train_start()
