@@ -37,6 +37,9 @@ def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) 
     if prompts >= FEW_PROMPTS or not data.comparable("val"):
         return
     ranker = load_ranker(ckpt).to(device)
+    chosen = "weights" if ranker.hparams.fine_tune else "n-gram half's share"
+    if not ranker.hparams.fine_tune and ranker.ngrams is None:
+        return  # they chose nothing
     tau = _tau(ranker, data)
     table = data.table
     assert table is not None
@@ -46,7 +49,7 @@ def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) 
         "%.2f%s; collect more prompts or %s.",
         data.path,
         prompts,
-        "weights" if ranker.hparams.fine_tune else "n-gram half's share",
+        chosen,
         FEW_PROMPTS,
         tau.value,
         _interval(tau),

@@ -30,7 +30,7 @@ class SolvedHead:
     Attributes:
         weight: (width,).
         bias: what is added.
-        penalty: the one of `PENALTIES` with the best tau in the mean over folds.
+        penalty: the one of `PENALTIES` with the best tau in the mean over folds that have an order.
     """
 
     weight: Doubles
@@ -59,7 +59,8 @@ def solve_head(vectors: NDArray[np.float32], target: Doubles) -> SolvedHead:
         found = _ridges(whole - squares[each], told - products[each], PENALTIES)
         for place, scores in enumerate((inputs[mine] @ found).T):
             taus[place].append(kendall_tau(scores, wanted[mine]))
-    means = [np.nan_to_num(np.mean(each), nan=-1.0) for each in taus]
+    told_by = [[tau for tau in each if np.isfinite(tau)] for each in taus]
+    means = [float(np.mean(each)) if each else -1.0 for each in told_by]
     best = max(reversed(range(len(PENALTIES))), key=means.__getitem__)
     (weight,) = _ridges(whole, told, PENALTIES[best : best + 1]).T
     weight /= spread * max(float((inputs @ weight).std()), _LEAST_SPREAD)
