@@ -60,7 +60,7 @@ by gradients, on the same features and with the same half. *{LONG}* reads so man
 so does its half, where the others read {MAX_LENGTH}. The solved head needs no prompts to choose an
 epoch; those that choose the half's share are the same, and the ridge learns from them too. Cells
 of fewer than {SMALL:,} prompts have {SMALL_SEEDS} times the seeds. That closed form does better was
-found in trials in all cells of fewer than {SMALL:,} prompts but those of Llama-3.1-405B, and in
+found in trials in all cells of fewer than {SMALL:,} prompts but GSM8K, MATH of Llama-405B, and in
 MMLU-Pro, judged prompts among them; the other cells had no part in it. No half here starts from a
 prior. The largest cells, fine-tuned, stand under *The default recipe* and *Parts of the recipe*."""
 
