@@ -156,7 +156,7 @@ def test_a_run_that_is_interrupted_goes_on(
         assert parity is not None
         assert parity["max_abs_diff"] <= parity["bound"]
     for cell in report["speed"]:
-        products = {products_name(name, "float32") for name in ("tiny", "other")}
+        products = {products_name(name, "float32", "onnxruntime") for name in ("tiny", "other")}
         assert set(cell["speeds"]) == {*rate_calls(1), *products, *report["contestants"]}
         profiled = cell["parts"]
         assert profiled.keys() == report["contestants"].keys()
@@ -430,7 +430,9 @@ def test_the_openvino_engine_is_measured_as_the_others_are(
     assert work is not None
     assert (work.precision, work.others, work.spared) == (precision, precision, 0.0)
     speeds = speed.Speeds([found], 1, 64, bench.PROMPTS)
-    assert speeds.cell(16, 2, 1)["tiny openvino"]["seconds"][0] > 0
+    cell = speeds.cell(16, 2, 1)
+    assert cell["tiny openvino"]["seconds"][0] > 0
+    assert cell[products_name("tiny", precision, "openvino")]["seconds"][0] > 0
     profile = speeds.parts(16, 40, 2)["tiny openvino"]
     assert sum(profile["shares"].values()) == pytest.approx(1)
     assert profile["shares"]["rounding"] == 0

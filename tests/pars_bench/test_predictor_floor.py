@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from numpy.typing import NDArray
 
 from pars_bench.predictor import baselines, products
-from pars_bench.predictor.products import Products
+from pars_bench.predictor.products import layers_model, products_by
 from pars_bench.predictor.rates import UNITS, rate_calls
 from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
 from pars_export.cpu import multiplies_bfloat16
 from pars_export.runtimes.arrays import arrays_bytes
+from pars_export.runtimes.openvino_engine import precision_here
 
 MINILM = {"hidden_size": 384, "num_hidden_layers": 6, "intermediate_size": 1536}
 RATES = {"float32": 1e11, "int8": 2e11, "memory": 1e10}
@@ -94,7 +96,20 @@ def test_products_alone_are_those_of_the_encoder() -> None:
     assert sum(count * rows * columns for count, rows, columns in products_of(MINILM)) == 10_616_832
     tiny = {"hidden_size": 8, "num_hidden_layers": 1, "intermediate_size": 16}
     for precision in ("float32", "int8"):
-        Products(tiny, precision, 1).of(tokens=3)()
+        products_by("onnxruntime", tiny, precision, 1).of(tokens=3)()
+
+
+def test_openvinos_products_alone_are_those_of_the_encoder() -> None:
+    model = layers_model(MINILM)
+    weights = [
+        node.get_output_shape(0)
+        for node in model.get_ops()
+        if node.get_type_name() == "Constant" and node.get_output_shape(0)[0] > 1
+    ]
+    assert sum(rows * columns for rows, columns in weights) == 10_616_832
+    kinds = Counter(node.get_type_name() for node in model.get_ops())
+    assert (kinds["MatMul"], kinds["Gelu"]) == (36, 6)
+    products_by("openvino", MINILM, precision_here(), 1).of(tokens=3)()
 
 
 def test_each_product_alone_has_weights_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +125,7 @@ def test_each_product_alone_has_weights_of_its_own(monkeypatch: pytest.MonkeyPat
             ran.append(self.weight)
 
     monkeypatch.setattr(products, "product_session", Session)
-    call = Products(MINILM, "float32", 1).of(tokens=3)
+    call = products_by("onnxruntime", MINILM, "float32", 1).of(tokens=3)
     assert not ran
     call()
     assert sum(weight.size for weight in weights) == 10_616_832

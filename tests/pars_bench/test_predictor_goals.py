@@ -11,6 +11,7 @@ from pars_bench.predictor.products import products_name
 from pars_bench.predictor.rates import OPERATIONS
 from pars_bench.predictor.report import (
     PARTS,
+    Speed,
     SpeedCell,
     Supposed,
     over_floor,
@@ -26,8 +27,9 @@ def test_goals_are_judged_by_the_numbers() -> None:
     (cell,) = fast["speed"]
     assert rates_of(fast, cell)["float32"] == pytest.approx(OPERATIONS / 20e-3)
     # Its own products, where they are faster than those of large matrices: 32e6 in .2 ms.
-    alone = {"seconds": [0.2e-3] * 3, "cores": (1.0, 1.0)}
-    quick: SpeedCell = {**cell, "speeds": {**cell["speeds"], products_name("x", "float32"): alone}}  # type: ignore[dict-item]
+    alone: Speed = {"seconds": [0.2e-3] * 3, "cores": (1.0, 1.0)}
+    own = {**cell["speeds"], products_name("x", "float32", "onnxruntime"): alone}
+    quick: SpeedCell = {**cell, "speeds": own}
     assert rates_of(fast, quick)["float32"] == pytest.approx(32e6 / 0.2e-3)
     assert over_floor(fast, fast["speed"][0], "x onnx") == pytest.approx(0.4 / 0.298, rel=1e-3)
     said = sentences(fast)
@@ -81,7 +83,10 @@ def test_what_bounds_an_int8_engine() -> None:
     report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
     with_int8(report, ms=9.0, attention=0.0)
     (cell,) = report["speed"]
-    cell["speeds"][products_name("x", "int8")] = {"seconds": [3.2e-3] * 3, "cores": (1.0, 1.0)}
+    cell["speeds"][products_name("x", "int8", "onnxruntime")] = {
+        "seconds": [3.2e-3] * 3,
+        "cores": (1.0, 1.0),
+    }
     floor = 32 * 1e7 / (OPERATIONS / 20e-3) * 1e3
     assert over_floor_of_products(report, cell, "x onnx-int8") == pytest.approx(3.2 / floor)
     for suppose, least in (
@@ -114,7 +119,7 @@ def test_products_alone_are_of_all_layers_where_an_engine_has_some_in_float32() 
     report = report_of("x onnx", {"what": "onnx"}, ms=10.0, bert_ms=80.0)
     with_int8(report, ms=9.0, attention=0.0)
     (cell,) = report["speed"]
-    alone = cell["speeds"][products_name("x", "int8")] = {
+    alone = cell["speeds"][products_name("x", "int8", "onnxruntime")] = {
         "seconds": [3.2e-3] * 3,
         "cores": (1.0, 1.0),
     }
@@ -170,6 +175,33 @@ def test_a_float_engine_has_no_rounding_to_speak_of() -> None:
     assert "rounding" not in said
 
 
+def test_what_openvinos_profile_lacks_is_not_taken_for_products() -> None:
+    # Of 0.5 ms, 0.45 are products by the profile, but alone they take 0.32, and 0.298 at the
+    # floor's rate: so 0.18 are not theirs.
+    report = report_of("x openvino", {"what": "openvino"}, ms=0.5, bert_ms=80.0)
+    (cell,) = report["speed"]
+    shares = dict.fromkeys(PARTS, 0.0) | {"products": 0.9, "rest": 0.1}
+    cell["parts"] = {"x openvino": {"shares": shares, "nodes": 9, "surplus": 0.0, "slower": 0.7}}
+    by_profile = (
+        ". Were its products as fast as the floor's, all else that it computes but GELU, a part of "
+        "its products, would keep 0 of the 1 missed beyond 1.5 (1.17 to 1.17 times the floor)"
+    )
+    assert sentences(report)[0].endswith(by_profile + ".")
+    alone = products_name("x", "float32", "openvino")
+    cell["speeds"][alone] = {"seconds": [3.2e-4] * 3, "cores": (1.0, 1.0)}
+    assert (
+        by_profile + ". By what its calls take beside its products alone, all else that it "
+        "computes but GELU, a part of its products, would keep 1 of the 1 missed beyond 1.5 "
+        "(1.60 to 1.60 times the floor)."
+    ) in sentences(report)[0]
+    page = render(report, [])
+    assert "| *x openvino: the same, beside its products alone* | 1.60 |" in page
+    # Faster alone than the floor has them, they are taken as they are.
+    cell["speeds"][alone]["seconds"] = [2.9e-4] * 3
+    found = over_floor_by_parts(report, cell, "x openvino", Supposed.BESIDE)
+    assert found == over_floor(report, cell, "x openvino")
+
+
 def test_products_that_are_slow_alone_keep_an_engine_from_its_floor() -> None:
     # Of 0.5 ms, 0.4 are products, which take 0.298 at the floor's rate and 0.36 alone.
     report = report_of("x onnx", {"what": "onnx"}, ms=0.5, bert_ms=80.0)
@@ -181,7 +213,10 @@ def test_products_that_are_slow_alone_keep_an_engine_from_its_floor() -> None:
         "1 missed beyond 1.5 (1.34 to 1.34 times the floor)"
     )
     assert sentences(report)[0].endswith(floors + ".")
-    cell["speeds"][products_name("x", "float32")] = {"seconds": [3.6e-4] * 3, "cores": (1.0, 1.0)}
+    cell["speeds"][products_name("x", "float32", "onnxruntime")] = {
+        "seconds": [3.6e-4] * 3,
+        "cores": (1.0, 1.0),
+    }
     assert sentences(report)[0].endswith(
         floors + ". With its products as fast as they are alone, all else that it computes would "
         "keep 1 of the 1 missed beyond 1.5 (1.54 to 1.54 times the floor)."

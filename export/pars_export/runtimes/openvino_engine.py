@@ -137,20 +137,12 @@ class OpenVinoCore:
         check_self_contained(path)
         self._path, self._widest = path, widest
         self.survives_fork = threads == 1
-        properties = {
-            "INFERENCE_PRECISION_HINT": _HINTS[precision],
-            "INFERENCE_NUM_THREADS": threads,
-            "NUM_STREAMS": 1,
-            "PERFORMANCE_HINT": "LATENCY",
-            "ENABLE_HYPER_THREADING": True,  # else two threads of one core count as one
-            "ENABLE_CPU_PINNING": False,  # where it runs is for the caller to say
-            **(more or {}),
-        }
+        properties = {**properties_of(precision, threads), **(more or {})}
         # The process was seen to die of a signal to a main thread that had used matrix units, under
         # Python's faulthandler, which gives that thread a stack for signals. So another computes.
         self._thread = FollowingThread(_THREAD, helped=threads > 1)
         try:
-            core = self._thread.run(_core, library)
+            core = self._thread.run(cpu_core, library)
             model = self._thread.run(_read, path)
             _check_signature(path, model, facts)
             compiled = self._thread.run(core.compile_model, model, "CPU", properties)
@@ -208,7 +200,24 @@ def _package() -> Any:
         raise cannot_import(_PACKAGE, error) from error
 
 
-def _core(library: Any) -> Any:
+def properties_of(precision: str, threads: int) -> dict[str, object]:
+    """OpenVINO's properties of a model that is to compute as these engines do.
+
+    Args:
+        precision: `bfloat16` or `float32`.
+        threads: cores to use.
+    """
+    return {
+        "INFERENCE_PRECISION_HINT": _HINTS[precision],
+        "INFERENCE_NUM_THREADS": threads,
+        "NUM_STREAMS": 1,
+        "PERFORMANCE_HINT": "LATENCY",
+        "ENABLE_HYPER_THREADING": True,  # else two threads of one core count as one
+        "ENABLE_CPU_PINNING": False,  # where it runs is for the caller to say
+    }
+
+
+def cpu_core(library: Any) -> Any:
     """OpenVINO's own object that compiles, whose threads stay where they are.
 
     Its scheduler (TBB) would bind each thread that computes to the CPUs that the process had when

@@ -30,8 +30,8 @@ The floor is the time for the matrix products alone, each at the rate of its pre
 machine reached in the same rounds, or the time for reading the weights once a call at the rate of a
 copy in memory, whichever is longer. The rate is that of the fastest of {libraries} on matrices of
 {size} by {size} and of the encoder's own products by themselves{bfloat16}. Rows in italics tell
-what keeps an engine from it: its products with weights alone, each with weights of its own, by
-onnxruntime at the engine's own shapes, over what they would take
+what keeps an engine from it: its products with weights alone, each with weights of its own, by the
+engine's library at the engine's own shapes{fused}, over what they would take
 at the rate of large matrices{ceilings}.
 `onnx-int8` has its products with weights in int8{spared} and those of attention in float32;
 `onnx-bf16` computes in float32. Calls of more tokens than all take turns in have no floor
@@ -42,14 +42,20 @@ runtime pays on top."""
 
 _BFLOAT16 = """\
 ; that of bfloat16, in which `openvino` has all its products where its manifest says so, is of torch
-alone"""
+on large matrices alone"""
+
+_FUSED = " (OpenVINO's with the biases and the GELU that are part of them)"
 
 _CEILINGS = """\
 ;
 and its own time with those products at the floor's rate (as they are, where that is faster), first
 with rounding for nothing and then as it is, and at last with those products as they are alone; all
 else as its own nodes and the tokenizer take it: an engine made of the same other nodes takes no
-less"""
+less{beside}"""
+
+_BESIDE = """\
+. OpenVINO's profile cuts off microseconds and has none of the time between nodes, up to a quarter
+of a short call: so once more by what the call takes beside its products alone"""
 
 _PARTS = """\
 Of a call, batch {batch}, {threads}: milliseconds a prompt, and the share of the call. The shares
@@ -90,8 +96,11 @@ def floor_sections(report: PredictorReport) -> Iterator[str]:
         size=SIZE,
         spared=_spared(report),
         bfloat16=_BFLOAT16 if _has_openvino(report) else "",
+        fused=_FUSED if _has_openvino(report) else "",
         instructions=_instructions(report),
-        ceilings=_CEILINGS if any(cell.get("parts") for cell in report["speed"]) else "",
+        ceilings=_CEILINGS.format(beside=_BESIDE if _has_openvino(report) else "")
+        if any(cell.get("parts") for cell in report["speed"])
+        else "",
     )
     yield _rates(report)
     yield from _floors(report)
@@ -127,6 +136,7 @@ def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
             (alone, over_floor_of_products),
             (f"{name}: with the floor's products", _by_parts(Supposed.FLOOR)),
             (f"{name}: the same and its rounding", _by_parts(Supposed.FLOOR_AND_ROUNDING)),
+            (f"{name}: the same, beside its products alone", _by_parts(Supposed.BESIDE)),
             (f"{name}: with its products alone", _by_parts(Supposed.ALONE)),
         ):
             found = [measure(report, cell, name) for cell in cells]

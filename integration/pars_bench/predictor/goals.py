@@ -105,6 +105,7 @@ def _least(report: PredictorReport, name: str) -> str:
     for suppose, supposed in (
         (Supposed.FLOOR, f"Were its products as fast as the floor's{free}"),
         (Supposed.FLOOR_AND_ROUNDING, "With rounding as it is"),
+        (Supposed.BESIDE, "By what its calls take beside its products alone"),
         (Supposed.ALONE, "With its products as fast as they are alone"),
     ):
         least = least_by[suppose]

@@ -1,22 +1,54 @@
-"""An encoder's products with weights and nothing else, through the library that its engines use."""
+"""An encoder's products with weights and nothing else, through the libraries of its engines."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 from pars_bench.predictor.rates import product_session
 from pars_bench.predictor.work import products_of
+from pars_export.runtimes.following import FollowingThread
+from pars_export.runtimes.openvino_engine import OPENVINO, cpu_core, openvino, properties_of
+
+ONNXRUNTIME = "onnxruntime"
+LIBRARIES: Mapping[str, str] = {
+    **dict.fromkeys(("onnx", "onnx-int8", "onnx-bf16"), ONNXRUNTIME),
+    OPENVINO: OPENVINO,
+}
+"""Runtime of an encoder's engine to the library that multiplies for it."""
 
 
-def products_name(folder: str, precision: str) -> str:
+def products_name(folder: str, precision: str, library: str) -> str:
     """Name of the measurement, beside those of contestants and rates."""
-    return f"products of {folder} alone, {precision}"
+    return f"products of {folder} alone, {precision}, {library}"
 
 
-class Products:
-    """All products of one encoder in one precision, by onnxruntime, each with its own weights.
+class Products(Protocol):
+    """All products of one encoder in one precision, by one library, each with its own weights."""
+
+    def of(self, tokens: int) -> Callable[[], None]:
+        """A call that multiplies as a batch of ``tokens`` tokens does."""
+
+
+def products_by(
+    library: str, config: Mapping[str, object], precision: str, threads: int
+) -> Products:
+    """An encoder's products by one of `LIBRARIES`.
+
+    Args:
+        library: which.
+        config: content of the encoder's `config.json`.
+        precision: `float32` or `int8`; of OpenVINO `float32` or `bfloat16`.
+        threads: cores to use.
+    """
+    made = OpenVinoProducts if library == OPENVINO else OnnxProducts
+    return made(config, precision, threads)
+
+
+class OnnxProducts:
+    """By onnxruntime.
 
     A call reads the weights of every layer once, as an engine does: those of one layer over and
     over would stay in a cache that has no room for all.
@@ -50,3 +82,58 @@ class Products:
                 session.run(None, feeds[rows])
 
         return call
+
+
+class OpenVinoProducts:
+    """By OpenVINO, as one model whose layers multiply what the one before gave.
+
+    Biases and GELU are in it, for they are part of the products of an engine.
+
+    Args:
+        config: content of the encoder's `config.json`.
+        precision: `float32` or `bfloat16`.
+        threads: cores to use.
+    """
+
+    def __init__(self, config: Mapping[str, object], precision: str, threads: int) -> None:
+        self._width = products_of(config)[0][1]
+        self._thread = FollowingThread("pars-products", helped=threads > 1)
+        core = self._thread.run(cpu_core, openvino())
+        model = self._thread.run(layers_model, config)
+        compiled = self._thread.run(
+            core.compile_model, model, "CPU", properties_of(precision, threads)
+        )
+        self._request = compiled.create_infer_request()
+
+    def of(self, tokens: int) -> Callable[[], None]:
+        """A call that multiplies as a batch of ``tokens`` tokens does."""
+        rng = np.random.default_rng(0)
+        feed = {"a": rng.standard_normal((tokens, self._width), dtype=np.float32)}
+
+        def call() -> None:
+            self._thread.run(self._request.infer, feed)
+
+        return call
+
+
+def layers_model(config: Mapping[str, object]) -> Any:
+    """The model: input `a` (m, width), output (m, width)."""
+    openvino()
+    from openvino import Model, opset13
+
+    (square, width, _), (layers, _, inner), _ = products_of(config)
+    rng = np.random.default_rng(0)
+    given = opset13.parameter([-1, width], np.float32, name="a")
+
+    def product(rows: Any, columns: int) -> Any:
+        wide = rows.get_output_partial_shape(0)[1].get_length()
+        weight = rng.standard_normal((wide, columns), dtype=np.float32) / np.sqrt(wide)
+        bias = rng.standard_normal((1, columns), dtype=np.float32)
+        return opset13.add(opset13.matmul(rows, weight.astype(np.float32), False, False), bias)
+
+    found = given
+    for _ in range(layers):
+        for _ in range(square // layers):
+            found = product(found, width)
+        found = product(opset13.gelu(product(found, inner), "erf"), width)
+    return Model([found], [given])

@@ -10,13 +10,11 @@ from typing import NotRequired, TypedDict
 import numpy as np
 
 from pars_bench.predictor.grid import TOKENS
-from pars_bench.predictor.products import products_name
+from pars_bench.predictor.products import LIBRARIES, products_name
 from pars_bench.predictor.rates import UNITS
 from pars_bench.predictor.work import Work
 from pars_export.runtimes.openvino_engine import OPENVINO
 
-ENGINES = ("onnx", "onnx-int8", "onnx-bf16")
-"""Runtimes whose products are measured alone, too."""
 PROFILED = ("onnx", "onnx-int8", OPENVINO)
 """Those of whose nodes a profile is taken; `onnx-bf16` computes as `onnx` does."""
 PARTS = ("products", "rounding", "attention", "functions", "rest", "outside")
@@ -257,6 +255,9 @@ class Supposed(Enum):
     """They are at the floor's rate, and rounding takes what it does."""
     ALONE = "as alone"
     """They take what the engine's library takes for them alone, and rounding what it does."""
+    BESIDE = "the floor's, beside them alone"
+    """They are at the floor's rate, and all else takes what a call takes beside them alone: for an
+    engine whose profile does not tell where all of its time goes."""
 
 
 def over_floor_by_parts(
@@ -272,24 +273,29 @@ def over_floor_by_parts(
 
     Returns:
         The same as `over_floor` or less; None where no profile was taken, or there is no rounding
-        that could take time, or products were not measured alone. GELU within products, as in
-        OpenVINO's, counts as free.
+        that could take time, or products were not measured alone, or, for `BESIDE`, the profile is
+        not OpenVINO's. GELU within products, as in OpenVINO's, counts as free.
     """
+    entry = report["contestants"][name]
     over, parts = over_floor(report, cell, name), cell.get("parts", {}).get(name)
-    work = work_of(report["contestants"][name])
+    work = work_of(entry)
     if over is None or parts is None or work is None:
         return None
     shares = parts["shares"]
     if suppose is Supposed.FLOOR_AND_ROUNDING and not shares["rounding"]:
         return None
     rates, lengths = rates_of(report, cell), [cell["length"]] * cell["batch"]
+    alone = _products(cell, entry)
+    # Attention's products are as they are, and not once more in the floor.
+    products = replace(work, attention=0.0).floor(lengths, rates)
+    if suppose is Supposed.BESIDE:
+        if alone is None or entry["what"] != OPENVINO:
+            return None
+        return over - max(alone - products, 0.0) / work.floor(lengths, rates)
     if suppose is Supposed.ALONE:
-        products = _products(cell, report["contestants"][name])
-    else:
-        # Attention's products are as they are, and not once more in the floor.
-        products = replace(work, attention=0.0).floor(lengths, rates)
-    if products is None:
-        return None
+        if alone is None:
+            return None
+        products = alone
     left = sum(shares[part] for part in ("attention", "functions", "rest", "outside"))
     left += 0.0 if suppose is Supposed.FLOOR else shares["rounding"]
     # Products that are faster in the engine than anywhere else are taken as they are.
@@ -298,9 +304,11 @@ def over_floor_by_parts(
 
 def _products(cell: SpeedCell, entry: Entry) -> float | None:
     """Median seconds of an engine's products alone, by the library that it uses."""
-    if entry["folder"] is None or entry["work"] is None or entry["what"] not in ENGINES:
+    library = LIBRARIES.get(entry["what"])
+    if entry["folder"] is None or entry["work"] is None or library is None:
         return None
-    found = cell["speeds"].get(products_name(entry["folder"], str(entry["work"]["precision"])))
+    measured = products_name(entry["folder"], str(entry["work"]["precision"]), library)
+    found = cell["speeds"].get(measured)
     return None if found is None else quartiles(found["seconds"])[1]
 
 

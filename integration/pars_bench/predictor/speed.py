@@ -22,7 +22,7 @@ import numpy as np
 from pars_bench.collector import no_collection
 from pars_bench.predictor.contestants import Contestant
 from pars_bench.predictor.grid import TOKENS
-from pars_bench.predictor.report import ENGINES, PROFILED, Parts, Speed
+from pars_bench.predictor.report import PROFILED, Parts, Speed
 
 BURST_S = 0.03
 """A sample is the mean over calls for at least this long."""
@@ -42,7 +42,7 @@ class Speeds:
         self, contestants: Sequence[Contestant], threads: int, longest: int, prompts: Path
     ) -> None:
         from pars_bench.predictor.contestants import read_encoder
-        from pars_bench.predictor.products import Products, products_name
+        from pars_bench.predictor.products import LIBRARIES, products_by, products_name
         from pars_bench.predictor.rates import rate_calls
         from pars_bench.predictor.texts import makers_of
         from pars_bench.promptfile import read_prompts
@@ -52,11 +52,11 @@ class Speeds:
         self._scorers = {each.name: each.open(threads, longest) for each in contestants}
         self._rates = rate_calls(threads)
         self._products = {
-            products_name(Path(each.folder).name, work.precision): Products(
-                read_encoder(Path(each.folder)), work.precision, threads
+            products_name(Path(each.folder).name, work.precision, library): products_by(
+                library, read_encoder(Path(each.folder)), work.precision, threads
             )
             for each in contestants
-            if each.what in ENGINES and (work := each.work()) is not None
+            if (library := LIBRARIES.get(each.what)) and (work := each.work()) is not None
         }
         self._prompts = [prompt.text for prompt in read_prompts(prompts)]
         self._makers = makers_of(contestants, longest, self._prompts)
