@@ -29,6 +29,10 @@ QUIET = (
     ".*does not have many workers.*",
     # A short table has few batches; the log is written at the end of each epoch anyway.
     ".*smaller than the logging interval.*",
+    # Nor does a head in closed form need an optimizer, a loss, or gradients.
+    ".*this fit will run with no optimizer.*",
+    ".*`training_step` returned `None`.*",
+    ".*no gradient clipping will occur.*",
     # Lightning's own calls of what torch renames.
     ".*LeafSpec.*is deprecated.*",
 )

@@ -187,7 +187,7 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
                 f"{self.path}: no order of two training lengths survives a rerun with data.survive "
                 f"= {self.survive} (the surest {surest:.2f}): lower data.survive."
             )
-        if not self.comparable("val"):
+        if self.trainer.lightning_module.hparams.fine_tune and not self.comparable("val"):
             log.warning(
                 "%s has no validation prompts to compare: validating on the training prompts, so "
                 "the validation tau says nothing about unseen ones.",

@@ -33,10 +33,22 @@ def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) 
         data: of its fit, set up.
         device: where the network reads the validation prompts.
     """
-    prompts = int((data.split == "val").sum())
-    if prompts >= FEW_PROMPTS or not data.comparable("val"):
+    validated = data.comparable("val")
+    prompts = int((data.split == ("val" if validated else "train")).sum())
+    if prompts >= FEW_PROMPTS:
         return
     ranker = load_ranker(ckpt).to(device)
+    if not validated and not ranker.hparams.fine_tune:
+        log.warning(
+            "%s: only %d prompts taught the ranker and, each by fits to the others, judged it, "
+            "fewer than %d: its tau of %.2f may be far off; collect more prompts.",
+            data.path,
+            prompts,
+            FEW_PROMPTS,
+            ranker.metrics["tau"],
+        )
+    if not validated:
+        return
     chosen = "weights" if ranker.hparams.fine_tune else "n-gram half's share"
     if not ranker.hparams.fine_tune and ranker.ngrams is None:
         return  # they chose nothing

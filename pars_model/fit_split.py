@@ -7,7 +7,7 @@ keeps which of both, and the shares. Whoever judges or distils a predictor asks 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +168,11 @@ class FitSplit:
         """train, val or test for each prompt that a teacher of this fit is to teach.
 
         Where it split by the hash, what that held out stays held out, whatever the column says; so
-        does what the column holds out.
+        does what the column holds out. A teacher that kept none for validation has learned from
+        those that choose its student's weights.
         """
+        if not self.val:
+            return replace(self, val=SHARE).taught(table)
         if self.by != "hash" or not table.has_split:
             return self.split(table)
         hashed = self.hashed(table.prompts)

@@ -25,10 +25,9 @@ from pars_model.calibration import fit_calibration
 from pars_model.checkpoint_content import CONTENT, LARGE_HPARAMS, content_of, take_content
 from pars_model.encoder import find_encoder, pretrained_weights
 from pars_model.losses import Labels, build_objective
-from pars_model.ngrams import rank_targets
 from pars_model.optim import check_rates, learning_rate_factor, parameter_groups
 from pars_model.reading import pooled, read
-from pars_model.solved_head import solve_head
+from pars_model.solved_head import take_solved_head
 from pars_model.validation import Pass, ScoredItems, metrics_of
 
 
@@ -74,6 +73,9 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         fact_spec: the facts read and their standardisation; None until a fit has data.
         ngrams: arrays of its n-gram half (`pars_model.ngram_half`), whose score is added to the
             network's; None for none.
+        out_of_fold: where a head in closed form has no validation prompts, scores (prompts of the
+            table,) of the training prompts by heads that have not seen them: validation takes these
+            for the network's. None else.
         metrics: tau-b and pair accuracy of the latest validation.
         training_summary: what the ranker was trained on, plain values.
 
@@ -155,10 +157,10 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             self._take(pretrained_weights(files), files.source)
         self.encoder.set_attn_implementation("sdpa")  # same scores, faster training
         self.dropout = nn.Dropout(dropout)
-        self.automatic_optimization = fine_tune
         self.calibration: dict[str, object] | None = None
         self.ngrams: Arrays | None = None
         self._half: tuple[NgramHalf, TextTokenizer] | None = None
+        self.out_of_fold: NDArray[np.float32] | None = None
         self.metrics: dict[str, float] = {}
         self.training_summary: dict[str, Any] = {}
         self._pass = Pass()
@@ -305,28 +307,8 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         Raises:
             ConfigError: several processes would each solve it, or there is no data module.
         """
-        if self.hparams.fine_tune:
-            return
-        data = self.trainer.datamodule
-        if data is None:
-            raise ConfigError(
-                "model.fine_tune is false, but the fit has no data module whose lengths the head "
-                "is solved from: give trainer.fit a PromptLengthDataModule, or set it to true."
-            )
-        if self.trainer.world_size > 1:
-            raise ConfigError(
-                f"model.fine_tune is false, and there are {self.trainer.world_size} processes: a "
-                "head in closed form takes one (--trainer.devices 1)."
-            )
-        train = data.split == "train"
-        target, _ = rank_targets(data.table, train[data.table.prompt], data.table.censored)
-        texts = [data.table.prompts[number] for number in np.flatnonzero(train)]
-        self.eval()
-        solved = solve_head(self.scores_and_vectors(texts)[:, 1:], target[train])
-        self.train()
-        with torch.no_grad():
-            self.head.weight.copy_(torch.from_numpy(solved.weight[None]))
-            self.head.bias.fill_(solved.bias)
+        if not self.hparams.fine_tune:
+            take_solved_head(self, self.trainer.datamodule, self.trainer.world_size)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         """Loss of the pairs (or items) of one batch; none of a head that is solved."""
@@ -382,7 +364,13 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         with torch.autocast(self.device.type, enabled=False):
-            outputs = self.outputs(batch.input_ids, batch.attention_mask, batch.row, batch.facts)
+            if stage == "val" and self.out_of_fold is not None:
+                known = torch.from_numpy(self.out_of_fold).to(self.device)
+                outputs = known[batch.prompt[batch.row]].unsqueeze(1)
+            else:
+                outputs = self.outputs(
+                    batch.input_ids, batch.attention_mask, batch.row, batch.facts
+                )
             labels = Labels(*(getattr(batch, field) for field in Labels._fields))
             loss, scores = self.objective.loss(outputs, labels), self.objective.score(outputs)
         several = self.trainer.world_size > 1
@@ -430,13 +418,14 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         for name in ("encoder", "prior"):  # of a folder, its name: the path is the machine's
             if Path(plain[name]).is_dir():
                 plain[name] = Path(plain[name]).resolve().name
-        return {
+        found = {
             "data": data.summary() if data is not None else {},
             "model": plain,
             "epochs": self.current_epoch + 1,
             "steps": self.global_step,
             "validation_groups": groups,
         }
+        return found if self.out_of_fold is None else {**found, "validated": "out of fold"}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what an export needs beside the weights."""
@@ -456,11 +445,14 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
             )
         take_content(self, checkpoint.get(CONTENT, {}))
 
-    def configure_optimizers(self) -> dict[str, Any] | list[Any]:
-        """AdamW with a learning rate per layer; warm-up, then linear decay or none."""
+    def configure_optimizers(self) -> dict[str, Any] | None:
+        """AdamW with a learning rate per layer; warm-up, then linear decay or none.
+
+        A head that is solved has no optimizer.
+        """
         h = self.hparams
         if not h.fine_tune:
-            return []
+            return None
         groups = parameter_groups(
             self.named_parameters(), h.lr, h.head_lr, h.layer_decay, h.weight_decay
         )

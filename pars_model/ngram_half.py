@@ -5,7 +5,8 @@ tell; with a linear model on n-grams it is the other way round. The half is one 
 tokens (`pars_model.linear`), fitted to the training prompts when the network has learned. Of few of
 them, it starts from what a predictor that is there says of prompts (`pars_model.prior`). Its share
 is what least squares give it beside the network on the validation prompts; of few of those, little
-is believed.
+is believed. Where a head in closed form has none, the training prompts tell it, each by fits that
+have not seen it.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from pars_model.linear import Design, LinearShape
 from pars_model.metrics import kendall_tau
 from pars_model.ngrams import deviates, rank_targets
 from pars_model.prior import Prior, prior_for
+from pars_model.solved_head import head_out_of_fold, out_of_fold
 
 if TYPE_CHECKING:
     import torch
@@ -95,23 +97,30 @@ def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> 
     Raises:
         InputError: the checkpoint cannot be written again; the old one stands.
     """
-    table, items = data.table, data.items("val")
+    table = data.table
     assert table is not None
     train = data.split == "train"
     ranker = load_ranker(ckpt).to(device)
+    folds = not ranker.hparams.fine_tune and not data.comparable("val")
     prior = prior_for(ranker.hparams.prior, table, train)
     least = LEAST if prior is None else LEAST_WITH_PRIOR
     if train.sum() < least:
         log.warning("No n-gram half: it takes %d training prompts or more.", least)
         return
-    if not data.comparable("val"):
+    if not folds and not data.comparable("val"):
         log.warning("No n-gram half: there are no validation prompts to weigh it by.")
         return
     tokenizer = ranker.text_tokenizer()
     fitted = fit_half(table, train, tokenizer, prior)
-    texts = [table.prompts[number] for number in items.prompt]
-    network = _network_scores(ranker, texts, items)
-    ngrams = NgramHalf(fitted.arrays(), tokenizer).score(texts, tokenizer.encode(texts))
+    items = data.items("train" if folds else "val")
+    if folds:
+        network = head_out_of_fold(ranker, table, train)[items.prompt]
+        halves = half_out_of_fold(table, train, tokenizer, fitted.penalty, prior)
+        ngrams = halves[items.prompt]
+    else:
+        texts = [table.prompts[number] for number in items.prompt]
+        network = _network_scores(ranker, texts, items)
+        ngrams = NgramHalf(fitted.arrays(), tokenizer).score(texts, tokenizer.encode(texts))
     prompts = len(np.unique(items.prompt))
     share = share_of(network, ngrams, items.length, items.group, prompts, items.censored)
     if share < FEWEST:
@@ -119,8 +128,9 @@ def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> 
         return
     ranker.judge(network, items.length, items.censored, items.group)
     without = ranker.metrics["tau"]
-    ranker.take_half(fitted.arrays(factor_of(share, network, ngrams)))
-    scores = network + ranker.half_scores(texts)
+    factor = factor_of(share, network, ngrams)
+    ranker.take_half(fitted.arrays(factor))
+    scores = network + np.float32(factor) * ngrams
     ranker.judge(scores, items.length, items.censored, items.group)
     assert items.item is not None
     ranker.calibrate(scores, items.item, data)
@@ -147,6 +157,7 @@ def fit_half(
     train: NDArray[np.bool_],
     tokenizer: TextTokenizer,
     prior: Prior | None = None,
+    penalty: float | None = None,
 ) -> FittedHalf:
     """Fit a linear model on n-grams to the ranks of lengths.
 
@@ -156,6 +167,7 @@ def fit_half(
         tokenizer: the encoder's.
         prior: what to start from: the ranks less what it explains of them are learned from the
             n-grams, with those of its own texts beside the table's.
+        penalty: of coefficients; by default the best of `PENALTIES`.
     """
     target, _ = rank_targets(table, train[table.prompt], table.censored)
     learned = np.flatnonzero(train)
@@ -186,9 +198,37 @@ def fit_half(
         found = [each for each in taus if np.isfinite(each)]
         return float(np.mean(found)) if found else 0.0
 
-    penalty = max(reversed(PENALTIES), key=tau)
-    coefficients, carried = fit(rows, penalty)
-    return FittedHalf(design, coefficients, penalty, carried)
+    chosen = max(reversed(PENALTIES), key=tau) if penalty is None else penalty
+    coefficients, carried = fit(rows, chosen)
+    return FittedHalf(design, coefficients, chosen, carried)
+
+
+def half_out_of_fold(
+    table: LengthTable,
+    train: NDArray[np.bool_],
+    tokenizer: TextTokenizer,
+    penalty: float,
+    prior: Prior | None = None,
+) -> Singles:
+    """Scores (prompts,) of training prompts, each by a half that has not seen it.
+
+    Args:
+        table: lengths, as in `fit_half`.
+        train: which of its prompts are learned from, (prompts,); the others have NaN.
+        tokenizer: the encoder's.
+        penalty: of coefficients, as all of these prompts have chosen it.
+        prior: what each half starts from.
+    """
+    learned = np.flatnonzero(train)
+
+    def score(others: NDArray[np.int64], inner: NDArray[np.int64]) -> Singles:
+        known = np.zeros(len(train), dtype=bool)
+        known[learned[others]] = True
+        arrays = fit_half(table, known, tokenizer, prior, penalty).arrays()
+        texts = [table.prompts[number] for number in learned[inner]]
+        return NgramHalf(arrays, tokenizer).score(texts, tokenizer.encode(texts))
+
+    return out_of_fold(train, score)
 
 
 def _retold(design: Design, scores: Doubles, texts: int) -> Doubles:

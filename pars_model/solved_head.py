@@ -2,23 +2,36 @@
 
 Of few prompts a fine-tuning learns little that holds, and forgets some of what the encoder knew: a
 linear probe extrapolates better (Kumar et al. 2022, arXiv 2202.10054). The probe's targets are the
-normal deviates of ranks, as those of the n-gram half; five folds choose the penalty.
+normal deviates of ranks, as those of the n-gram half; five folds choose the penalty. Nothing else
+is chosen, so no prompts need be kept for validation: each is judged by a head that has not seen it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from pars_export.errors import ConfigError
 from pars_model.metrics import kendall_tau
+from pars_model.ngrams import rank_targets
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from pars_model.datamodule import PromptLengthDataModule
+    from pars_model.lengths import LengthTable
+    from pars_model.module import ResponseLengthRanker
+
+Singles = NDArray[np.float32]
 Doubles = NDArray[np.float64]
 
 PENALTIES = tuple(float(f"{10 ** (half / 2):.3g}") for half in range(10))
 """Of squared coefficients of standardised inputs: 1 to 31,600."""
-_FOLDS = 5
+FOLDS = 5
 _LEAST_SPREAD = 1e-6
 """Of an input, or of scores, that they are divided by."""
 
@@ -38,6 +51,103 @@ class SolvedHead:
     penalty: float
 
 
+def take_solved_head(
+    ranker: ResponseLengthRanker, data: PromptLengthDataModule | None, processes: int
+) -> None:
+    """Give a ranker the head that is fitted to all training prompts of its fit.
+
+    Where no others validate it, it gets their scores out of fold, too, to be validated by.
+
+    Args:
+        ranker: whose head has one output and reads the text alone.
+        data: of the fit, set up.
+        processes: that take part in the fit.
+
+    Raises:
+        ConfigError: several processes would each solve it, or there is no data module.
+    """
+    if data is None:
+        raise ConfigError(
+            "model.fine_tune is false, but the fit has no data module whose lengths the head "
+            "is solved from: give trainer.fit a PromptLengthDataModule, or set it to true."
+        )
+    if processes > 1:
+        raise ConfigError(
+            f"model.fine_tune is false, and there are {processes} processes: a "
+            "head in closed form takes one (--trainer.devices 1)."
+        )
+    assert data.table is not None
+    train = data.split == "train"
+    ranker.eval()
+    vectors, target = _inputs(ranker, data.table, train)
+    ranker.train()
+    solved = solve_head(vectors, target)
+    if not data.comparable("val"):
+        ranker.out_of_fold = out_of_fold(train, head_scorer(vectors, target))
+    with torch.no_grad():
+        ranker.head.weight.copy_(torch.from_numpy(solved.weight[None]))
+        ranker.head.bias.fill_(solved.bias)
+
+
+def head_out_of_fold(
+    ranker: ResponseLengthRanker, table: LengthTable, train: NDArray[np.bool_]
+) -> Singles:
+    """Scores (prompts,) of training prompts, each by a head that has not seen it.
+
+    Args:
+        ranker: in evaluation mode.
+        table: lengths.
+        train: which of its prompts are learned from, (prompts,); the others have NaN.
+    """
+    return out_of_fold(train, head_scorer(*_inputs(ranker, table, train)))
+
+
+def out_of_fold(
+    train: NDArray[np.bool_],
+    score: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating]],
+) -> Singles:
+    """Scores (prompts,) of training prompts, each part of them by a fit to the others.
+
+    Args:
+        train: which of the prompts are learned from, (prompts,); the others have NaN.
+        score: from numbers among the training prompts to learn from, (m,), and to score, (k,), to
+            scores (k,).
+    """
+    found = np.full(len(train), np.nan, dtype=np.float32)
+    learned = np.flatnonzero(train)
+    fold = np.arange(len(learned)) % FOLDS
+    for each in np.unique(fold):
+        inner, others = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
+        found[learned[inner]] = score(others, inner)
+    return found
+
+
+def _inputs(
+    ranker: ResponseLengthRanker, table: LengthTable, train: NDArray[np.bool_]
+) -> tuple[Singles, Doubles]:
+    """Vectors (n, width) of the training prompts, and what a head is to predict of each, (n,)."""
+    target, _ = rank_targets(table, train[table.prompt], table.censored)
+    texts = [table.prompts[number] for number in np.flatnonzero(train)]
+    return ranker.scores_and_vectors(texts)[:, 1:], target[train]
+
+
+def head_scorer(
+    vectors: Singles, target: Doubles
+) -> Callable[[NDArray[np.int64], NDArray[np.int64]], Doubles]:
+    """What `out_of_fold` asks for a head.
+
+    Args:
+        vectors: of the training prompts, (n, width).
+        target: what to predict of each, (n,).
+    """
+
+    def score(others: NDArray[np.int64], inner: NDArray[np.int64]) -> Doubles:
+        head = solve_head(vectors[others], target[others])
+        return vectors[inner] @ head.weight + head.bias
+
+    return score
+
+
 def solve_head(vectors: NDArray[np.float32], target: Doubles) -> SolvedHead:
     """Fit a head.
 
@@ -48,13 +158,13 @@ def solve_head(vectors: NDArray[np.float32], target: Doubles) -> SolvedHead:
     mean = vectors.mean(axis=0, dtype=np.float64)
     spread = np.maximum(vectors.std(axis=0, dtype=np.float64), _LEAST_SPREAD)
     inputs, wanted = (vectors - mean) / spread, target - target.mean()
-    fold = np.arange(len(target)) % _FOLDS
+    fold = np.arange(len(target)) % FOLDS
     # Sums over folds, so that no fit reads the inputs again.
-    squares = np.stack([inputs[fold == each].T @ inputs[fold == each] for each in range(_FOLDS)])
-    products = np.stack([inputs[fold == each].T @ wanted[fold == each] for each in range(_FOLDS)])
+    squares = np.stack([inputs[fold == each].T @ inputs[fold == each] for each in range(FOLDS)])
+    products = np.stack([inputs[fold == each].T @ wanted[fold == each] for each in range(FOLDS)])
     whole, told = squares.sum(axis=0), products.sum(axis=0)
     taus: list[list[float]] = [[] for _ in PENALTIES]
-    for each in range(_FOLDS):
+    for each in range(FOLDS):
         mine = fold == each
         found = _ridges(whole - squares[each], told - products[each], PENALTIES)
         for place, scores in enumerate((inputs[mine] @ found).T):

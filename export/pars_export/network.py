@@ -18,6 +18,8 @@ from pars_export.errors import PredictorError
 FACT_NEURONS = 32
 """Of the hidden layer that joins facts and text."""
 POOLINGS = ("mean", "layers", "cls", "pooler")
+_POOLER_CALLED = ("squeezebert",)
+"""Types of encoders that call their pooler without asking whether they have one."""
 _PARTS = 3
 """Of an encoder's layers, the ends of which `layers` pools."""
 
@@ -61,7 +63,9 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         if pooling == "pooler" and getattr(self.encoder, "pooler", None) is None:
             raise PredictorError("config.json: pooling is 'pooler', which this encoder lacks.")
         if pooling != "pooler" and getattr(self.encoder, "pooler", None) is not None:
-            self.encoder.pooler = None  # it would take part in no score
+            # It would take part in no score.
+            called = self.encoder.config.model_type in _POOLER_CALLED
+            self.encoder.pooler = _Nothing() if called else None
         self.pooling = pooling
         width = int(self.encoder.config.hidden_size)
         if pooling == "layers":
@@ -89,6 +93,9 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         pooled = [output.last_hidden_state]
         if self.pooling == "layers":
             pooled = [output.hidden_states[layer] for layer in self.pooled_layers()]
+            tokens_wide = attention_mask.shape[1]
+            if pooled[0].shape[1] > tokens_wide:  # BigBird pads long texts within
+                pooled = [states[:, :tokens_wide] for states in pooled]
         mask = attention_mask.unsqueeze(-1).float()
         tokens = mask.sum(dim=1).clamp(min=1.0)
         means = [(states.float() * mask).sum(dim=1) / tokens for states in pooled]
@@ -115,6 +122,13 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
             return logits.squeeze(1)
         index = torch.arange(logits.shape[1], dtype=logits.dtype, device=logits.device)
         return (logits.softmax(dim=1) * index).sum(dim=1)
+
+
+class _Nothing(nn.Module):  # type: ignore[misc]  # mypy does not follow torch
+    """In the place of a pooler that is called although it is not needed."""
+
+    def forward(self, *_: object) -> None:
+        """Compute nothing."""
 
 
 class FactHead(nn.Module):  # type: ignore[misc]  # mypy does not follow torch

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pars_export.inputs import TextTokenizer
+from pars_export.runtimes.ngram_half import NgramHalf
 from pars_model.experiments import filters, halves
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.frozen import FrozenCell, frozen_cell
@@ -28,8 +29,9 @@ from pars_model.experiments.workbench import Result, Workbench
 from pars_model.frozen_encoder import MAX_LENGTH
 from pars_model.metrics import Estimate
 from pars_model.module import ResponseLengthRanker
+from pars_model.ngram_half import factor_of, fit_half, half_out_of_fold, share_of
 from pars_model.ngrams import rank_targets
-from pars_model.solved_head import solve_head
+from pars_model.solved_head import head_scorer, out_of_fold, solve_head
 
 CELLS: tuple[Cell, ...] = tuple(
     dict.fromkeys((*halves.CELLS, *(setting.cell for setting in filters.SETTINGS)))
@@ -56,12 +58,13 @@ INTRODUCTION = f"""\
 What `pars fit --config configs/few.yaml` makes: the encoder as it is, a ridge regression on three
 of its layers (`model.fine_tune: false`, `model.pooling: layers`), and the n-gram half with the
 share that the section on it tells. Beside it that section's head, of one hidden layer and learned
-by gradients, on the same features and with the same half. *{LONG}* reads so many of a prompt, and
-so does its half, where the others read {MAX_LENGTH}. The solved head needs no prompts to choose an
-epoch; those that choose the half's share are the same, and the ridge learns from them too. Cells
-of fewer than {SMALL:,} prompts have {SMALL_SEEDS} times the seeds. That closed form does better was
-found in trials in all cells of fewer than {SMALL:,} prompts but GSM8K, MATH of Llama-405B, and in
-MMLU-Pro, judged prompts among them; the other cells had no part in it. No half here starts from a
+by gradients, on the same features, and with a half of its own. *{LONG}* reads so many of a prompt,
+and so does its half, where the others read {MAX_LENGTH}. By gradients an epoch and the half's share
+are chosen by prompts kept aside, an eighth of those that are not judged; a solved head and its half
+learn from all of these, as the ridge does, and the share is chosen out of fold. Cells of fewer than
+{SMALL:,} prompts have {SMALL_SEEDS} times the seeds. That closed form does better was found in
+trials in all cells of fewer than {SMALL:,} prompts but GSM8K, MATH of Llama-405B, and in MMLU-Pro,
+judged prompts among them; the other cells had no part in it. No half here starts from a
 prior. The largest cells, fine-tuned, stand under *The default recipe* and *Parts of the recipe*."""
 
 
@@ -143,21 +146,12 @@ def _judged(
     judged = part == "judge"
 
     def compute() -> Result:
-        short, long = (_solved(by_tokens[tokens], part) for tokens in (MAX_LENGTH, LONGER))
-        heads = {
-            GRADIENTS: fit_head(frozen.table, frozen.features, part, halves.HEAD, seed)[1],
-            SOLVED: short,
-            LONG: long,
-        }
-        by_half = {
-            tokens: halves.half_scores(frozen.table, part, tokenizer)
-            for tokens, tokenizer in tokenizers.items()
-        }
-        scores = {}
-        for name, head in heads.items():
-            half = by_half[LONGER if name == LONG else MAX_LENGTH]
-            scores[name] = halves.with_half(frozen.table, part, head, half)[0][judged].tolist()
-        return {"scores": scores}
+        head = fit_head(frozen.table, frozen.features, part, halves.HEAD, seed)[1]
+        half = halves.half_scores(frozen.table, part, tokenizers[MAX_LENGTH])
+        scores = {GRADIENTS: halves.with_half(frozen.table, part, head, half)[0]}
+        for name, tokens in ((SOLVED, MAX_LENGTH), (LONG, LONGER)):
+            scores[name] = _solved(by_tokens[tokens], ~judged, tokenizers[tokens])
+        return {"scores": {name: each[judged].tolist() for name, each in scores.items()}}
 
     settings = {**asdict(halves.HEAD), "seed": seed, "max_length": [MAX_LENGTH, LONGER]}
     found = bench.kept(f"{cell.title}, seed {seed}", settings, compute, SOLVED_CODE, frozen.sha256)
@@ -168,10 +162,26 @@ def _judged(
     return Judged(prompts, scores)
 
 
-def _solved(frozen: FrozenCell, part: NDArray[np.str_]) -> NDArray[np.float32]:
-    """Scores of all prompts by a head solved from those of training."""
-    train = part == "train"
-    target, _ = rank_targets(frozen.table, train[frozen.table.prompt], frozen.table.censored)
-    head = solve_head(frozen.features[train], target[train])
-    scores: NDArray[np.float32] = (frozen.features @ head.weight + head.bias).astype(np.float32)
-    return scores
+def _solved(
+    frozen: FrozenCell, known: NDArray[np.bool_], tokenizer: TextTokenizer
+) -> NDArray[np.float32]:
+    """Scores of all prompts by a solved head and a half, both of those that are known."""
+    lengths, texts = frozen.table, frozen.table.prompts
+    target, _ = rank_targets(lengths, known[lengths.prompt], lengths.censored)
+    given = frozen.features[known], target[known]
+    head, fitted = solve_head(*given), fit_half(lengths, known, tokenizer)
+    heads_unseen = out_of_fold(known, head_scorer(*given))
+    halves_unseen = half_out_of_fold(lengths, known, tokenizer, fitted.penalty)
+    item = known[lengths.prompt]
+    heads, ngrams = heads_unseen[lengths.prompt[item]], halves_unseen[lengths.prompt[item]]
+    share = share_of(
+        heads,
+        ngrams,
+        lengths.length[item],
+        lengths.group[item],
+        int(known.sum()),
+        lengths.censored[item],
+    )
+    half = NgramHalf(fitted.arrays(factor_of(share, heads, ngrams)), tokenizer)
+    scores = frozen.features @ head.weight + head.bias
+    return scores.astype(np.float32) + half.score(texts, tokenizer.encode(texts))

@@ -66,6 +66,32 @@ def test_few_validation_prompts_are_told_with_tau_and_interval(
     assert tau == pytest.approx(ranker.metrics["tau"], abs=0.0051), "that of the weights kept"
 
 
+def test_where_they_chose_nothing_there_is_nothing_to_tell(
+    fit: Fit, make_rows: MakeRows, make_table: MakeTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    ranker = fit(
+        make_table(make_rows(150)), "--model.fine_tune", False, "--model.ngram_half", False
+    )
+    assert ranker.ngrams is None
+    assert not told(caplog)
+
+
+def test_few_prompts_that_judge_out_of_fold_are_told(
+    fit: Fit, make_rows: MakeRows, make_table: MakeTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    table = make_table(make_rows(25))
+    closed = ("--model.fine_tune", False, "--model.ngram_half", False, "--data.val_fraction", 0)
+    ranker = fit(table, *closed)
+    prompts = ranker.training_summary["data"]["prompts"]["train"]
+    (line,) = [each for each in caplog.messages if "judged it" in each]
+    assert line == (
+        f"{table}: only {prompts} prompts taught the ranker and, each by fits to the others, "
+        f"judged it, fewer than {FEW_PROMPTS}: its tau of {ranker.metrics['tau']:.2f} may be far "
+        "off; collect more prompts."
+    )
+    assert not any("validating on the training prompts" in each for each in caplog.messages)
+
+
 def test_enough_validation_prompts_are_not_mentioned(
     fit: Fit, make_rows: MakeRows, make_table: MakeTable, caplog: pytest.LogCaptureFixture
 ) -> None:

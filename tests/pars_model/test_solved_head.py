@@ -11,14 +11,20 @@ import numpy as np
 import pytest
 import torch
 
+from pars_export.calibration import Calibration
 from pars_export.errors import ConfigError
 from pars_model.checkpoint import load_ranker
 from pars_model.cli import main
+from pars_model.course import Course
 from pars_model.datamodule import PromptLengthDataModule
+from pars_model.distil import distil
 from pars_model.evaluate import evaluate
-from pars_model.lengths import read_lengths
+from pars_model.fit_split import FitSplit
+from pars_model.lengths import hash_split, read_lengths
+from pars_model.metrics import kendall_tau
 from pars_model.module import ResponseLengthRanker
-from pars_model.solved_head import PENALTIES, solve_head
+from pars_model.solved_head import PENALTIES, head_scorer, out_of_fold, solve_head
+from pars_model.student_fit import Recipe
 
 if TYPE_CHECKING:
     from tests.pars_model.conftest import MakeRows, MakeTable
@@ -69,6 +75,20 @@ def test_few_or_equal_targets_still_give_a_head(rows: int) -> None:
         assert np.isfinite(head.bias)
 
 
+def test_out_of_fold_no_prompts_own_length_gives_its_score() -> None:
+    vectors, target = drawn(50, 1.0)
+    train = np.arange(60) % 6 > 0
+    scores = out_of_fold(train, head_scorer(vectors, target))
+    assert np.isnan(scores[~train]).all()
+    assert kendall_tau(scores[train], target) > 0.3
+    changed = target.copy()
+    changed[7] += 50.0
+    others = out_of_fold(train, head_scorer(vectors, changed))
+    place = np.flatnonzero(train)[7]
+    assert others[place] == scores[place]
+    assert not np.allclose(others[train], scores[train])
+
+
 def fit(encoder: Path, table: Path, root: Path, *more: str) -> int:
     arguments = ["fit", "--config", FEW, "--data.path", table, "--model.encoder", encoder]
     arguments += ["--trainer.default_root_dir", root, "--trainer.accelerator", "cpu"]
@@ -110,6 +130,66 @@ def test_lengths_of_prompts_held_out_change_no_head(
         assert fit(encoder, table, root, "--model.ngram_half", "false") == 0
         heads.append(load_ranker(root / "best.ckpt").head.weight)
     assert torch.equal(*heads)
+
+
+@pytest.mark.parametrize("half", ["true", "false"])
+def test_without_validation_prompts_it_is_judged_by_fits_that_have_not_seen_them(
+    encoder: Path, make_rows: MakeRows, make_table: MakeTable, tmp_path: Path, half: str
+) -> None:
+    rows = make_rows(250)
+    lengths = np.random.default_rng(0).permutation([row["response_tokens"] for row in rows])
+    noise = [{**row, "response_tokens": int(n)} for row, n in zip(rows, lengths, strict=True)]
+    found = {}
+    for name, given in (("rows", rows), ("noise", noise)):
+        table = make_table(given, f"{name}.jsonl")
+        more = ("--model.ngram_half", half, "--model.prior", "none")
+        assert fit(encoder, table, tmp_path / name, *more) == 0
+        ranker = found[name] = load_ranker(tmp_path / name / "best.ckpt")
+        assert ranker.training_summary["data"]["prompts"]["val"] == 0
+        assert ranker.training_summary["validated"] == "out of fold"
+    assert (found["rows"].ngrams is not None) == (half == "true")
+    assert found["rows"].metrics["tau"] > 0.4
+    assert abs(found["noise"].metrics["tau"]) < 0.2
+    learned: dict[str, Any] = evaluate(
+        found["noise"], tmp_path / "noise.jsonl", "train", resamples=5
+    )
+    assert learned["tau"] > abs(found["noise"].metrics["tau"]) + 0.1, "what it has seen it tells"
+    # Calibration is of scores out of fold, too: of noise it tells hardly any difference.
+    spread = {}
+    for name, ranker in found.items():
+        assert ranker.calibration is not None
+        told = Calibration.from_json(ranker.calibration).expected_tokens(
+            ranker.score(read_lengths(tmp_path / f"{name}.jsonl").prompts)
+        )
+        spread[name] = float(np.log(told).std())
+    assert spread["noise"] < 0.5 * spread["rows"]
+
+
+def test_a_student_of_one_that_kept_none_aside_is_distilled(
+    encoder: Path, table: Path, tmp_path: Path
+) -> None:
+    assert fit(encoder, table, tmp_path, "--model.ngram_half", "false") == 0
+    recipe = Recipe(course=Course(epochs=1, lr=0.01))
+    found = distil(load_ranker(tmp_path / "best.ckpt"), table, tmp_path / "student", recipe)
+    data: Any = found.training["data"]
+    texts = read_lengths(table).prompts
+    assert FitSplit.of(data).learned(texts).sum() == (hash_split(texts, 0.0, 0.1) == "train").sum()
+    assert data["prompts"]["val"] > 0
+
+
+def test_another_recipes_steps_and_clipping_do_nothing(
+    encoder: Path, table: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    settings = ["--model.ngram_half", "false"]
+    more = ["--trainer.gradient_clip_val", "1.0", "--trainer.accumulate_grad_batches", "2"]
+    more += ["--trainer.max_epochs", "2", "--trainer.limit_train_batches", "2"]
+    heads = []
+    for name, given in (("plain", settings), ("more", [*settings, *more])):
+        assert fit(encoder, table, tmp_path / name, *given) == 0
+        heads.append(load_ranker(tmp_path / name / "best.ckpt").head.weight)
+    assert torch.equal(*heads)
+    assert "no optimizer" not in (said := capfd.readouterr().err)
+    assert "returned `None`" not in said
 
 
 def test_it_gets_a_half_and_is_exported_like_any_other(
