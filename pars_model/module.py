@@ -310,6 +310,10 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         if not self.hparams.fine_tune:
             take_solved_head(self, self.trainer.datamodule, self.trainer.world_size)
 
+    def on_train_end(self) -> None:
+        """Scores out of fold are of the fit's table alone."""
+        self.out_of_fold = None
+
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         """Loss of the pairs (or items) of one batch; none of a head that is solved."""
         if not self.hparams.fine_tune:

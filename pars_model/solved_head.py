@@ -82,8 +82,8 @@ def take_solved_head(
     vectors, target = _inputs(ranker, data.table, train)
     ranker.train()
     solved = solve_head(vectors, target)
-    if not data.comparable("val"):
-        ranker.out_of_fold = out_of_fold(train, head_scorer(vectors, target))
+    folds = None if data.comparable("val") else out_of_fold(train, head_scorer(vectors, target))
+    ranker.out_of_fold = folds
     with torch.no_grad():
         ranker.head.weight.copy_(torch.from_numpy(solved.weight[None]))
         ranker.head.bias.fill_(solved.bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -163,6 +164,27 @@ def test_without_validation_prompts_it_is_judged_by_fits_that_have_not_seen_them
         )
         spread[name] = float(np.log(told).std())
     assert spread["noise"] < 0.5 * spread["rows"]
+
+
+def test_another_table_is_validated_by_the_head_itself(
+    encoder: Path, make_rows: MakeRows, make_table: MakeTable, tmp_path: Path
+) -> None:
+    rows = make_rows(60)
+    first = make_table([{**row, "split": "train"} for row in rows[:40]], "first.jsonl")
+    second = make_table([{**row, "split": "val"} for row in rows], "second.jsonl")
+    ranker = ResponseLengthRanker(str(encoder), pooling="layers", max_length=32, fine_tune=False)
+    settings: dict[str, Any] = {"accelerator": "cpu", "devices": 1, "max_epochs": 1}
+    settings |= {"logger": False, "enable_checkpointing": False, "num_sanity_val_steps": 0}
+    settings |= {"enable_progress_bar": False, "limit_train_batches": 1, "log_every_n_steps": 1}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        pl.Trainer(**settings).fit(
+            ranker, datamodule=PromptLengthDataModule(str(first), val_fraction=0.0)
+        )
+        pl.Trainer(**settings).validate(ranker, datamodule=PromptLengthDataModule(str(second)))
+    table = read_lengths(second)
+    scores = ranker.eval().score(table.prompts)[table.prompt]
+    assert ranker.metrics["tau"] == pytest.approx(kendall_tau(scores, table.length))
 
 
 def test_a_student_of_one_that_kept_none_aside_is_distilled(
