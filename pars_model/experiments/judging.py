@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -62,22 +62,7 @@ def judge(truth: LengthTable, runs: Sequence[Judged], reference: str) -> dict[st
         reference: the method that the others are compared with.
     """
     methods = list(runs[0].scores)
-    item = np.zeros(len(truth.prompts), dtype=np.int64)
-    item[truth.prompt] = np.arange(len(truth))
-    prompt = np.concatenate([run.prompts for run in runs])
-    seed = np.repeat(np.arange(len(runs)), [len(run.prompts) for run in runs])
-    length, censored = truth.length[item[prompt]], truth.censored[item[prompt]]
-    scores = {name: np.concatenate([run.scores[name] for run in runs]) for name in methods}
-
-    def by_seed(rows: Ints) -> Floats:
-        """Tau of each method and seed, (methods, seeds)."""
-        parts = [rows[seed[rows] == each] for each in range(len(runs))]
-        return np.array(
-            [
-                [kendall_tau(scores[name][part], length[part], censored[part]) for part in parts]
-                for name in methods
-            ]
-        )
+    prompt, by_seed = _taus(truth, runs)
 
     def statistic(rows: Ints) -> Floats:
         taus = by_seed(rows).mean(axis=1)
@@ -89,6 +74,43 @@ def judge(truth: LengthTable, runs: Sequence[Judged], reference: str) -> dict[st
         name: Standing(found[place], tuple(seeds[place]), found[len(methods) + place])
         for place, name in enumerate(methods)
     }
+
+
+def contrast(truth: LengthTable, runs: Sequence[Judged], weights: Mapping[str, float]) -> Estimate:
+    """A weighted sum of the taus of methods, in the mean over seeds; its interval over prompts.
+
+    Args:
+        truth: one LLM's lengths, one item per prompt, to judge by.
+        runs: one per seed.
+        weights: by method.
+    """
+    prompt, by_seed = _taus(truth, runs)
+    factors = np.array([weights.get(name, 0.0) for name in runs[0].scores])
+    (found,) = estimates(
+        lambda rows: np.array([factors @ by_seed(rows).mean(axis=1)]), prompt, RESAMPLES
+    )
+    return found
+
+
+def _taus(truth: LengthTable, runs: Sequence[Judged]) -> tuple[Ints, Callable[[Ints], Floats]]:
+    """The prompt of each judgement, of all seeds, and some of them to taus (methods, seeds)."""
+    item = np.zeros(len(truth.prompts), dtype=np.int64)
+    item[truth.prompt] = np.arange(len(truth))
+    prompt = np.concatenate([run.prompts for run in runs])
+    seed = np.repeat(np.arange(len(runs)), [len(run.prompts) for run in runs])
+    length, censored = truth.length[item[prompt]], truth.censored[item[prompt]]
+    scores = [np.concatenate([run.scores[name] for run in runs]) for name in runs[0].scores]
+
+    def by_seed(rows: Ints) -> Floats:
+        parts = [rows[seed[rows] == each] for each in range(len(runs))]
+        return np.array(
+            [
+                [kendall_tau(each[part], length[part], censored[part]) for part in parts]
+                for each in scores
+            ]
+        )
+
+    return prompt, by_seed
 
 
 def prompt_sets(cells: Sequence[Collection[str]]) -> list[int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -14,7 +14,7 @@ from pars_model.experiments import filters, halves
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.frozen import FrozenCell, frozen_cell
 from pars_model.experiments.heads import fit_head
-from pars_model.experiments.judging import Judged, judge, mean_gain, prompt_sets
+from pars_model.experiments.judging import Judged, contrast, judge, mean_gain, prompt_sets
 from pars_model.experiments.matrix import (
     LENGTH,
     OVER_RIDGE,
@@ -27,10 +27,11 @@ from pars_model.experiments.matrix import (
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.frozen_encoder import MAX_LENGTH
+from pars_model.lengths import LengthTable, text_fraction
 from pars_model.metrics import Estimate
 from pars_model.module import ResponseLengthRanker
 from pars_model.ngram_half import factor_of, fit_half, half_out_of_fold, share_of
-from pars_model.ngrams import rank_targets
+from pars_model.ngrams import NgramRidge, rank_targets
 from pars_model.solved_head import head_scorer, out_of_fold, solve_head
 
 CELLS: tuple[Cell, ...] = tuple(
@@ -67,6 +68,10 @@ trials in all cells of fewer than {SMALL:,} prompts but GSM8K, MATH of Llama-405
 judged prompts among them; the other cells had no part in it. No half here starts from a
 prior. The largest cells, fine-tuned, stand under *The default recipe* and *Parts of the recipe*."""
 
+SHORT = f"""\
+Where a small cell is less than {OVER_RIDGE:g} over the ridge by every one of the three: what twice
+the prompts are worth to *{LONG}*, beside a ridge that learned from the same ones."""
+
 
 def run(bench: Workbench) -> Section:
     """Judge both heads, each with a half, in every cell."""
@@ -76,6 +81,7 @@ def run(bench: Workbench) -> Section:
     }
     rows, tables = [], []
     over_gradients: list[Estimate] = []
+    curves: list[str] = []
     leads: dict[str, list[Estimate]] = {name: [] for name in METHODS[:3]}
     for cell in CELLS:
         by_tokens = {tokens: frozen_cell(bench, cell, tokens) for tokens in tokenizers}
@@ -86,6 +92,9 @@ def run(bench: Workbench) -> Section:
         for name, each in leads.items():
             each.append(over_ridge[name].gain)
         over_gradients.append(beside[SOLVED].gain)
+        best = max(METHODS[:3], key=lambda name: over_ridge[name].gain.value)
+        if over_ridge[best].gain.value < OVER_RIDGE and len(known.prompts) < SMALL:
+            curves.append(_curve(bench, cell, by_tokens, tokenizers, runs, known))
         tables.append(known.prompts)
         rows.append(
             [
@@ -111,11 +120,56 @@ def run(bench: Workbench) -> Section:
             "sets of prompts.",
             "\n".join(f"- {line}" for line in lines),
             table(COLUMNS, rows),
+            *([SHORT, "\n".join(f"- {line}" for line in curves)] if curves else []),
         ],
         short=(
             f"Head in closed form, with a half: tau less that of one {GRADIENTS} is {gain}. "
             f"{lines[1]}"
         ),
+    )
+
+
+def _curve(
+    bench: Workbench,
+    cell: Cell,
+    by_tokens: Mapping[int, FrozenCell],
+    tokenizers: Mapping[int, TextTokenizer],
+    runs: Sequence[Judged],
+    known: LengthTable,
+) -> str:
+    """How the lead of a small cell grows with its prompts, by half of them and all."""
+    frozen, tokenizer = by_tokens[LONGER], tokenizers[LONGER]
+    taught, both = [], []
+    for seed, run in enumerate(runs):
+        free = frozen.part(seed) != "judge"
+        drawn = [text_fraction(f"half {seed} {text}") < 0.5 for text in known.prompts]
+        some = free & np.array(drawn)
+
+        def compute(some: NDArray[np.bool_] = some, run: Judged = run) -> Result:
+            target, _ = rank_targets(known, some[known.prompt], known.censored)
+            learned = np.flatnonzero(some)
+            ridge = NgramRidge([known.prompts[each] for each in learned], target[learned])
+            theirs = ridge.score([known.prompts[each] for each in run.prompts])
+            ours = _solved(frozen, some, tokenizer)[run.prompts]
+            return {"scores": {LONG: ours.tolist(), RIDGE: theirs.tolist()}}
+
+        title = f"half of {cell.title}, seed {seed}"
+        found = bench.kept(title, {"seed": seed}, compute, SOLVED_CODE, frozen.sha256)
+        halved = {f"half {name}": np.array(each) for name, each in found["scores"].items()}
+        both.append(Judged(run.prompts, {**run.scores, **halved}))
+        taught.append((int(some.sum()), int(free.sum())))
+    few, all_of_them = np.mean(taught, axis=0)
+    signs = {LONG: 1.0, RIDGE: -1.0, f"half {LONG}": -1.0, f"half {RIDGE}": 1.0}
+    grown = contrast(known, both, signs)
+    lead = contrast(known, both, {LONG: 1.0, RIDGE: -1.0}).value
+    slope = grown.value / float(np.log2(all_of_them / few))
+    reached = f"no number of prompts reaches {OVER_RIDGE:g}"
+    if slope > 0:
+        wanted = all_of_them * 2 ** ((OVER_RIDGE - lead) / slope)
+        reached = f"{OVER_RIDGE:g} takes {wanted:,.0f}, and the data set has {len(known.prompts):,}"
+    return (
+        f"{cell.title}: learning from {all_of_them:,.0f} prompts instead of {few:,.0f} is worth "
+        f"{shown(grown, signed=True)} of lead over the {RIDGE}; on that line {reached}."
     )
 
 

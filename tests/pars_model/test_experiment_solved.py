@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -37,6 +38,7 @@ def test_the_head_is_solved_from_all_prompts_but_the_judged(
 ) -> None:
     monkeypatch.setattr(judging, "RESAMPLES", 10)
     monkeypatch.setattr(solved, "CELLS", (CELL,))
+    monkeypatch.setattr(solved, "OVER_RIDGE", -1.0)  # no further fits, of half the prompts
     learned = []
 
     def spy(vectors: NDArray[np.float32], target: NDArray[np.float64]) -> SolvedHead:
@@ -57,5 +59,32 @@ def test_the_head_is_solved_from_all_prompts_but_the_judged(
     # What the made-up lengths hang on is one word.
     assert min(float(each.split("[")[0]) for each in (gradients, head, long, ridge)) > 0.5
     assert head == long
-    lead = float(head.split("[")[0]) - float(ridge.split("[")[0])
-    assert f"in {int(lead >= 0.03)} of 1 cells" in section.short
+    assert "in 1 of 1 cells" in section.short
+    assert not any("of lead" in part for part in section.parts)
+
+
+def test_where_the_lead_is_short_the_page_says_how_it_grows_with_the_prompts(
+    make_data_root: MakeDataRoot,
+    make_rows: MakeRows,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(judging, "RESAMPLES", 10)
+    monkeypatch.setattr(solved, "CELLS", (CELL,))
+    monkeypatch.setattr(solved, "OVER_RIDGE", 2.0)
+    root = make_data_root(tmp_path / "data", make_rows(200, 0))
+    bench = Workbench("solved", root, tmp_path / "out", seeds=1)
+    (line,) = [
+        each for part in solved.run(bench).parts for each in part.splitlines() if "of lead" in each
+    ]
+    found = re.match(
+        r"- Tiny: learning from (\d+) prompts instead of (\d+) is worth (\S+) \[.*\] of lead over "
+        r"the n-gram ridge; on that line (.*)\.$",
+        line,
+    )
+    assert found, line
+    all_of_them, half, gain, reached = found.groups()
+    parts = [frozen_cell(bench, CELL).part(seed) for seed in range(solved.SMALL_SEEDS)]
+    assert int(all_of_them) == round(np.mean([(part != "judge").sum() for part in parts]))
+    assert 0.4 < int(half) / int(all_of_them) < 0.6
+    assert ("no number" in reached) == (float(gain) <= 0)
