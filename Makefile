@@ -34,6 +34,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export OMP_NUM_THREADS ?= 1
 export HF_HUB_OFFLINE ?= 1
 export VLLM_NO_USAGE_STATS ?= 1
+export ORT_DISABLE_TELEMETRY ?= 1
 
 .PHONY: help install demo test lint format soak test-gpu test-versions modelopt lock clean
 .DEFAULT_GOAL := help

@@ -16,7 +16,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
@@ -30,6 +29,7 @@ from pars_export.export_prompts import ExportPrompts, export_prompts
 from pars_export.inputs import TextTokenizer
 from pars_export.network import RankerNetwork
 from pars_export.onnx import OPSET, export_onnx
+from pars_export.ort import onnxruntime
 from pars_export.parity import Bound, Parity, builtin_texts, measure, some_facts
 from pars_export.runtimes.arrays import arrays_bytes
 from pars_export.runtimes.encoded import CONFIG, TOKENIZER, Core, EncodedScorer, check_encoder

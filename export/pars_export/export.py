@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 from pars_export.errors import InputError
+from pars_export.signals import exit_on_sigterm
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,6 +73,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export and say what was written."""
+    with exit_on_sigterm():  # no half-written folder stays behind
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     texts: Sequence[str] = ()
     if args.texts is not None:
         from pars_export.prompts import read_texts

@@ -66,12 +66,13 @@ def _replace_folder(new: Path, path: Path) -> None:
         return
     aside = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".old", dir=path.parent))
     old = aside / path.name
-    os.rename(path, old)
     try:
+        os.rename(path, old)
         os.rename(new, path)
     except BaseException:
-        os.rename(old, path)
-        aside.rmdir()
+        if old.exists() and not path.exists():
+            os.rename(old, path)
+        shutil.rmtree(aside)
         raise
     shutil.rmtree(aside)
 

@@ -26,13 +26,13 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from pars_export.even_values import even_values
 from pars_export.gelu import by_tanh
 from pars_export.gptq import LARGEST, column_scales, paired_scales, round_weight
+from pars_export.ort import onnxruntime
 from pars_export.parity import CALIBRATION, evenly
 
 _SMOOTHING = 0.5  # share of a channel's range that goes to the weights; the paper's

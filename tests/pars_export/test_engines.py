@@ -26,6 +26,7 @@ from pars_export.engines import BY_PRECISION, ENGINES, EXACT, Source, parse_name
 from pars_export.gptq import PAIR, column_scales, paired_scales, round_weight
 from pars_export.onnx import export_onnx
 from pars_export.parity import STUDENT, Bound, builtin_texts, demonstration_texts, split
+from pars_export.runtimes import onnxruntime_engines
 from pars_export.table import write_length_predictor
 from pars_model.__main__ import main
 
@@ -391,3 +392,8 @@ def test_the_onnx_of_a_folder_is_compared_anew(
     write_predictor(folder, manifest, files)
     with pytest.raises(PredictorError, match=r"The onnx engine's scores differ from the reference"):
         add_engines(folder, ["onnx-bf16"], builtin_texts())
+
+
+def test_waiting_threads_of_onnxruntime_sleep() -> None:
+    options = onnxruntime_engines.session_options(2)
+    assert options.get_session_config_entry("session.intra_op.allow_spinning") == "0"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -18,8 +19,8 @@ import pytest
 import torch
 from numpy.testing import assert_allclose
 
-from pars_export import InputError, Predictor, PredictorError
-from pars_export.artifact import folder_sha256, read_manifest
+from pars_export import InputError, Predictor, PredictorError, artifact, build
+from pars_export.artifact import Manifest, folder_sha256, read_manifest
 from pars_export.batches import padded
 from pars_export.engines import ENGINES
 from pars_export.export import export_checkpoint
@@ -174,6 +175,26 @@ def test_an_out_folder_of_other_things_is_left_alone(checkpoint: Path, tmp_path:
     with pytest.raises(PredictorError, match=r"no part of a predictor"):
         export_checkpoint(checkpoint, tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best.ckpt", "notes.txt"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_leaves_nothing_behind(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    export_checkpoint(checkpoint, tmp_path / "p")
+    before = folder_sha256(tmp_path / "p")
+    def interrupted(folder: Path, manifest: Manifest) -> Manifest:
+        assert list(folder.glob("*.onnx"))
+        signal.raise_signal(number)
+        return artifact.seal(folder, manifest)
+
+    monkeypatch.setattr(build, "seal", interrupted)
+    for command in ([str(checkpoint), "--out", str(tmp_path / "p")], [str(tmp_path / "p")]):
+        with pytest.raises(SystemExit) as ended:
+            raise SystemExit(main(["export", *command]))
+        assert ended.value.code == 128 + number
+        assert [path.name for path in tmp_path.iterdir()] == ["p"]
+        assert folder_sha256(tmp_path / "p") == before
 
 
 _LIMITED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -272,6 +273,13 @@ def test_tokenizer_and_encoder_must_be_of_one_model(
             {**encoder_config, "vocab_size": 5},
             tokenizer_json,
             manifest,
+        )
+    gap = json.loads(tokenizer_json)
+    word = next(iter(gap["model"]["vocab"]))
+    gap["model"]["vocab"][word] = 5_000_000
+    with pytest.raises(PredictorError, match=r"has ids up to 5000000, and .* not of one model"):
+        build.write_encoder_predictor(
+            tmp_path / "p", make_network(), encoder_config, json.dumps(gap), manifest
         )
     with pytest.raises(PredictorError, match=r"takes 32 tokens at most, and .* 64"):
         build.write_encoder_predictor(

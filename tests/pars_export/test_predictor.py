@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -24,7 +25,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from numpy.typing import NDArray
 from recording_gpu import RecordingDevice, RecordingEngine
 
-from pars_export import ConfigError, InputError, Predictor, PredictorError, runtimes
+from pars_export import ConfigError, InputError, Predictor, PredictorError, inputs, runtimes
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.engines import ENGINES
 from pars_export.parity import EXACT, builtin_texts
@@ -133,6 +134,64 @@ def test_many_threads_at_once(engines: Path, halved: Path, runtime: str) -> None
     with ThreadPoolExecutor(64) as pool:
         for rows, found in pool.map(call, range(64)):
             assert_allclose(found, wanted[rows], **close)
+
+
+def test_one_call_computes_at_a_time(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    predictor = Predictor.load(exported)
+    scorer: Any = predictor._scorer
+    inside: list[int] = []
+    most = []
+
+    class Watched:
+        survives_fork = True
+
+        def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
+            inside.append(1)
+            most.append(len(inside))
+            time.sleep(0.01)  # whoever does not wait comes in now
+            inside.pop()
+            found: NDArray[np.float32] = scorer.score(texts)
+            return found
+
+    monkeypatch.setattr(predictor, "_scorer", Watched())
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(predictor.score, [["a"]] * 16))
+    assert most == [1] * 16
+
+
+def test_no_tokenizer_sees_more_of_a_text_than_can_matter(
+    exported: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor = Predictor.load(exported)
+    seen = []
+    clean = inputs.clean
+
+    def watched(text: str) -> str:
+        seen.append(len(text))
+        return clean(text)
+
+    monkeypatch.setattr(inputs, "clean", watched)
+    predictor.score(["x" * 5_000_000])
+    most = 2 * predictor.manifest.input.characters + 1
+    assert seen
+    assert max(seen) <= most < 100_000
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "onnx-int8"])
+def test_onnxruntime_leaves_nothing_that_identifies_the_machine(
+    engines: Path, tmp_path: Path, runtime: str
+) -> None:
+    # Its telemetry asks for connections below Python, and keeps a database in the user's cache.
+    code = (
+        "import sys\n"
+        "from pars_export import Predictor\n"
+        "Predictor.load(sys.argv[1], runtime=sys.argv[2]).score(['a', 'b'])"
+    )
+    command = [sys.executable, "-c", code, str(engines), runtime]
+    home = {name: str(tmp_path) for name in ("HOME", "XDG_CACHE_HOME", "TMPDIR")}
+    kept = {name: value for name, value in os.environ.items() if name != "ORT_DISABLE_TELEMETRY"}
+    subprocess.run(command, env=kept | home, check=True, timeout=120)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_auto_takes_onnx_and_torch_where_onnxruntime_is_missing(

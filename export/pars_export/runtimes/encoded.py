@@ -108,15 +108,15 @@ def check_encoder(folder: Path, tokenizer: TextTokenizer) -> None:
     """Whether the encoder of `config.json` can read what the tokenizer makes.
 
     Raises:
-        PredictorError: too many tokens in the vocabulary, or in a text.
+        PredictorError: ids beyond the encoder's vocabulary, or too many tokens in a text.
     """
     encoder = read_config(folder)["encoder"]
     assert isinstance(encoder, dict)
     vocabulary = encoder.get("vocab_size")
-    if isinstance(vocabulary, int) and tokenizer.vocab_size > vocabulary:
+    if isinstance(vocabulary, int) and tokenizer.id_bound > vocabulary:
         raise PredictorError(
-            f"{folder / TOKENIZER}: it has {tokenizer.vocab_size} tokens and the encoder of "
-            f"{CONFIG} only {vocabulary}; they are not of one model."
+            f"{folder / TOKENIZER}: it has ids up to {tokenizer.id_bound - 1}, and the encoder of "
+            f"{CONFIG} has {vocabulary} tokens; they are not of one model."
         )
     positions = positions_of(folder)
     if positions is not None and tokenizer.spec.max_length > positions:

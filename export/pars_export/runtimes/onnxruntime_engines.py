@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 
 import numpy as np
-import onnxruntime
 from numpy.typing import NDArray
 
 from pars_export.artifact import Manifest
 from pars_export.batches import BatchPlan
 from pars_export.errors import PredictorError
 from pars_export.onnx_file import check_self_contained
+from pars_export.ort import onnxruntime
 from pars_export.runtimes.encoded import EncodedScorer, encoded_scorer
 
 INPUTS = {"input_ids": "tensor(int64)", "attention_mask": "tensor(int64)"}

@@ -126,8 +126,7 @@ class _Core:
     survives_fork = False
 
     def __init__(self, file: Path, threads: int, folder: Path) -> None:
-        import onnxruntime
-
+        from pars_export.ort import onnxruntime
         from pars_export.runtimes.onnxruntime_engines import CPU, session_options
 
         options = session_options(threads)

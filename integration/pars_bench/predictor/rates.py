@@ -102,8 +102,9 @@ def product_session(weight: NDArray[np.generic], threads: int) -> Any:
     onnxruntime packs the weight once, as it does a model's. Float32 weights take float32; int8
     weights take uint8 around 128 and give int32.
     """
-    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
+
+    from pars_export.ort import onnxruntime
 
     whole = weight.dtype == np.int8
     rows, columns = weight.shape
