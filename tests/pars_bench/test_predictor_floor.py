@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pars_bench.predictor import baselines, products
-from pars_bench.predictor.products import layers_model, products_by
-from pars_bench.predictor.rates import UNITS, rate_calls
+from pars_bench.predictor.products import layers_model, layers_of, products_by
+from pars_bench.predictor.rates import UNITS, product_session, rate_calls
 from pars_bench.predictor.work import Work, products_of, work_of_encoder, work_of_student
 from pars_export.cpu import multiplies_bfloat16
 from pars_export.runtimes.arrays import arrays_bytes
@@ -116,17 +117,28 @@ def test_each_product_alone_has_weights_of_its_own(monkeypatch: pytest.MonkeyPat
     weights, ran = [], []
 
     class Session:
-        def __init__(self, weight: NDArray[np.generic], threads: int) -> None:
-            self.weight = weight
-            weights.append(weight)
+        def __init__(self, given: Sequence[NDArray[np.generic]], threads: int) -> None:
+            (self.weight,) = given
+            weights.append(self.weight)
 
         def run(self, outputs: None, feed: dict[str, NDArray[np.generic]]) -> None:
             assert feed["a"].shape == (3, len(self.weight))
             ran.append(self.weight)
 
     monkeypatch.setattr(products, "product_session", Session)
-    call = products_by("onnxruntime", MINILM, "float32", 1).of(tokens=3)
+    call = products_by("onnxruntime", MINILM, "int8", 1).of(tokens=3)
     assert not ran
     call()
     assert sum(weight.size for weight in weights) == 10_616_832
     assert [id(weight) for weight in ran] == [id(weight) for weight in weights]
+
+
+def test_products_in_float32_are_one_model_that_multiplies_by_each_weight() -> None:
+    weights = [weight for weight, _ in layers_of(MINILM)]
+    assert sum(weight.size for weight in weights) == 10_616_832
+    rows = np.random.default_rng(1).standard_normal((3, 384), dtype=np.float32)
+    (found,) = product_session(weights, 1).run(None, {"a": rows})
+    wanted = rows.astype(np.float64)
+    for weight in weights:
+        wanted = wanted @ weight
+    np.testing.assert_allclose(found, wanted, rtol=1e-3, atol=1e-3)

@@ -183,6 +183,7 @@ def test_a_signal_leaves_nothing_behind(
 ) -> None:
     export_checkpoint(checkpoint, tmp_path / "p")
     before = folder_sha256(tmp_path / "p")
+
     def interrupted(folder: Path, manifest: Manifest) -> Manifest:
         assert list(folder.glob("*.onnx"))
         signal.raise_signal(number)

@@ -41,21 +41,22 @@ Everything else (normalisation, softmax, activation functions, rounding, the tok
 runtime pays on top."""
 
 _BFLOAT16 = """\
-; that of bfloat16, in which `openvino` has all its products where its manifest says so, is of torch
-on large matrices alone"""
+; on large matrices, that of bfloat16, in which `openvino` has all its products where its manifest
+says so, is of torch alone"""
 
 _FUSED = " (OpenVINO's with the biases and the GELU that are part of them)"
 
 _CEILINGS = """\
 ;
-and its own time with those products at the floor's rate (as they are, where that is faster), first
-with rounding for nothing and then as it is, and at last with those products as they are alone; all
-else as its own nodes and the tokenizer take it: an engine made of the same other nodes takes no
-less{beside}"""
+and its own time with all products at the floor's rate, attention's too (as they are, where that is
+faster), first with rounding for nothing and then as it is, and at last with those that have weights
+as they are alone; all else as its own nodes and the tokenizer take it: an engine made of the same
+other nodes takes no less{beside}"""
 
 _BESIDE = """\
 . OpenVINO's profile cuts off microseconds and has none of the time between nodes, up to a quarter
-of a short call: so once more by what the call takes beside its products alone"""
+of a short call: so once more by what the call takes beside its products alone, which reads them as
+if they took no longer within the call"""
 
 _PARTS = """\
 Of a call, batch {batch}, {threads}: milliseconds a prompt, and the share of the call. The shares

@@ -103,7 +103,7 @@ def _least(report: PredictorReport, name: str) -> str:
     free = " and rounding free" if least_by[Supposed.FLOOR_AND_ROUNDING] else ""
     beyond = 0
     for suppose, supposed in (
-        (Supposed.FLOOR, f"Were its products as fast as the floor's{free}"),
+        (Supposed.FLOOR, f"Were all its products as fast as the floor's{free}"),
         (Supposed.FLOOR_AND_ROUNDING, "With rounding as it is"),
         (Supposed.BESIDE, "By what its calls take beside its products alone"),
         (Supposed.ALONE, "With its products as fast as they are alone"),
@@ -113,12 +113,17 @@ def _least(report: PredictorReport, name: str) -> str:
             continue  # it keeps no more than what was said
         if least:
             beyond = sum(over > OVER_FLOOR for over in least)
-            apart = " but GELU, a part of its products," if entry["what"] == OPENVINO else ""
+            apart = ""
+            if entry["what"] == OPENVINO:
+                apart = " but GELU and softmax, parts of its products,"
             said += (
                 f". {supposed}, all else that it computes{apart} would keep {beyond} of the "
                 f"{len(least)} missed beyond {OVER_FLOOR:g} ({min(least):.2f} to {max(least):.2f} "
                 "times the floor)"
             )
+    same = f"{entry['folder']} onnx"
+    if missed and entry["what"] == "onnx-bf16" and same in report["contestants"]:
+        said += f". It computes as {same} does, and what keeps that keeps it"
     return said
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pars_bench.predictor.rates import product_session
 from pars_bench.predictor.work import products_of
@@ -48,9 +49,10 @@ def products_by(
 
 
 class OnnxProducts:
-    """By onnxruntime.
+    """By onnxruntime: in float32 as one model whose layers multiply what the one before gave.
 
-    A call reads the weights of every layer once, as an engine does: those of one layer over and
+    Those of bytes give whole numbers that no product takes, so each is a model of its own. A call
+    reads the weights of every layer once, as an engine does: those of one layer over and
     over would stay in a cache that has no room for all.
 
     Args:
@@ -62,12 +64,16 @@ class OnnxProducts:
     def __init__(self, config: Mapping[str, object], precision: str, threads: int) -> None:
         rng = np.random.default_rng(0)
         self._whole = precision == "int8"
-        self._sessions = []
-        for count, rows, columns in products_of(config):
-            for _ in range(count):
-                weight = rng.integers(-64, 64, (rows, columns), dtype=np.int8)
-                given = weight if self._whole else weight.astype(np.float32)
-                self._sessions.append((rows, product_session(given, threads)))
+        if self._whole:
+            weights = [
+                rng.integers(-64, 64, (rows, columns), dtype=np.int8)
+                for count, rows, columns in products_of(config)
+                for _ in range(count)
+            ]
+            self._sessions = [(len(each), product_session([each], threads)) for each in weights]
+        else:
+            chain = [weight for weight, _ in layers_of(config)]
+            self._sessions = [(len(chain[0]), product_session(chain, threads))]
 
     def of(self, tokens: int) -> Callable[[], None]:
         """A call that multiplies as a batch of ``tokens`` tokens does."""
@@ -121,19 +127,26 @@ def layers_model(config: Mapping[str, object]) -> Any:
     openvino()
     from openvino import Model, opset13
 
-    (square, width, _), (layers, _, inner), _ = products_of(config)
     rng = np.random.default_rng(0)
-    given = opset13.parameter([-1, width], np.float32, name="a")
-
-    def product(rows: Any, columns: int) -> Any:
-        wide = rows.get_output_partial_shape(0)[1].get_length()
-        weight = rng.standard_normal((wide, columns), dtype=np.float32) / np.sqrt(wide)
-        bias = rng.standard_normal((1, columns), dtype=np.float32)
-        return opset13.add(opset13.matmul(rows, weight.astype(np.float32), False, False), bias)
-
-    found = given
-    for _ in range(layers):
-        for _ in range(square // layers):
-            found = product(found, width)
-        found = product(opset13.gelu(product(found, inner), "erf"), width)
+    given = found = opset13.parameter([-1, products_of(config)[0][1]], np.float32, name="a")
+    for weight, activated in layers_of(config):
+        bias = rng.standard_normal((1, weight.shape[1]), dtype=np.float32)
+        found = opset13.add(opset13.matmul(found, weight, False, False), bias)
+        if activated:
+            found = opset13.gelu(found, "erf")
     return Model([found], [given])
+
+
+def layers_of(config: Mapping[str, object]) -> Iterator[tuple[NDArray[np.float32], bool]]:
+    """Weights of an encoder's products, each for what the one before gives.
+
+    Yields:
+        A weight (rows, columns), and whether an activation function follows.
+    """
+    rng = np.random.default_rng(0)
+    (square, width, _), (layers, _, inner), _ = products_of(config)
+    for _ in range(layers):
+        shapes = [(width, width)] * (square // layers) + [(width, inner), (inner, width)]
+        for rows, columns in shapes:
+            weight = rng.standard_normal((rows, columns), dtype=np.float32)
+            yield weight * np.float32(rows**-0.5), (rows, columns) == shapes[-2]

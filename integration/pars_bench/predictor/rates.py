@@ -7,7 +7,7 @@ reach is still a floor.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -54,7 +54,7 @@ def rate_calls(threads: int) -> dict[str, Callable[[], object]]:
     weight = rng.integers(-64, 64, (SIZE, SIZE), dtype=np.int8)
     source = np.ones(_COPIED, dtype=np.uint8)
     target = np.empty_like(source)
-    floats, integers = product_session(right, threads), product_session(weight, threads)
+    floats, integers = product_session([right], threads), product_session([weight], threads)
     calls: dict[str, Callable[[], object]] = {
         "float32, numpy": lambda: np.matmul(left, right, out=product),
         "float32, onnxruntime": lambda: floats.run(None, {"a": left}),
@@ -96,38 +96,44 @@ def _torch_products(
     return calls
 
 
-def product_session(weight: NDArray[np.generic], threads: int) -> Any:
-    """A product of an input `a` (m, k) with a constant ``weight`` (k, n).
+def product_session(weights: Sequence[NDArray[np.generic]], threads: int) -> Any:
+    """Products of an input `a` (m, k) with constant ``weights`` (k, n), one after the other.
 
-    onnxruntime packs the weight once, as it does a model's. Float32 weights take float32; int8
-    weights take uint8 around 128 and give int32.
+    onnxruntime packs a weight once, as it does a model's. Float32 weights take float32; an int8
+    weight, which has to be the only one, takes uint8 around 128 and gives int32.
     """
     from onnx import TensorProto, helper, numpy_helper
 
     from pars_export.ort import onnxruntime
 
-    whole = weight.dtype == np.int8
-    rows, columns = weight.shape
-    constants = [numpy_helper.from_array(weight, "b")]
+    whole = weights[0].dtype == np.int8
+    names = [f"b{place}" for place in range(len(weights))]
+    constants = [
+        numpy_helper.from_array(weight, name) for weight, name in zip(weights, names, strict=True)
+    ]
+    middle = []
     if whole:
         constants.append(numpy_helper.from_array(np.array(128, dtype=np.uint8), "middle"))
+        middle = ["middle"]
+    outputs = [f"y{place}" for place in range(len(weights))]
     graph = helper.make_graph(
         [
             helper.make_node(
-                "MatMulInteger" if whole else "MatMul",
-                ["a", *(each.name for each in constants)],
-                ["y"],
+                "MatMulInteger" if whole else "MatMul", [given, name, *middle], [output]
             )
+            for given, name, output in zip(["a", *outputs[:-1]], names, outputs, strict=True)
         ],
-        "product",
+        "products",
         [
             helper.make_tensor_value_info(
-                "a", TensorProto.UINT8 if whole else TensorProto.FLOAT, ["m", rows]
+                "a", TensorProto.UINT8 if whole else TensorProto.FLOAT, ["m", len(weights[0])]
             )
         ],
         [
             helper.make_tensor_value_info(
-                "y", TensorProto.INT32 if whole else TensorProto.FLOAT, ["m", columns]
+                outputs[-1],
+                TensorProto.INT32 if whole else TensorProto.FLOAT,
+                ["m", weights[-1].shape[1]],
             )
         ],
         constants,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 from enum import Enum
 from typing import NotRequired, TypedDict
 
@@ -247,17 +246,18 @@ def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) 
 
 
 class Supposed(Enum):
-    """Of an engine's products with weights, to see what all else keeps it from."""
+    """Of an engine's products, to see what all else keeps it from."""
 
     FLOOR = "the floor's"
-    """They are at the floor's rate, and rounding takes no time."""
+    """All are at the floor's rate, attention's too, and rounding takes no time."""
     FLOOR_AND_ROUNDING = "the floor's, and rounding"
-    """They are at the floor's rate, and rounding takes what it does."""
+    """All are at the floor's rate, and rounding takes what it does."""
     ALONE = "as alone"
-    """They take what the engine's library takes for them alone, and rounding what it does."""
+    """Those with weights take what the engine's library takes for them alone; attention's and
+    rounding what they do."""
     BESIDE = "the floor's, beside them alone"
-    """They are at the floor's rate, and all else takes what a call takes beside them alone: for an
-    engine whose profile does not tell where all of its time goes."""
+    """All are at the floor's rate, and all else takes what a call takes beside those with weights
+    alone and attention's: for an engine whose profile does not tell where all of its time goes."""
 
 
 def over_floor_by_parts(
@@ -274,7 +274,8 @@ def over_floor_by_parts(
     Returns:
         The same as `over_floor` or less; None where no profile was taken, or there is no rounding
         that could take time, or products were not measured alone, or, for `BESIDE`, the profile is
-        not OpenVINO's. GELU within products, as in OpenVINO's, counts as free.
+        not OpenVINO's. What is part of a product, as GELU and softmax are in OpenVINO's, counts as
+        free where the product is at the floor's rate.
     """
     entry = report["contestants"][name]
     over, parts = over_floor(report, cell, name), cell.get("parts", {}).get(name)
@@ -284,22 +285,23 @@ def over_floor_by_parts(
     shares = parts["shares"]
     if suppose is Supposed.FLOOR_AND_ROUNDING and not shares["rounding"]:
         return None
-    rates, lengths = rates_of(report, cell), [cell["length"]] * cell["batch"]
-    alone = _products(cell, entry)
-    # Attention's products are as they are, and not once more in the floor.
-    products = replace(work, attention=0.0).floor(lengths, rates)
-    if suppose is Supposed.BESIDE:
-        if alone is None or entry["what"] != OPENVINO:
+    products, attention = over * shares["products"], over * shares["attention"]
+    left = over * (1 - shares["products"] - shares["attention"])
+    if suppose is Supposed.FLOOR:
+        left -= over * shares["rounding"]
+    if suppose in (Supposed.ALONE, Supposed.BESIDE):
+        seconds = _products(cell, entry)
+        if seconds is None:
             return None
-        return over - max(alone - products, 0.0) / work.floor(lengths, rates)
-    if suppose is Supposed.ALONE:
-        if alone is None:
+        lengths = [cell["length"]] * cell["batch"]
+        alone = seconds / work.floor(lengths, rates_of(report, cell))
+        if suppose is Supposed.ALONE:
+            return min(alone, products) + attention + left
+        if entry["what"] != OPENVINO:
             return None
-        products = alone
-    left = sum(shares[part] for part in ("attention", "functions", "rest", "outside"))
-    left += 0.0 if suppose is Supposed.FLOOR else shares["rounding"]
-    # Products that are faster in the engine than anywhere else are taken as they are.
-    return min(products / work.floor(lengths, rates), over * shares["products"]) + over * left
+        products, left = alone, over - alone - attention
+    # Products that are faster in the engine than the floor has them are taken as they are.
+    return min(1.0, products + attention) + left
 
 
 def _products(cell: SpeedCell, entry: Entry) -> float | None:
@@ -327,7 +329,7 @@ def precision_named(entry: Entry) -> str:
 
 
 def burst_floor(report: PredictorReport, burst: Burst, name: str) -> float | None:
-    """Least seconds of the burst, at the median of the rates of its number of threads."""
+    """Least seconds of the burst, at the highest rates of its number of threads."""
     entry = report["contestants"][name]
     work = work_of(entry)
     cells = [cell for cell in cells_of(report, burst["threads"]) if not _is_large(cell)]
@@ -336,8 +338,8 @@ def burst_floor(report: PredictorReport, burst: Burst, name: str) -> float | Non
     rates = [rates_of(report, cell) for cell in cells]
     if work.precision not in rates[0]:
         return None
-    middle = {name: float(np.median([each[name] for each in rates])) for name in rates[0]}
-    return work.floor(report["burst_lengths"][entry["folder"]], middle)
+    highest = {name: max(each[name] for each in rates) for name in rates[0]}
+    return work.floor(report["burst_lengths"][entry["folder"]], highest)
 
 
 def _is_large(cell: SpeedCell) -> bool:
