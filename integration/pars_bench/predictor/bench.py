@@ -63,6 +63,7 @@ MODULES = (
             "inputs",
             "network",
             "onnx_file",
+            "ort",
             "parity",
             "predictor",
             "prompts",
