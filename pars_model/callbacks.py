@@ -97,7 +97,12 @@ class KeepBest(pl.Callback):  # type: ignore[misc]  # mypy does not follow light
         unfinished = Path(trainer.default_root_dir, UNFINISHED)
         if trainer.is_global_zero and unfinished.is_file():
             if pl_module.hparams.get("ngram_half"):
-                add_half(unfinished, trainer.datamodule, trainer.strategy.root_device)
+                add_half(
+                    unfinished,
+                    trainer.datamodule,
+                    trainer.strategy.root_device,
+                    pl_module.out_of_fold,
+                )
             best = unfinished.replace(unfinished.with_name(BEST))
             if isinstance(trainer.datamodule, PromptLengthDataModule):
                 warn_of_few(best, trainer.datamodule, trainer.strategy.root_device)

@@ -364,6 +364,11 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
         fit = FitSplit.of(summary.get("data", {}))
         if not fit.by:
             fit = FitSplit(val=self.val_fraction, test=self.test_fraction)
+        if part == "val" and fit.by == "hash" and not fit.val:
+            raise InputError(
+                f"{self.path}: the ranker's fit kept no prompts for validation "
+                "(data.val_fraction 0): judge it on those that it kept for the test, by pars test."
+            )
         unseen, notes = fit.judged(table, self.path, part)
         judged = table.select(unseen[table.prompt])
         for note in (*notes, *origin_notes(summary, judged)):

@@ -24,9 +24,9 @@ log = logging.getLogger("pars")
 
 
 def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> None:
-    """Warn where fewer than `FEW_PROMPTS` validation prompts chose what a checkpoint holds.
+    """Warn where fewer than `FEW_PROMPTS` prompts validated what a checkpoint holds.
 
-    Where none could be compared, the data module has said so already.
+    Where a fine-tuned one had none to compare, the data module has said so already.
 
     Args:
         ckpt: the ranker's.
@@ -38,7 +38,9 @@ def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) 
     if prompts >= FEW_PROMPTS:
         return
     ranker = load_ranker(ckpt).to(device)
-    if not validated and not ranker.hparams.fine_tune:
+    if not validated and ranker.hparams.fine_tune:
+        return
+    if not validated:
         log.warning(
             "%s: only %d prompts taught the ranker and, each by fits to the others, judged it, "
             "fewer than %d: its tau of %.2f may be far off; collect more prompts.",
@@ -47,7 +49,6 @@ def warn_of_few(ckpt: Path, data: PromptLengthDataModule, device: torch.device) 
             FEW_PROMPTS,
             ranker.metrics["tau"],
         )
-    if not validated:
         return
     chosen = "weights" if ranker.hparams.fine_tune else "n-gram half's share"
     if not ranker.hparams.fine_tune and ranker.ngrams is None:

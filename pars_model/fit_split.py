@@ -171,11 +171,10 @@ class FitSplit:
         does what the column holds out. A teacher that kept none for validation has learned from
         those that choose its student's weights.
         """
-        if not self.val:
-            return replace(self, val=SHARE).taught(table)
+        fit = self._teaching()
         if self.by != "hash" or not table.has_split:
-            return self.split(table)
-        hashed = self.hashed(table.prompts)
+            return fit.split(table)
+        hashed = fit.hashed(table.prompts)
         learned = hashed == "train"
         aside = (table.split == "test") | ((table.split == "val") & learned)
         return np.where(aside, "test", hashed)
@@ -187,8 +186,12 @@ class FitSplit:
         """
         if self.by != "hash" and table.has_split:
             return np.ones(len(texts), dtype=bool)
-        found: Bools = self.hashed(texts) == "train"
+        found: Bools = self._teaching().hashed(texts) == "train"
         return found
+
+    def _teaching(self) -> FitSplit:
+        """The same with validation prompts, which a student needs."""
+        return self if self.val else replace(self, val=SHARE)
 
 
 def origin_notes(

@@ -41,7 +41,9 @@ def note_table(data: pl.LightningDataModule | None) -> None:
 def require_same_table(
     ckpt: object, checkpoint: Mapping[str, Any], data: pl.LightningDataModule | None
 ) -> None:
-    """Refuse to go on with a fit on another table than that of the data module, already noted.
+    """Refuse to go on with a fit on another table, or another split of it.
+
+    What the data module has counts, already noted.
 
     Args:
         ckpt: path of the checkpoint.
@@ -49,9 +51,17 @@ def require_same_table(
         data: of the fit that is to go on.
 
     Raises:
-        InputError: the tables differ; one that is not known may be the same.
+        InputError: the tables or shares differ; what is not known may be the same.
     """
     noted = checkpoint.get("datamodule_hyper_parameters", {})
+    for name in () if data is None else ("val_fraction", "test_fraction"):
+        before, share = noted.get(name), data.hparams.get(name)
+        if before is not None and share is not None and before != share:
+            raise InputError(
+                f"--ckpt_path {ckpt} is of a fit with data.{name} {before}, and it is {share} now: "
+                "other prompts would teach. Give that of the fit, or begin a new one without "
+                "--ckpt_path."
+            )
     # From before the digest was noted beside the path: what the latest validation told.
     summary = checkpoint.get(CONTENT, {}).get("training", {}).get("data", {})
     then = noted.get(_SHA256, summary.get("table_sha256"))

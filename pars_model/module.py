@@ -69,13 +69,13 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         tokenizer_json: content of the encoder's tokenizer.json; given by a checkpoint.
 
     Attributes:
-        calibration: from score to response lengths, fitted on the validation split of each epoch.
+        calibration: from score to response lengths, fitted on what validates each epoch.
         fact_spec: the facts read and their standardisation; None until a fit has data.
         ngrams: arrays of its n-gram half (`pars_model.ngram_half`), whose score is added to the
             network's; None for none.
         out_of_fold: where a head in closed form has no validation prompts, scores (prompts of the
-            table,) of the training prompts by heads that have not seen them: validation takes these
-            for the network's. None else.
+            fit's table,) of the training prompts by heads that have not seen them: a fit validates
+            by these. None else.
         metrics: tau-b and pair accuracy of the latest validation.
         training_summary: what the ranker was trained on, plain values.
 
@@ -147,6 +147,14 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
                 "most: lower it."
             )
         self.tokenizer_json = tokenizer_json
+        vocabulary = encoder_config.get("vocab_size")
+        if files is not None and isinstance(vocabulary, int):
+            bound = self.text_tokenizer().id_bound
+            if bound > vocabulary:
+                raise InputError(
+                    f"Encoder {files.source}: its tokenizer.json has ids up to {bound - 1}, and "
+                    f"its config.json {vocabulary} tokens; they are not of one model."
+                )
         width = 2 * len(self.fact_names)
         network = RankerNetwork(encoder_config, pooling, self.objective.outputs, width)
         # Its parts are ours, so that weights have the same names in checkpoint and predictor; a
@@ -301,7 +309,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         beside = self._spec().of(None, len(tokens)) if known is None else known
         return read(self.network, tokens, tokenizer.pad_id, beside, batch_size, self.device)
 
-    def on_train_start(self) -> None:
+    def on_fit_start(self) -> None:
         """Solve the head, where it does not learn by gradients.
 
         Raises:
@@ -309,10 +317,6 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
         """
         if not self.hparams.fine_tune:
             take_solved_head(self, self.trainer.datamodule, self.trainer.world_size)
-
-    def on_train_end(self) -> None:
-        """Scores out of fold are of the fit's table alone."""
-        self.out_of_fold = None
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor | None:
         """Loss of the pairs (or items) of one batch; none of a head that is solved."""
@@ -368,7 +372,7 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         with torch.autocast(self.device.type, enabled=False):
-            if stage == "val" and self.out_of_fold is not None:
+            if self.trainer.state.fn == "fit" and self.out_of_fold is not None:
                 known = torch.from_numpy(self.out_of_fold).to(self.device)
                 outputs = known[batch.prompt[batch.row]].unsqueeze(1)
             else:

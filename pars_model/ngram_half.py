@@ -26,7 +26,7 @@ from pars_model.linear import Design, LinearShape
 from pars_model.metrics import kendall_tau
 from pars_model.ngrams import deviates, rank_targets
 from pars_model.prior import Prior, prior_for
-from pars_model.solved_head import head_out_of_fold, out_of_fold
+from pars_model.solved_head import out_of_fold
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +82,12 @@ class FittedHalf:
         return self._design.arrays(self._coefficients * factor)
 
 
-def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> None:
+def add_half(
+    ckpt: Path,
+    data: PromptLengthDataModule,
+    device: torch.device,
+    unseen: Singles | None = None,
+) -> None:
     """Fit a half for the ranker of a checkpoint, and write it back with both.
 
     Its metrics and calibration are then those of the sum. The checkpoint stays as it is, and a
@@ -93,6 +98,8 @@ def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> 
         ckpt: the ranker's.
         data: of its fit, set up.
         device: where the network reads the validation prompts.
+        unseen: the network's scores (prompts,) of training prompts by fits that have not seen them,
+            where these are to weigh the half in place of validation prompts.
 
     Raises:
         InputError: the checkpoint cannot be written again; the old one stands.
@@ -101,20 +108,19 @@ def add_half(ckpt: Path, data: PromptLengthDataModule, device: torch.device) -> 
     assert table is not None
     train = data.split == "train"
     ranker = load_ranker(ckpt).to(device)
-    folds = not ranker.hparams.fine_tune and not data.comparable("val")
     prior = prior_for(ranker.hparams.prior, table, train)
     least = LEAST if prior is None else LEAST_WITH_PRIOR
     if train.sum() < least:
         log.warning("No n-gram half: it takes %d training prompts or more.", least)
         return
-    if not folds and not data.comparable("val"):
+    if unseen is None and not data.comparable("val"):
         log.warning("No n-gram half: there are no validation prompts to weigh it by.")
         return
     tokenizer = ranker.text_tokenizer()
     fitted = fit_half(table, train, tokenizer, prior)
-    items = data.items("train" if folds else "val")
-    if folds:
-        network = head_out_of_fold(ranker, table, train)[items.prompt]
+    items = data.items("val" if unseen is None else "train")
+    if unseen is not None:
+        network = unseen[items.prompt]
         halves = half_out_of_fold(table, train, tokenizer, fitted.penalty, prior)
         ngrams = halves[items.prompt]
     else:

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from pars_model.datamodule import PromptLengthDataModule
-    from pars_model.lengths import LengthTable
     from pars_model.module import ResponseLengthRanker
 
 Singles = NDArray[np.float32]
@@ -76,10 +75,14 @@ def take_solved_head(
             f"model.fine_tune is false, and there are {processes} processes: a "
             "head in closed form takes one (--trainer.devices 1)."
         )
-    assert data.table is not None
+    table = data.table
+    assert table is not None
     train = data.split == "train"
+    every_target, _ = rank_targets(table, train[table.prompt], table.censored)
+    target = every_target[train]
+    texts = [table.prompts[number] for number in np.flatnonzero(train)]
     ranker.eval()
-    vectors, target = _inputs(ranker, data.table, train)
+    vectors = ranker.scores_and_vectors(texts)[:, 1:]
     ranker.train()
     solved = solve_head(vectors, target)
     folds = None if data.comparable("val") else out_of_fold(train, head_scorer(vectors, target))
@@ -87,19 +90,6 @@ def take_solved_head(
     with torch.no_grad():
         ranker.head.weight.copy_(torch.from_numpy(solved.weight[None]))
         ranker.head.bias.fill_(solved.bias)
-
-
-def head_out_of_fold(
-    ranker: ResponseLengthRanker, table: LengthTable, train: NDArray[np.bool_]
-) -> Singles:
-    """Scores (prompts,) of training prompts, each by a head that has not seen it.
-
-    Args:
-        ranker: in evaluation mode.
-        table: lengths.
-        train: which of its prompts are learned from, (prompts,); the others have NaN.
-    """
-    return out_of_fold(train, head_scorer(*_inputs(ranker, table, train)))
 
 
 def out_of_fold(
@@ -122,15 +112,6 @@ def out_of_fold(
     return found
 
 
-def _inputs(
-    ranker: ResponseLengthRanker, table: LengthTable, train: NDArray[np.bool_]
-) -> tuple[Singles, Doubles]:
-    """Vectors (n, width) of the training prompts, and what a head is to predict of each, (n,)."""
-    target, _ = rank_targets(table, train[table.prompt], table.censored)
-    texts = [table.prompts[number] for number in np.flatnonzero(train)]
-    return ranker.scores_and_vectors(texts)[:, 1:], target[train]
-
-
 def head_scorer(
     vectors: Singles, target: Doubles
 ) -> Callable[[NDArray[np.int64], NDArray[np.int64]], Doubles]:
@@ -138,7 +119,8 @@ def head_scorer(
 
     Args:
         vectors: of the training prompts, (n, width).
-        target: what to predict of each, (n,).
+        target: what to predict of each, (n,); ranks among all of them, so that those of a fold know
+            how many are longer in the others.
     """
 
     def score(others: NDArray[np.int64], inner: NDArray[np.int64]) -> Doubles:

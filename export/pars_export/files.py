@@ -69,12 +69,12 @@ def _replace_folder(new: Path, path: Path) -> None:
     try:
         os.rename(path, old)
         os.rename(new, path)
+        shutil.rmtree(aside)
     except BaseException:
         if old.exists() and not path.exists():
             os.rename(old, path)
-        shutil.rmtree(aside)
+        shutil.rmtree(aside, ignore_errors=True)
         raise
-    shutil.rmtree(aside)
 
 
 def sha256_file(path: Path) -> str:

@@ -93,9 +93,6 @@ class RankerNetwork(nn.Module):  # type: ignore[misc]  # mypy does not follow to
         pooled = [output.last_hidden_state]
         if self.pooling == "layers":
             pooled = [output.hidden_states[layer] for layer in self.pooled_layers()]
-            tokens_wide = attention_mask.shape[1]
-            if pooled[0].shape[1] > tokens_wide:  # BigBird pads long texts within
-                pooled = [states[:, :tokens_wide] for states in pooled]
         mask = attention_mask.unsqueeze(-1).float()
         tokens = mask.sum(dim=1).clamp(min=1.0)
         means = [(states.float() * mask).sum(dim=1) / tokens for states in pooled]
@@ -156,15 +153,20 @@ def build_encoder(config: Mapping[str, object]) -> nn.Module:
     """The encoder of a `config.json` with random weights and eager attention; nothing is fetched.
 
     Eager attention is what exports to a graph of plain operators, which every runtime reads.
+    BigBird attends to all tokens: its sparse attention to long texts would end for good with the
+    first short one.
 
     Raises:
         PredictorError: no model of `MODEL_TYPES`, or a value does not fit.
     """
     from transformers import AutoModel
 
+    made = transformers_config(config)
+    if made.model_type == "big_bird":
+        made.attention_type = "original_full"
     try:
         encoder: nn.Module = AutoModel.from_config(
-            transformers_config(config),
+            made,
             attn_implementation="eager",
             trust_remote_code=False,
             # A configuration saved with half precision would build, and train, half weights.

@@ -133,6 +133,20 @@ def test_each_product_alone_has_weights_of_its_own(monkeypatch: pytest.MonkeyPat
     assert [id(weight) for weight in ran] == [id(weight) for weight in weights]
 
 
+def test_products_alone_in_float32_take_all_layers_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = []
+
+    def session(weights: Sequence[NDArray[np.generic]], threads: int) -> None:
+        made.append([weight.shape for weight in weights])
+
+    monkeypatch.setattr(products, "product_session", session)
+    products_by("onnxruntime", MINILM, "float32", 1)
+    layer = [(384, 384)] * 4 + [(384, 1536), (1536, 384)]
+    assert made == [layer * 6]
+
+
 def test_products_in_float32_are_one_model_that_multiplies_by_each_weight() -> None:
     weights = [weight for weight, _ in layers_of(MINILM)]
     assert sum(weight.size for weight in weights) == 10_616_832

@@ -200,10 +200,30 @@ def test_what_openvinos_profile_lacks_is_not_taken_for_products() -> None:
     ) in sentences(report)[0]
     page = render(report, [])
     assert "| *x openvino: the same, beside its products alone* | 1.50 |" in page
+    # Slower alone than within the call, they leave nothing of it, and not less than nothing.
+    cell["speeds"][alone]["seconds"] = [6e-4] * 3
+    found = over_floor_by_parts(report, cell, "x openvino", Supposed.BESIDE)
+    assert found == pytest.approx(1.0)
     # Faster alone than large matrices, they set the floor.
     cell["speeds"][alone]["seconds"] = [2.9e-4] * 3
     found = over_floor_by_parts(report, cell, "x openvino", Supposed.BESIDE)
     assert found == pytest.approx((0.29 + 0.5 - 0.29 - 0.05) / 0.29)
+
+
+def test_products_of_a_precision_that_no_library_has_large_ones_of_set_the_rate() -> None:
+    report = report_of("x openvino", {"what": "openvino"}, ms=0.5, bert_ms=80.0)
+    (cell,) = report["speed"]
+    entry = report["contestants"]["x openvino"]
+    assert entry["work"] is not None
+    entry["work"]["precision"] = entry["work"]["others"] = "bfloat16"
+    for name in [name for name in cell["speeds"] if name.startswith("bfloat16")]:
+        del cell["speeds"][name]
+    assert over_floor(report, cell, "x openvino") is None
+    alone = products_name("x", "bfloat16", "openvino")
+    cell["speeds"][alone] = {"seconds": [2e-4] * 3, "cores": (1.0, 1.0)}
+    assert over_floor_of_products(report, cell, "x openvino") is None
+    assert over_floor(report, cell, "x openvino") == pytest.approx(0.5 / 0.2)
+    assert "x openvino" in render(report, [])
 
 
 def test_products_that_are_slow_alone_keep_an_engine_from_its_floor() -> None:

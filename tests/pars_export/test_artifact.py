@@ -207,6 +207,39 @@ def test_files_can_be_read_by_others(folder: Path) -> None:
         assert path.stat().st_mode & 0o777 == 0o666 & ~mask
 
 
+@pytest.mark.parametrize("call", ["rename", "second rename", "rmtree"])
+def test_a_signal_while_folders_change_places_leaves_one_of_them_and_nothing_else(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    before = folder_sha256(folder)
+    left = {"rename": 1, "second rename": 2, "rmtree": 0}[call]
+    rename, rmtree = os.rename, shutil.rmtree
+
+    def renamed(source: Path, target: Path) -> None:
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise SystemExit(143)
+        rename(source, target)
+
+    def removed(path: Path, ignore_errors: bool = False) -> None:
+        nonlocal call
+        if call == "rmtree":
+            call = ""
+            raise SystemExit(143)
+        rmtree(path, ignore_errors=ignore_errors)
+
+    monkeypatch.setattr(os, "rename", renamed)
+    monkeypatch.setattr(shutil, "rmtree", removed)
+    replaced = call == "rmtree"
+    with pytest.raises(SystemExit):
+        write_predictor(folder, Manifest(kind="table"), {"table.json": "{}"})
+    monkeypatch.undo()
+    assert names(folder.parent) == ["predictor"]
+    assert (folder_sha256(folder) == before) is not replaced
+    assert read_manifest(folder).kind == ("table" if replaced else "encoder")
+
+
 @pytest.mark.parametrize("failure", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_failure_while_writing_leaves_the_older_one_and_nothing_else(
     folder: Path, monkeypatch: pytest.MonkeyPatch, failure: BaseException

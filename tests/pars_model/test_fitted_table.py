@@ -113,6 +113,17 @@ def go_on(fitted: Path, encoder: Path, table: Path, root: Path) -> int:
     return main(arguments)
 
 
+def test_a_fit_with_other_shares_of_the_split_is_not_gone_on_with(
+    fitted: Path, encoder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    content = torch.load(fitted / "last.ckpt", weights_only=True)
+    content["datamodule_hyper_parameters"]["val_fraction"] = 0.2
+    torch.save(content, tmp_path / "last.ckpt")
+    assert go_on(tmp_path, encoder, fitted / "lengths.jsonl", tmp_path / "run") == 2
+    (line,) = [each for each in capsys.readouterr().err.splitlines() if "--ckpt_path" in each]
+    assert "is of a fit with data.val_fraction 0.2, and it is 0.1 now" in line
+
+
 @pytest.mark.parametrize("noted", [True, False], ids=["noted", "from before it was noted"])
 def test_a_fit_on_another_table_is_not_gone_on_with(
     fitted: Path,

@@ -13,7 +13,8 @@ import pytest
 import torch
 
 from pars_export.calibration import Calibration
-from pars_export.errors import ConfigError
+from pars_export.errors import ConfigError, InputError
+from pars_model.calibration import fit_calibration
 from pars_model.checkpoint import load_ranker
 from pars_model.cli import main
 from pars_model.course import Course
@@ -24,6 +25,8 @@ from pars_model.fit_split import FitSplit
 from pars_model.lengths import hash_split, read_lengths
 from pars_model.metrics import kendall_tau
 from pars_model.module import ResponseLengthRanker
+from pars_model.ngram_half import factor_of, half_out_of_fold
+from pars_model.ngrams import rank_targets
 from pars_model.solved_head import PENALTIES, head_scorer, out_of_fold, solve_head
 from pars_model.student_fit import Recipe
 
@@ -187,6 +190,47 @@ def test_another_table_is_validated_by_the_head_itself(
     assert ranker.metrics["tau"] == pytest.approx(kendall_tau(scores, table.length))
 
 
+def test_calibration_is_of_scores_out_of_fold(
+    encoder: Path, make_rows: MakeRows, make_table: MakeTable, tmp_path: Path
+) -> None:
+    path = make_table(make_rows(250))
+    assert fit(encoder, path, tmp_path, "--model.prior", "none") == 0
+    ranker, table = load_ranker(tmp_path / "best.ckpt"), read_lengths(path)
+    train = hash_split(table.prompts, 0.0, 0.1) == "train"
+    texts = [table.prompts[number] for number in np.flatnonzero(train)]
+    target, _ = rank_targets(table, train[table.prompt], table.censored)
+    vectors = ranker.eval().scores_and_vectors(texts)[:, 1:]
+    heads = out_of_fold(train, head_scorer(vectors, target[train]))[train]
+    half = ranker.training_summary["ngram_half"]
+    halves = half_out_of_fold(table, train, ranker.text_tokenizer(), half["penalty"])[train]
+    item = np.zeros(len(table.prompts), dtype=int)
+    item[table.prompt] = np.arange(len(table))
+    lengths = table.length[item[train]]
+    scores = heads + np.float32(factor_of(half["share"], heads, halves)) * halves
+    assert ranker.metrics["tau"] == pytest.approx(kendall_tau(scores, lengths), abs=0.01)
+    assert ranker.calibration is not None
+    found = Calibration.from_json(ranker.calibration)
+    wanted = Calibration.from_json(fit_calibration(scores, lengths, table.censored[item[train]]))
+    places = np.quantile(scores, [0.1, 0.5, 0.9])
+    np.testing.assert_allclose(
+        found.expected_tokens(places), wanted.expected_tokens(places), rtol=0.02
+    )
+
+
+def test_a_ranker_that_kept_none_for_validation_is_judged_by_its_test_prompts(
+    encoder: Path, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(encoder, table, tmp_path, "--model.ngram_half", "false") == 0
+    judge = ["--config", str(FEW), "--data.path", str(table), "--model.encoder", str(encoder)]
+    judge += ["--model.max_length", "32", "--model.ngram_half", "false"]
+    judge += ["--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator", "cpu"]
+    judge += ["--ckpt_path", str(tmp_path / "best.ckpt")]
+    with pytest.raises(InputError, match=r"kept no prompts for validation .* by pars test"):
+        main(["validate", *judge])
+    assert main(["test", *judge]) == 0
+    assert "test/tau" in capsys.readouterr().out
+
+
 def test_a_student_of_one_that_kept_none_aside_is_distilled(
     encoder: Path, table: Path, tmp_path: Path
 ) -> None:
@@ -253,8 +297,8 @@ def test_several_processes_and_none_with_data_are_refused(
     trainer = pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False)
     ranker.trainer = trainer
     with pytest.raises(ConfigError, match="fine_tune is false, but the fit has no data module"):
-        ranker.on_train_start()
+        ranker.on_fit_start()
     monkeypatch.setattr(trainer, "datamodule", PromptLengthDataModule(str(table)), raising=False)
     monkeypatch.setattr(type(trainer), "world_size", 2)
     with pytest.raises(ConfigError, match=r"there are 2 processes: .* \(--trainer.devices 1\)"):
-        ranker.on_train_start()
+        ranker.on_fit_start()

@@ -54,8 +54,8 @@ as they are alone; all else as its own nodes and the tokenizer take it: an engin
 other nodes takes no less{beside}"""
 
 _BESIDE = """\
-. OpenVINO's profile cuts off microseconds and has none of the time between nodes, up to a quarter
-of a short call: so once more by what the call takes beside its products alone, which reads them as
+. OpenVINO's profile cuts off microseconds and has none of the time between nodes, {most} of a call
+at most: so once more by what the call takes beside its products alone, which reads them as
 if they took no longer within the call"""
 
 _PARTS = """\
@@ -99,13 +99,24 @@ def floor_sections(report: PredictorReport) -> Iterator[str]:
         bfloat16=_BFLOAT16 if _has_openvino(report) else "",
         fused=_FUSED if _has_openvino(report) else "",
         instructions=_instructions(report),
-        ceilings=_CEILINGS.format(beside=_BESIDE if _has_openvino(report) else "")
+        ceilings=_CEILINGS.format(beside=_beside(report))
         if any(cell.get("parts") for cell in report["speed"])
         else "",
     )
     yield _rates(report)
     yield from _floors(report)
     yield from _parts(report)
+
+
+def _beside(report: PredictorReport) -> str:
+    """How much of a call OpenVINO's profile lacks at most, and what stands in for it."""
+    lacking = [
+        1 - parts["slower"]
+        for cell in report["speed"]
+        for name, parts in cell.get("parts", {}).items()
+        if report["contestants"][name]["what"] == OPENVINO
+    ]
+    return _BESIDE.format(most=f"{max(*lacking, 0.0):.0%}") if lacking else ""
 
 
 def _floors(report: PredictorReport) -> Iterator[str]:
@@ -132,7 +143,8 @@ def _bounds(report: PredictorReport, cells: Sequence[SpeedCell]) -> str:
         work = work_of(entry)
         precision = "" if work is None else work.precision
         layers = ", all layers" if work is not None and work.spared else ""
-        alone = f"{entry['folder']} {precision}: products with weights alone{layers}"
+        library = " by OpenVINO" if entry["what"] == OPENVINO else ""
+        alone = f"{entry['folder']} {precision}{library}: products with weights alone{layers}"
         for label, measure in (
             (alone, over_floor_of_products),
             (f"{name}: with the floor's products", _by_parts(Supposed.FLOOR)),

@@ -114,16 +114,16 @@ def _least(report: PredictorReport, name: str) -> str:
         if least:
             beyond = sum(over > OVER_FLOOR for over in least)
             apart = ""
-            if entry["what"] == OPENVINO:
+            if entry["what"] == OPENVINO and suppose is not Supposed.ALONE:
                 apart = " but GELU and softmax, parts of its products,"
             said += (
                 f". {supposed}, all else that it computes{apart} would keep {beyond} of the "
                 f"{len(least)} missed beyond {OVER_FLOOR:g} ({min(least):.2f} to {max(least):.2f} "
                 "times the floor)"
             )
-    same = f"{entry['folder']} onnx"
-    if missed and entry["what"] == "onnx-bf16" and same in report["contestants"]:
-        said += f". It computes as {same} does, and what keeps that keeps it"
+    if missed and entry["what"] == "onnx-bf16":
+        same = f"{entry['folder']} onnx"
+        said += f". It computes as {same} does"
     return said
 
 

@@ -145,8 +145,8 @@ def layers_of(config: Mapping[str, object]) -> Iterator[tuple[NDArray[np.float32
     """
     rng = np.random.default_rng(0)
     (square, width, _), (layers, _, inner), _ = products_of(config)
-    for _ in range(layers):
-        shapes = [(width, width)] * (square // layers) + [(width, inner), (inner, width)]
-        for rows, columns in shapes:
-            weight = rng.standard_normal((rows, columns), dtype=np.float32)
-            yield weight * np.float32(rows**-0.5), (rows, columns) == shapes[-2]
+    one = [(width, width, False)] * (square // layers)
+    one += [(width, inner, True), (inner, width, False)]
+    for rows, columns, activated in one * layers:
+        weight = rng.standard_normal((rows, columns), dtype=np.float32)
+        yield weight * np.float32(rows**-0.5), activated

@@ -214,7 +214,7 @@ def rates_of(report: PredictorReport, cell: SpeedCell) -> dict[str, float]:
         work, seconds = work_of(entry), _products(cell, entry)
         if work is not None and seconds is not None:
             value = work.weights * cell["length"] * cell["batch"] / seconds
-            found[work.precision] = max(value, found[work.precision])
+            found[work.precision] = max(value, found.get(work.precision, 0.0))
     return found
 
 
@@ -242,6 +242,8 @@ def over_floor_of_products(report: PredictorReport, cell: SpeedCell, name: str) 
     if work is None or alone is None:
         return None
     rates = _rates_of_matrices(cell)
+    if work.precision not in rates:
+        return None
     return alone / work.products().floor([cell["length"]] * cell["batch"], rates)
 
 
@@ -299,7 +301,7 @@ def over_floor_by_parts(
             return min(alone, products) + attention + left
         if entry["what"] != OPENVINO:
             return None
-        products, left = alone, over - alone - attention
+        products, left = alone, max(over - alone - attention, 0.0)
     # Products that are faster in the engine than the floor has them are taken as they are.
     return min(1.0, products + attention) + left
 

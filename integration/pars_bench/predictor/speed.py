@@ -51,12 +51,16 @@ class Speeds:
         self._contestants = {each.name: each for each in contestants}
         self._scorers = {each.name: each.open(threads, longest) for each in contestants}
         self._rates = rate_calls(threads)
-        self._products = {
-            products_name(Path(each.folder).name, work.precision, library): products_by(
-                library, read_encoder(Path(each.folder)), work.precision, threads
-            )
+        alike = {
+            (each.folder, work.precision, library)
             for each in contestants
             if (library := LIBRARIES.get(each.what)) and (work := each.work()) is not None
+        }
+        self._products = {
+            products_name(Path(folder).name, precision, library): products_by(
+                library, read_encoder(Path(folder)), precision, threads
+            )
+            for folder, precision, library in sorted(alike)
         }
         self._prompts = [prompt.text for prompt in read_prompts(prompts)]
         self._makers = makers_of(contestants, longest, self._prompts)
