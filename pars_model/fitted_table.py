@@ -54,8 +54,9 @@ def require_same_table(
         InputError: the tables or shares differ; what is not known may be the same.
     """
     noted = checkpoint.get("datamodule_hyper_parameters", {})
-    for name in () if data is None else ("val_fraction", "test_fraction"):
-        before, share = noted.get(name), data.hparams.get(name)
+    shares = {} if data is None else data.hparams
+    for name in ("val_fraction", "test_fraction"):
+        before, share = noted.get(name), shares.get(name)
         if before is not None and share is not None and before != share:
             raise InputError(
                 f"--ckpt_path {ckpt} is of a fit with data.{name} {before}, and it is {share} now: "
