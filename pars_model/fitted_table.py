@@ -28,14 +28,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("pars")
 
 _PATH, _SHA256 = "table_path", "table_sha256"
+_SHARES = ("val_fraction", "test_fraction")
 
 
 def note_table(data: pl.LightningDataModule | None) -> None:
-    """Have every checkpoint of a fit say where the table of its data module is, and its digest."""
+    """Have every checkpoint of a fit tell its data module's table, its digest and its shares."""
     path = getattr(data, "path", None)
     if data is not None and path is not None:
         data.hparams[_PATH] = str(Path(path).resolve())
         data.hparams[_SHA256] = sha256_file(Path(path))
+        for name in _SHARES:
+            data.hparams[name] = getattr(data, name, None)  # of another's data module none
 
 
 def require_same_table(
@@ -55,7 +58,7 @@ def require_same_table(
     """
     noted = checkpoint.get("datamodule_hyper_parameters", {})
     shares = {} if data is None else data.hparams
-    for name in ("val_fraction", "test_fraction"):
+    for name in _SHARES:
         before, share = noted.get(name), shares.get(name)
         if before is not None and share is not None and before != share:
             raise InputError(

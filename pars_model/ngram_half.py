@@ -119,12 +119,12 @@ def add_half(
     tokenizer = ranker.text_tokenizer()
     fitted = fit_half(table, train, tokenizer, prior)
     items = data.items("val" if unseen is None else "train")
+    texts = [table.prompts[number] for number in items.prompt]
     if unseen is not None:
         network = unseen[items.prompt]
         halves = half_out_of_fold(table, train, tokenizer, fitted.penalty, prior)
         ngrams = halves[items.prompt]
     else:
-        texts = [table.prompts[number] for number in items.prompt]
         network = _network_scores(ranker, texts, items)
         ngrams = NgramHalf(fitted.arrays(), tokenizer).score(texts, tokenizer.encode(texts))
     prompts = len(np.unique(items.prompt))
@@ -136,7 +136,8 @@ def add_half(
     without = ranker.metrics["tau"]
     factor = factor_of(share, network, ngrams)
     ranker.take_half(fitted.arrays(factor))
-    scores = network + np.float32(factor) * ngrams
+    half = ranker.half_scores(texts) if unseen is None else np.float32(factor) * ngrams
+    scores = network + half
     ranker.judge(scores, items.length, items.censored, items.group)
     assert items.item is not None
     ranker.calibrate(scores, items.item, data)
