@@ -161,10 +161,10 @@ def build_encoder(config: Mapping[str, object]) -> nn.Module:
     """
     from transformers import AutoModel
 
-    made = transformers_config(config)
-    if made.model_type == "big_bird":
-        made.attention_type = "original_full"
     try:
+        made = transformers_config(config)
+        if made.model_type == "big_bird":
+            made.attention_type = "original_full"
         encoder: nn.Module = AutoModel.from_config(
             made,
             attn_implementation="eager",

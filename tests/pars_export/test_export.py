@@ -179,7 +179,11 @@ def test_an_out_folder_of_other_things_is_left_alone(checkpoint: Path, tmp_path:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_leaves_nothing_behind(
-    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+    checkpoint: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    number: signal.Signals,
 ) -> None:
     export_checkpoint(checkpoint, tmp_path / "p")
     before = folder_sha256(tmp_path / "p")
@@ -190,6 +194,9 @@ def test_a_signal_leaves_nothing_behind(
         return artifact.seal(folder, manifest)
 
     monkeypatch.setattr(build, "seal", interrupted)
+    # Who started the tests may ignore Ctrl-C, as shells do for what runs in the background.
+    before_tests = signal.signal(signal.SIGINT, signal.default_int_handler)
+    request.addfinalizer(lambda: signal.signal(signal.SIGINT, before_tests))
     for command in ([str(checkpoint), "--out", str(tmp_path / "p")], [str(tmp_path / "p")]):
         with pytest.raises(SystemExit) as ended:
             raise SystemExit(main(["export", *command]))
