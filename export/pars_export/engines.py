@@ -126,7 +126,7 @@ def _tensorrt(library: str) -> Callable[[Source, Path], Mapping[str, object]]:
         profiles = profiles_for([len(each) for each in source.ids], source.max_length)
         facts = 0 if source.facts is None else source.facts.shape[1]
         found = build_engine(library, graph, path, profiles, source.options, facts)
-        return {**found, "made_by": dict(source.made_by)}
+        return {**found, "made_by": dict(source.made_by), **_opsets(graph)}
 
     return write
 

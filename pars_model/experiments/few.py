@@ -137,7 +137,8 @@ def part_of(frozen: FrozenCell, count: int, seed: int) -> NDArray[np.str_]:
 
 
 @cache
-def _prior_digest() -> str:
+def prior_digest() -> str:
+    """Digest of the default predictor as a prior: of its folder, and of the texts it is asked."""
     prior = find_prior(DEFAULT)
     assert prior is not None
     return f"{prior.predictor.sha256} {text_digest(json.dumps(prior.texts))}"
@@ -170,9 +171,7 @@ def _judged(
 
     settings = {**asdict(HEAD), "seed": seed, "prompts": count}
     label = f"{cell.title}, {count} prompts, seed {seed}"
-    found = bench.kept(label, settings, compute, FEW, f"{frozen.sha256} {_prior_digest()}")[
-        "scores"
-    ]
+    found = bench.kept(label, settings, compute, FEW, f"{frozen.sha256} {prior_digest()}")["scores"]
     scores = {name: np.array(each) for name, each in found.items()}
     scores[LENGTH] = length_scores(frozen.table, prompts)
     return Judged(prompts, scores)

@@ -71,20 +71,22 @@ def threads_of(bench: Workbench, cell: Cell, prompts: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def fit_folder(folder: Path, path: Path, more: Sequence[str] = ()) -> Path:
-    """Where a fit by the default recipe on the table ``path`` has its files.
+def fit_folder(
+    folder: Path, path: Path, more: Sequence[str] = (), recipe: Path | None = None
+) -> Path:
+    """Where a fit on the table ``path`` has its files, one by the default recipe unless told.
 
     Another recipe, table or training code has another folder, and never goes on from this one's
     checkpoint.
     """
-    asked = json.dumps([config(), *more, source_digest(CODE)], sort_keys=True).encode()
+    asked = json.dumps([config(recipe), *more, source_digest(CODE)], sort_keys=True).encode()
     digest = hashlib.sha256(asked + path.read_bytes()).hexdigest()
     return folder / f"{path.stem}-{digest[:12]}"
 
 
-def config() -> object:
-    """The default recipe, parsed: comments do not count."""
-    return yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
+def config(recipe: Path | None = None) -> object:
+    """A recipe, parsed, the default one unless told: comments do not count."""
+    return yaml.safe_load((recipe or CONFIG).read_text(encoding="utf-8"))
 
 
 def predictor_folder(bench: Workbench, path: Path, more: Sequence[str] = ()) -> Path:
@@ -142,20 +144,21 @@ def there(folder: Path) -> Path:
     return folder
 
 
-def train(root: Path, path: Path, more: Sequence[str] = ()) -> float:
+def train(root: Path, path: Path, more: Sequence[str] = (), recipe: Path | None = None) -> float:
     """Run `pars fit`, or go on with it; return its minutes, those before interruptions included.
 
     Args:
         root: folder of the fit.
         path: length table.
         more: further arguments of `pars fit`.
+        recipe: its configuration, the default one unless told.
     """
     from pars_model.callbacks import LAST
     from pars_model.cli import main
 
     clock = root / "minutes.json"
     before = json.loads(clock.read_text()) if clock.is_file() else 0.0
-    arguments = ["fit", "--config", str(CONFIG), "--data.path", str(path)]
+    arguments = ["fit", "--config", str(recipe or CONFIG), "--data.path", str(path)]
     arguments += ["--trainer.default_root_dir", str(root), *more]
     if (root / LAST).is_file():
         arguments += ["--ckpt_path", str(root / LAST)]

@@ -36,6 +36,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.few",
         "fits to 30 to 1,000 prompts, with and without a predictor that the half starts from",
     ),
+    "small": (
+        "pars_model.experiments.small",
+        "pars fit of 300 to 2,000 prompts by the default recipe and by the one in closed form",
+    ),
     "inputs": (
         "pars_model.experiments.inputs",
         "how much of a prompt is read, where many are long: heads on features of 64 to 512 tokens",

@@ -23,7 +23,7 @@ from pars_export.built_here import remember
 from pars_export.engines import BY_PRECISION, ENGINES
 from pars_export.export_prompts import ExportPrompts, Sample
 from pars_export.files import sha256_file
-from pars_export.onnx import export_half
+from pars_export.onnx import OPSET, export_half
 from pars_export.parity import Bound, builtin_texts, demonstration_texts
 from pars_export.runtimes.tensorrt import Context, Engine, Runtime, profiles_of
 from pars_export.tensorrt import (
@@ -82,6 +82,7 @@ def test_the_real_builder_takes_the_graph_of_every_precision(
     assert engine["library"] == "tensorrt_rtx"
     assert engine["capabilities"] == ["8.9"]
     assert engine["hardware"] == "none"
+    assert engine["opset"] == OPSET
     parity = engine["graph_parity"]
     assert isinstance(parity, Mapping)
     assert parity["batch_diff"] <= parity["batch_bound"]
