@@ -22,11 +22,10 @@ from numpy.typing import NDArray
 from pars_export.runtimes.arrays import Arrays
 from pars_export.runtimes.ngram_half import NgramHalf, half_inputs
 from pars_model.checkpoint import load_ranker, rewrite
+from pars_model.folds import best_penalty, out_of_fold
 from pars_model.linear import Design, LinearShape
-from pars_model.metrics import kendall_tau
-from pars_model.ngrams import deviates, rank_targets
 from pars_model.prior import Prior, prior_for
-from pars_model.solved_head import out_of_fold
+from pars_model.ranks import deviates, rank_targets
 
 if TYPE_CHECKING:
     import torch
@@ -43,8 +42,6 @@ Singles = NDArray[np.float32]
 log = logging.getLogger("pars")
 
 PENALTIES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
-_FOLDS = 5
-"""Parts of the training prompts, each of which has a say in which penalty is taken."""
 LEAST, LEAST_WITH_PRIOR = 100, 20
 """Fewest training prompts that a half is fitted to, from nothing and from a prior."""
 _PRIOR_PENALTY = 4.0
@@ -196,16 +193,11 @@ def fit_half(
         rest = design.fit(chosen, wanted - carried * said, np.ones(len(chosen)))
         return carried * start + rest, carried
 
-    def tau(penalty: float) -> float:
-        taus = []
-        for fold in range(_FOLDS):
-            inner, others = rows[rows % _FOLDS == fold], rows[rows % _FOLDS != fold]
-            scores = design.matrix[inner] @ fit(others, penalty)[0]
-            taus.append(kendall_tau(scores, target[inner]))
-        found = [each for each in taus if np.isfinite(each)]
-        return float(np.mean(found)) if found else 0.0
+    def unseen(others: NDArray[np.int64], inner: NDArray[np.int64], penalty: float) -> Doubles:
+        found: Doubles = design.matrix[inner] @ fit(others, penalty)[0]
+        return found
 
-    chosen = max(reversed(PENALTIES), key=tau) if penalty is None else penalty
+    chosen = best_penalty(PENALTIES, target, unseen) if penalty is None else penalty
     coefficients, carried = fit(rows, chosen)
     return FittedHalf(design, coefficients, chosen, carried)
 

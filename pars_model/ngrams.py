@@ -15,21 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.sparse import csr_matrix, diags, hstack
 from scipy.sparse.linalg import lsqr
-from scipy.stats import norm, rankdata
 
 from pars_export.inputs import InputSpec
 from pars_export.words import FEATURES, WordTokenizer, split_words, train_tokenizer
+from pars_model.folds import best_penalty
 from pars_model.lengths import LengthTable
-from pars_model.metrics import kendall_tau
+from pars_model.ranks import rank_targets
 
 Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
-PENALTIES = (0.5, 1.0, 2.0, 4.0, 8.0)
+PENALTIES = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 """Of squared coefficients; rows of n-grams have length 1."""
 _ENDS, _SURFACE = 0.5, 0.3
 """Weights of the other features beside them."""
-_INNER = 10
-"""One training prompt in this many chooses the penalty."""
 _READ = 4096
 """Most words read of a text."""
 
@@ -77,7 +76,7 @@ class NgramRidge:
         weight: how much each counts, (n,); all alike by default.
 
     Attributes:
-        penalty: the one of `PENALTIES` that a tenth of the texts chose.
+        penalty: the one of `PENALTIES` that five folds of the texts chose.
     """
 
     def __init__(self, texts: Sequence[str], target: Floats, weight: Floats | None = None) -> None:
@@ -89,10 +88,12 @@ class NgramRidge:
         self._mean, self._spread = surface.mean(axis=0), np.maximum(surface.std(axis=0), 1e-6)
         x = self._features(counts, self._ends.count(words), surface)
         root = np.ones(len(texts)) if weight is None else np.sqrt(weight)
-        inner = np.arange(len(texts)) % _INNER == 0
-        fits = {each: _ridge(x[~inner], target[~inner], root[~inner], each) for each in PENALTIES}
-        taus = {each: kendall_tau(x[inner] @ found, target[inner]) for each, found in fits.items()}
-        self.penalty = max(taus, key=taus.__getitem__)
+
+        def unseen(others: Ints, inner: Ints, penalty: float) -> Floats:
+            found: Floats = x[inner] @ _ridge(x[others], target[others], root[others], penalty)
+            return found
+
+        self.penalty = best_penalty(PENALTIES, target, unseen)
         self._coefficients = _ridge(x, target, root, self.penalty)
 
     def score(self, texts: Sequence[str]) -> NDArray[np.float32]:
@@ -125,37 +126,12 @@ def _surface(texts: Sequence[str]) -> Floats:
     return found
 
 
-def deviates(lengths: Floats, censored: NDArray[np.bool_] | None = None) -> Floats:
-    """The ranks of lengths (n,) as normal deviates, (n,).
+def fit_ridge(table: LengthTable, learned: NDArray[np.bool_]) -> NgramRidge:
+    """The ridge on some prompts of a table, (prompts,), by the ranks of their lengths.
 
-    Args:
-        lengths: of one group.
-        censored: which are lower bounds, (n,), and count as the mean of the deviates beyond their
-            own; none by default.
+    A length that was cut off counts as it stands: as the mean of the longer ones it made the
+    ridge worse.
     """
-    place = (rankdata(lengths) - 0.5) / len(lengths)
-    found: Floats = norm.ppf(place)
-    return found if censored is None else np.where(censored, norm.pdf(found) / (1 - place), found)
-
-
-def rank_targets(
-    table: LengthTable, chosen: NDArray[np.bool_], censored: NDArray[np.bool_] | None = None
-) -> tuple[Floats, Floats]:
-    """One target per prompt from the lengths of all LLMs, and how many lengths stand behind it.
-
-    Args:
-        table: the length table.
-        chosen: items to learn from, (n,); ranks are taken among those of their group.
-        censored: which items are lower bounds, (n,), as `deviates` takes them; none by default.
-
-    Returns:
-        Mean normal deviate of the ranks, and number of items, both per prompt of the table; 0
-        where a prompt has no chosen item.
-    """
-    total, count = np.zeros(len(table.prompts)), np.zeros(len(table.prompts))
-    for group in np.unique(table.group[chosen]):
-        mine = np.flatnonzero(chosen & (table.group == group))
-        deviate = deviates(table.length[mine], None if censored is None else censored[mine])
-        np.add.at(total, table.prompt[mine], deviate)
-        np.add.at(count, table.prompt[mine], 1.0)
-    return total / np.maximum(count, 1.0), count
+    target, _ = rank_targets(table, learned[table.prompt])
+    numbers = np.flatnonzero(learned)
+    return NgramRidge([table.prompts[number] for number in numbers], target[numbers])

@@ -16,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from pars_export.errors import ConfigError
+from pars_model.folds import FOLDS, mean_tau, out_of_fold
 from pars_model.metrics import kendall_tau
-from pars_model.ngrams import rank_targets
+from pars_model.ranks import rank_targets
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,6 @@ Doubles = NDArray[np.float64]
 
 PENALTIES = tuple(float(f"{10 ** (half / 2):.3g}") for half in range(10))
 """Of squared coefficients of standardised inputs: 1 to 31,600."""
-FOLDS = 5
 _LEAST_SPREAD = 1e-6
 """Of an input, or of scores, that they are divided by."""
 
@@ -92,26 +92,6 @@ def take_solved_head(
         ranker.head.bias.fill_(solved.bias)
 
 
-def out_of_fold(
-    train: NDArray[np.bool_],
-    score: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.floating]],
-) -> Singles:
-    """Scores (prompts,) of training prompts, each part of them by a fit to the others.
-
-    Args:
-        train: which of the prompts are learned from, (prompts,); the others have NaN.
-        score: from numbers among the training prompts to learn from, (m,), and to score, (k,), to
-            scores (k,).
-    """
-    found = np.full(len(train), np.nan, dtype=np.float32)
-    learned = np.flatnonzero(train)
-    fold = np.arange(len(learned)) % FOLDS
-    for each in np.unique(fold):
-        inner, others = np.flatnonzero(fold == each), np.flatnonzero(fold != each)
-        found[learned[inner]] = score(others, inner)
-    return found
-
-
 def head_scorer(
     vectors: Singles, target: Doubles
 ) -> Callable[[NDArray[np.int64], NDArray[np.int64]], Doubles]:
@@ -151,8 +131,7 @@ def solve_head(vectors: NDArray[np.float32], target: Doubles) -> SolvedHead:
         found = _ridges(whole - squares[each], told - products[each], PENALTIES)
         for place, scores in enumerate((inputs[mine] @ found).T):
             taus[place].append(kendall_tau(scores, wanted[mine]))
-    told_by = [[tau for tau in each if np.isfinite(tau)] for each in taus]
-    means = [float(np.mean(each)) if each else -1.0 for each in told_by]
+    means = [mean_tau(each) for each in taus]
     best = max(reversed(range(len(PENALTIES))), key=means.__getitem__)
     (weight,) = _ridges(whole, told, PENALTIES[best : best + 1]).T
     weight /= spread * max(float((inputs @ weight).std()), _LEAST_SPREAD)

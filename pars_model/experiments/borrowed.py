@@ -18,12 +18,12 @@ from pars_model.experiments.cells import Cell, cut_off, read_dataset
 from pars_model.experiments.frozen import FrozenCell, frozen_cell
 from pars_model.experiments.heads import CODE, HeadSettings, fit_head
 from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, prompt_sets
-from pars_model.experiments.matrix import LENGTH, RATE, RIDGE, length_scores, shown
+from pars_model.experiments.matrix import LENGTH, RATE, RIDGE, RIDGE_CODE, length_scores, shown
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable, table_of
 from pars_model.metrics import Estimate
-from pars_model.ngrams import NgramRidge, rank_targets
+from pars_model.ngrams import fit_ridge
 from pars_model.rows import Row
 
 Floats = NDArray[np.float64]
@@ -51,10 +51,7 @@ OWN, HALF, OTHERS = "own lengths", "half others'", "others' alone"
 WEIGHTS = {OWN: 1.0, HALF: 0.5, OTHERS: 0.0}
 """Of the LLM's own lengths."""
 HEAD = HeadSettings(delta=0.05, lr=RATE)
-BORROWED = (
-    *CODE,
-    *(f"pars_model.{name}" for name in ("borrow", "experiments.borrowed", "ngrams")),
-)
+BORROWED = (*CODE, *RIDGE_CODE, "pars_model.borrow", "pars_model.experiments.borrowed")
 """Modules that the scores depend on."""
 COLUMNS = ("labels", "tau [95 %]", f"less that of {OWN} [95 %]", RIDGE, f"less the {RIDGE}'s")
 INTRODUCTION = """\
@@ -139,12 +136,10 @@ def _judged(bench: Workbench, cell: Cell, frozen: FrozenCell, others: Floats, se
         def compute(weight: float = weight) -> Result:
             labels = labelled(frozen.table, others, part == "train", weight)
             head = fit_head(labels, frozen.features, part, HEAD, seed)[1]
-            texts = np.array(labels.prompts, dtype=object)
-            target, _ = rank_targets(labels, (part == "train")[labels.prompt])
-            ridge = NgramRidge(list(texts[part == "train"]), target[part == "train"])
+            texts = [labels.prompts[number] for number in np.flatnonzero(judged)]
             return {
                 "head": head[judged].tolist(),
-                "ridge": ridge.score(list(texts[judged])).tolist(),
+                "ridge": fit_ridge(labels, part == "train").score(texts).tolist(),
             }
 
         settings = {**asdict(HEAD), "weight": weight, "seed": seed}

@@ -20,13 +20,13 @@ from pars_model.experiments.cells import Cell
 from pars_model.experiments.frozen import FrozenCell, frozen_cell
 from pars_model.experiments.heads import fit_head
 from pars_model.experiments.judging import Judged, Standing, judge, mean_gain, prompt_sets
-from pars_model.experiments.matrix import LENGTH, RIDGE, length_scores, shown
+from pars_model.experiments.matrix import LENGTH, RIDGE, RIDGE_CODE, length_scores, shown
 from pars_model.experiments.page import COLOURS, Section, png, table
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable, text_fraction
 from pars_model.module import ResponseLengthRanker
 from pars_model.ngram_half import LEAST, LEAST_WITH_PRIOR, factor_of, fit_half, share_of
-from pars_model.ngrams import NgramRidge, rank_targets
+from pars_model.ngrams import fit_ridge
 from pars_model.prior import DEFAULT, MOST, NONE, find_prior, prior_for
 
 if TYPE_CHECKING:
@@ -54,7 +54,10 @@ VAL = 0.1
 HEAD = halves.HEAD
 ALONE, SUM, PRIOR, UNTRAINED = "head", "head and half", "the half from the prior", "default"
 METHODS = (PRIOR, SUM, ALONE, UNTRAINED, RIDGE, LENGTH)
-FEW = (*halves.HALVES, "pars_export.runtimes.student", "pars_model.experiments.few")
+FEW = (
+    *dict.fromkeys((*halves.HALVES, *RIDGE_CODE)),
+    *("pars_export.runtimes.student", "pars_model.experiments.few"),
+)
 """Modules that the scores depend on; what the prior says counts by itself."""
 INTRODUCTION = f"""\
 Tables of few prompts: the margin objective's head on frozen features, the same with the n-gram half
@@ -163,10 +166,7 @@ def _judged(
         scores = {ALONE: head[prompts], UNTRAINED: Predictor.default().score(texts)}
         for name, prior in ((SUM, NONE), (PRIOR, DEFAULT)):
             scores[name] = _with_half(lengths, part, head, tokenizer, prior)[prompts]
-        learned = np.isin(part, ("train", "val"))
-        target, _ = rank_targets(lengths, learned[lengths.prompt])
-        known = [lengths.prompts[number] for number in np.flatnonzero(learned)]
-        scores[RIDGE] = NgramRidge(known, target[learned]).score(texts)
+        scores[RIDGE] = fit_ridge(lengths, np.isin(part, ("train", "val"))).score(texts)
         return {"scores": {name: each.tolist() for name, each in scores.items()}}
 
     settings = {**asdict(HEAD), "seed": seed, "prompts": count}

@@ -25,7 +25,8 @@ CONFIG = Path("configs/default.yaml")
 HALF_CODE = (
     *(f"pars_export.{name}" for name in ("inputs", "remembered", "words")),
     *(f"pars_export.runtimes.{name}" for name in ("arrays", "ngram_half", "ngrams")),
-    *(f"pars_model.{name}" for name in ("linear", "metrics", "ngram_half", "ngrams", "prior")),
+    *(f"pars_model.{name}" for name in ("folds", "linear", "metrics", "ngram_half", "prior")),
+    "pars_model.ranks",
 )
 """Modules that an n-gram half's scores depend on."""
 CODE = (

@@ -30,7 +30,7 @@ from pars_model.experiments.frontier_page import (
 from pars_model.experiments.held_out import gain_of, judged_items, ridge_of, tau_of
 from pars_model.experiments.hollow import hollow_out
 from pars_model.experiments.linear_folder import write_linear
-from pars_model.experiments.matrix import RIDGE
+from pars_model.experiments.matrix import RIDGE, RIDGE_CODE
 from pars_model.experiments.objectives import CELLS
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import LeftOutError, Result, Workbench
@@ -243,7 +243,7 @@ def _places(
 
     shas = {name: folder_sha256(folder) for name, folder in folders.items()}
     settings = {"folders": {**shas, DEFAULT: folder_sha256(DEFAULT_PREDICTOR)}}
-    code = ("pars_model.linear", "pars_model.ngrams", "pars_model.experiments.hollow", *SPEED_CODE)
+    code = ("pars_model.linear", "pars_model.experiments.hollow", *RIDGE_CODE, *SPEED_CODE)
     found = bench.kept("judge and time", settings, compute, code, sha256_file(path))
     places = [
         Place(name, Estimate(*tau), found["us"][name][0], found["us"][name][1], minutes[name])

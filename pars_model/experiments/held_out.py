@@ -14,11 +14,11 @@ from pars_export.files import sha256_file
 from pars_model.experiments.cells import Cell
 from pars_model.experiments.judging import RESAMPLES
 from pars_model.experiments.made import made
-from pars_model.experiments.matrix import OVER_RIDGE, RIDGE
+from pars_model.experiments.matrix import OVER_RIDGE, RIDGE, RIDGE_CODE
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable, read_lengths, split_prompts, text_fraction
 from pars_model.metrics import estimates, kendall_tau, tau_and_accuracy
-from pars_model.ngrams import NgramRidge, rank_targets
+from pars_model.ngrams import NgramRidge, fit_ridge
 
 Ints = NDArray[np.int64]
 Ends = list[float | None]
@@ -72,10 +72,7 @@ def judged_items(lengths: LengthTable) -> tuple[Ints, list[str]]:
 
 def ridge_of(lengths: LengthTable) -> NgramRidge:
     """The ridge that learned from all prompts of a table but those of the test split."""
-    learned = split_prompts(lengths) != "test"
-    target, _ = rank_targets(lengths, learned[lengths.prompt])
-    texts = np.array(lengths.prompts, dtype=object)
-    return NgramRidge(list(texts[learned]), target[learned])
+    return fit_ridge(lengths, split_prompts(lengths) != "test")
 
 
 def tau_of(scores: ArrayLike, lengths: LengthTable, items: Ints) -> Ends:
@@ -127,7 +124,7 @@ def in_full(bench: Workbench, cell: Cell, folder: Path) -> Result:
         (mixed,) = cast("list[Result]", evaluate(predictor, path, "test", RESAMPLES)["mixed"])
         return {"gain": gain, "reliability": mixed["reliability"]}
 
-    code = ("pars_model.metrics", "pars_model.ngrams", "pars_model.reliability")
+    code = ("pars_model.metrics", "pars_model.reliability", *RIDGE_CODE)
     settings = {"predictor": folder_sha256(folder)}
     return bench.kept(f"judge {cell.title}", settings, compute, code, sha256_file(path))
 
@@ -175,7 +172,7 @@ def curve(bench: Workbench, cell: Cell, fits: Fits, over_ridge: bool = False) ->
         }
 
     settings = {"predictors": [folder_sha256(folder) for folder in folders], "target": target}
-    code = ("pars_model.metrics", *(["pars_model.ngrams"] if over_ridge else []))
+    code = ("pars_model.metrics", *(RIDGE_CODE if over_ridge else ()))
     found = bench.kept(f"curve of {cell.title}", settings, compute, code, sha256_file(path))
     slope, slope_low, slope_high = found["slope"]
     wanted, low, high = (_power_of_two(each) for each in found["wanted"])

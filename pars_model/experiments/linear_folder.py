@@ -14,7 +14,8 @@ from pars_export.words import WordTokenizer, train_tokenizer
 from pars_model.lengths import LengthTable, split_prompts
 from pars_model.linear import Design, LinearShape
 from pars_model.metrics import kendall_tau
-from pars_model.ngrams import PENALTIES, rank_targets
+from pars_model.ngrams import PENALTIES
+from pars_model.ranks import rank_targets
 
 VOCABULARY = 12_000
 """Most subwords."""

@@ -21,7 +21,7 @@ from pars_model.experiments.judging import Judged, Standing, judge
 from pars_model.experiments.workbench import Result, Workbench
 from pars_model.lengths import LengthTable
 from pars_model.metrics import Estimate, noise_ceiling
-from pars_model.ngrams import NgramRidge, rank_targets
+from pars_model.ngrams import fit_ridge
 
 RATES = (5e-4, 2e-3, 8e-3)
 """Learning rates that each variant tries in each cell and with each seed."""
@@ -31,6 +31,8 @@ REPEATS = 50
 """Fewest prompts with repeated samples that a ceiling is told from."""
 RIDGE, LENGTH = "n-gram ridge", "prompt length"
 BASELINES = (RIDGE, LENGTH)
+RIDGE_CODE = tuple(f"pars_model.{name}" for name in ("folds", "ngrams", "ranks"))
+"""Modules that the ridge's scores depend on."""
 OVER_RIDGE = 0.03
 """Least that was wanted over the ridge, in every cell."""
 
@@ -172,15 +174,12 @@ def ridge_scores(
 
     def compute() -> Result:
         # It chooses its penalty inside: what the heads have for training and tuning is its own.
-        target, _ = rank_targets(labels, (part != "judge")[labels.prompt])
-        texts = np.array(labels.prompts, dtype=object)
-        learned = part != "judge"
-        ridge = NgramRidge(list(texts[learned]), target[learned])
-        return {"scores": ridge.score(list(texts[~learned])).tolist()}
+        judged = [labels.prompts[number] for number in np.flatnonzero(part == "judge")]
+        return {"scores": fit_ridge(labels, part != "judge").score(judged).tolist()}
 
     settings = {"ridge": True, "seed": seed, "sample": setting.sample, "samples": samples}
     label = f"{setting.title}, {RIDGE}, seed {seed}"
-    found = bench.kept(label, settings, compute, ("pars_model.ngrams",), frozen.sha256)
+    found = bench.kept(label, settings, compute, RIDGE_CODE, frozen.sha256)
     return np.array(found["scores"])
 
 

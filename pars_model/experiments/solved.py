@@ -19,6 +19,7 @@ from pars_model.experiments.matrix import (
     LENGTH,
     OVER_RIDGE,
     RIDGE,
+    RIDGE_CODE,
     Setting,
     length_scores,
     ridge_scores,
@@ -26,13 +27,15 @@ from pars_model.experiments.matrix import (
 )
 from pars_model.experiments.page import Section, table
 from pars_model.experiments.workbench import Result, Workbench
+from pars_model.folds import out_of_fold
 from pars_model.frozen_encoder import MAX_LENGTH
 from pars_model.lengths import LengthTable, text_fraction
 from pars_model.metrics import Estimate
 from pars_model.module import ResponseLengthRanker
 from pars_model.ngram_half import factor_of, fit_half, half_out_of_fold, share_of
-from pars_model.ngrams import NgramRidge, rank_targets
-from pars_model.solved_head import head_scorer, out_of_fold, solve_head
+from pars_model.ngrams import fit_ridge
+from pars_model.ranks import rank_targets
+from pars_model.solved_head import head_scorer, solve_head
 
 CELLS: tuple[Cell, ...] = tuple(
     dict.fromkeys((*halves.CELLS, *(setting.cell for setting in filters.SETTINGS)))
@@ -45,7 +48,10 @@ LONGER = 512
 GRADIENTS, SOLVED = "learned by gradients", "solved"
 LONG = f"{SOLVED}, {LONGER} tokens"
 METHODS = (GRADIENTS, SOLVED, LONG, RIDGE, LENGTH)
-SOLVED_CODE = (*halves.HALVES, "pars_model.solved_head", "pars_model.experiments.solved")
+SOLVED_CODE = (
+    *dict.fromkeys((*halves.HALVES, *RIDGE_CODE)),
+    *("pars_model.solved_head", "pars_model.experiments.solved"),
+)
 """Modules that the scores depend on."""
 COLUMNS = (
     "cell",
@@ -146,10 +152,7 @@ def _curve(
         some = free & np.array(drawn)
 
         def compute(some: NDArray[np.bool_] = some, run: Judged = run) -> Result:
-            target, _ = rank_targets(known, some[known.prompt], known.censored)
-            learned = np.flatnonzero(some)
-            ridge = NgramRidge([known.prompts[each] for each in learned], target[learned])
-            theirs = ridge.score([known.prompts[each] for each in run.prompts])
+            theirs = fit_ridge(known, some).score([known.prompts[each] for each in run.prompts])
             ours = _solved(frozen, some, tokenizer)[run.prompts]
             return {"scores": {LONG: ours.tolist(), RIDGE: theirs.tolist()}}
 

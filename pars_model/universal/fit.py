@@ -23,7 +23,8 @@ from pars_export.words import WordTokenizer, train_tokenizer
 from pars_model.course import Course
 from pars_model.lengths import LengthTable, text_fraction
 from pars_model.linear import Arrays, Design, LinearShape
-from pars_model.ngrams import NgramRidge, rank_targets
+from pars_model.ngrams import NgramRidge
+from pars_model.ranks import rank_targets
 from pars_model.student import StudentShape
 from pars_model.student_fit import Recipe as StudentRecipe
 from pars_model.student_fit import Vectors, fit_student, predict
@@ -247,7 +248,7 @@ class Material:
     def ridge(self, without: Sequence[str] = ()) -> NgramRidge:
         """The n-gram ridge that every table has, fitted on the same prompts."""
         numbers, target, weight = self.lesson(without)
-        # It holds out every tenth to choose its penalty: they must be of all families.
+        # Every fifth text is a fold that chooses its penalty: each must be of all families.
         order = np.random.default_rng(0).permutation(len(numbers))
         texts = [self.table.prompts[number] for number in numbers[order]]
         return NgramRidge(texts, target[order], weight[order])

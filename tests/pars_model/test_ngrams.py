@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 
 from pars_model.lengths import read_lengths
 from pars_model.metrics import kendall_tau
-from pars_model.ngrams import NgramRidge, Terms, _ridge, ends_of, ngrams_of, rank_targets
+from pars_model.ngrams import NgramRidge, Terms, _ridge, ends_of, fit_ridge, ngrams_of
+from pars_model.ranks import rank_targets
 
 Table = Callable[..., Path]
 Rows = Callable[..., list[dict[str, object]]]
@@ -57,3 +59,24 @@ def test_targets_are_ranks_inside_each_llm(make_table: Table) -> None:
     target, count = rank_targets(table, np.array([True, True, True, True, False]))
     assert_allclose(target, 0, atol=1e-12)
     assert count.tolist() == [2, 2, 0]
+
+
+def test_the_penalty_follows_the_noise() -> None:
+    rng = np.random.default_rng(0)
+    words = np.array([f"word{number}" for number in range(40)])
+    drawn = rng.integers(len(words), size=(600, 6))
+    texts = [" ".join(words[row]) for row in drawn]
+    told, noise = rng.normal(size=len(words))[drawn].sum(axis=1), rng.normal(size=600)
+    clean, noisy = (NgramRidge(texts, target) for target in (told, 0.3 * told / told.std() + noise))
+    assert clean.penalty < noisy.penalty
+
+
+def test_a_ridge_learns_from_no_other_prompts(make_table: Table, make_rows: Rows) -> None:
+    table = read_lengths(make_table(make_rows(60)))
+    learned = np.arange(len(table.prompts)) < 40
+    first = fit_ridge(table, learned).score(table.prompts)
+    of_others = ~learned[table.prompt]
+    length = np.where(of_others, table.length[::-1], table.length)
+    assert_array_equal(
+        fit_ridge(replace(table, length=length), learned).score(table.prompts), first
+    )

@@ -22,12 +22,13 @@ from pars_model.datamodule import PromptLengthDataModule
 from pars_model.distil import distil
 from pars_model.evaluate import evaluate
 from pars_model.fit_split import FitSplit
+from pars_model.folds import out_of_fold
 from pars_model.lengths import hash_split, read_lengths
 from pars_model.metrics import kendall_tau
 from pars_model.module import ResponseLengthRanker
 from pars_model.ngram_half import factor_of, half_out_of_fold
-from pars_model.ngrams import rank_targets
-from pars_model.solved_head import PENALTIES, head_scorer, out_of_fold, solve_head
+from pars_model.ranks import rank_targets
+from pars_model.solved_head import PENALTIES, head_scorer, solve_head
 from pars_model.student_fit import Recipe
 
 if TYPE_CHECKING:

@@ -29,7 +29,7 @@ class RidgeScorer:
 def fit_ridge() -> RidgeScorer:
     """Fit on the training prompts of `LENGTHS`."""
     from pars_model.lengths import read_lengths, split_prompts
-    from pars_model.ngrams import rank_targets
+    from pars_model.ranks import rank_targets
 
     table = read_lengths(LENGTHS)
     train = split_prompts(table) == "train"
