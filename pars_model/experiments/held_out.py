@@ -179,14 +179,15 @@ def curve(bench: Workbench, cell: Cell, fits: Fits, over_ridge: bool = False) ->
     largest = max(results, key=lambda fit: float(fit["train"]))
     minutes = wanted * largest["minutes"] / largest["train"]
     ahead = largest["tau"][0] - (largest["ridge"][0] if over_ridge else 0.0)
-    reached = f"no number of prompts reaches {target:.2f}"
+    reached = f"more prompts come no nearer to {target:.2f}"
     if ahead >= target:
         reached = f"{target:.2f} is reached"
     elif math.isfinite(wanted):
         most = f"{high:,.0f}" if math.isfinite(high) else "no end"
         reached = (
             f"{target:.2f} takes {wanted:,.0f} prompts [{low:,.0f}, {most}] and, at the pace of "
-            f"the largest of these fits, {minutes:,.0f} minutes"
+            f"the largest of these fits, {minutes:,.0f} minutes, and the data set has "
+            f"{len(read_lengths(path).prompts):,}"
         )
     return (
         f"{cell.title}: twice as many prompts to learn from are worth {slope:+.3f} "

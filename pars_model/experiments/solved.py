@@ -166,13 +166,14 @@ def _curve(
     grown = contrast(known, both, signs)
     lead = contrast(known, both, {LONG: 1.0, RIDGE: -1.0}).value
     slope = grown.value / float(np.log2(all_of_them / few))
-    reached = f"no number of prompts reaches {OVER_RIDGE:g}"
+    reached = f"more prompts come no nearer to {OVER_RIDGE:g}"
     if slope > 0:
         wanted = all_of_them * 2 ** ((OVER_RIDGE - lead) / slope)
         reached = f"{OVER_RIDGE:g} takes {wanted:,.0f}, and the data set has {len(known.prompts):,}"
     return (
         f"{cell.title}: learning from {all_of_them:,.0f} prompts instead of {few:,.0f} is worth "
-        f"{shown(grown, signed=True)} of lead over the {RIDGE}; on that line {reached}."
+        f"{shown(grown, signed=True)} of lead over the {RIDGE}, which then is {lead:+.3f}; on that "
+        f"line {reached}."
     )
 
 
