@@ -18,6 +18,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException, SI
 from pars_export.errors import ConfigError, InputError
 from pars_export.files import atomic_file
 from pars_model.callbacks import BEST, RunLogger, SaveConfig
+from pars_model.checkpoint import load_ranker
 from pars_model.datamodule import PromptLengthDataModule
 from pars_model.device import bfloat16_pays, on_cpu
 from pars_model.module import ResponseLengthRanker
@@ -100,7 +101,7 @@ class RankerCLI(LightningCLI):  # type: ignore[misc]  # mypy does not follow lig
         print(out)
 
     def after_fit(self) -> None:
-        """Say where the best weights are: the last line of the output."""
+        """Say what the best weights are worth and, in the last line of the output, where."""
         if self.trainer.fast_dev_run or not self.trainer.is_global_zero:
             return
         best = Path(self.trainer.default_root_dir, BEST)
@@ -108,6 +109,9 @@ class RankerCLI(LightningCLI):  # type: ignore[misc]  # mypy does not follow lig
             raise InputError(
                 f"No epoch was left to train, and there is no {best}: raise trainer.max_epochs."
             )
+        ranker = load_ranker(best)
+        how = ranker.training_summary.get("validated", "")
+        print(f"validation tau: {ranker.metrics['tau']:.3f}{f', {how}' if how else ''}")
         print(best, flush=True)
 
 

@@ -187,11 +187,30 @@ class PromptLengthDataModule(pl.LightningDataModule):  # type: ignore[misc]  # m
                 f"{self.path}: no order of two training lengths survives a rerun with data.survive "
                 f"= {self.survive} (the surest {surest:.2f}): lower data.survive."
             )
-        if self.trainer.lightning_module.hparams.fine_tune and not self.comparable("val"):
+        self._tell_of_many_cut_off()
+        fine_tune = self.trainer.lightning_module.hparams.fine_tune
+        if not self.comparable("val") and not fine_tune and (self.split == "val").any():
+            log.warning(
+                "%s has no validation prompts to compare: those that there are neither teach nor "
+                "validate, and the training prompts validate out of fold.",
+                self.path,
+            )
+        if fine_tune and not self.comparable("val"):
             log.warning(
                 "%s has no validation prompts to compare: validating on the training prompts, so "
                 "the validation tau says nothing about unseen ones.",
                 self.path,
+            )
+
+    def _tell_of_many_cut_off(self) -> None:
+        censored = self.items("train").censored
+        if censored.mean() > 0.5:
+            log.warning(
+                "%s: %d of %d training lengths are cut off, and of two such the order is unknown: "
+                "collect them with a larger max_tokens.",
+                self.path,
+                censored.sum(),
+                len(censored),
             )
 
     def _tell_of_long_prompts(self, max_length: int) -> None:

@@ -88,7 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from pars_export.artifact import folder_sha256
     from pars_export.inputs import InputSpec
     from pars_export.prompts import read_texts
-    from pars_model.evaluate import load_scorer
+    from pars_model.evaluate import load_scorer, training_of
+    from pars_model.fit_split import FitSplit
     from pars_model.student import StudentShape
     from pars_model.student_fit import Recipe
 
@@ -102,8 +103,12 @@ def run(args: argparse.Namespace) -> int:
     more = [] if args.texts is None else read_texts(args.texts)
     teacher = load_scorer(args.teacher, args.threads)
     manifest = distil(teacher, args.data, args.out, recipe, more, args.scores, args.spliced)
-    print(f"validation tau: {manifest.metrics['tau']:.3f}, ", end="")
-    print(f"the teacher's: {manifest.metrics['teacher_tau']:.3f}")
+    data = cast("dict[str, dict[str, int]]", manifest.training["data"])
+    tau, of_teacher = (manifest.metrics[name] for name in ("tau", "teacher_tau"))
+    knew = FitSplit.of(training_of(teacher).get("data", {})).learned_all_but_test()
+    knows = ", which has learned from these prompts" if knew else ""
+    print(f"validation tau of {data['prompts']['val']} prompts: {tau:.3f}, ", end="")
+    print(f"the teacher's: {of_teacher:.3f}{knows}")
     print(f"sha256 to pin: {folder_sha256(args.out)}")
     print(args.out)
     return 0

@@ -153,8 +153,9 @@ def evaluate(
         ``of`` (which LLM and config) of the mixed cell with most prompts, and the same LLM's
         ``ceiling``, ``ceiling_interval`` and ``ceiling_config``: its own config's, or another's
         where its own has no repeated samples, as greedy answers have none. A cell has
-        ``prompts``, ``cut_off``, ``tau``, ``pair_accuracy``, ``ceiling_rerun`` (one run against
-        another) and ``ceiling_median`` (one run against the median of the others), each None or
+        ``prompts``, ``known`` (answers not cut off), ``cut_off``, ``tau``, ``pair_accuracy``,
+        ``ceiling_rerun`` (one run against another) and ``ceiling_median`` (one run against the
+        median of the others), the last four each None or
         ``{"value", "low", "high"}``; a mixed one also ``reliability``, None or what
         `pars_model.reliability.reliability` found.
 
@@ -301,6 +302,7 @@ def _cell(
         "llm": group.model,
         "config": group.config,
         "prompts": len(np.unique(part.prompt)),
+        "known": int((~part.censored).sum()),
         "cut_off": int(part.censored.sum()),
         **dict.fromkeys(("tau", "pair_accuracy", "ceiling_rerun", "ceiling_median")),
     }
@@ -317,12 +319,23 @@ def _cell(
 
 
 def _small(cells: list[dict[str, Any]]) -> list[str]:
-    small = [cell for cell in cells if cell["tau"] and cell["prompts"] < FEW_PROMPTS]
+    from pars_model.lengths import Group
+
+    small = [
+        cell for cell in cells if cell["tau"] and min(cell["prompts"], cell["known"]) < FEW_PROMPTS
+    ]
     if not small:
         return []
+    names = [
+        " on ".join(filter(None, (str(Group(cell["llm"], cell["config"])), cell["dataset"])))
+        or "one without a name"
+        for cell in small[:3]
+    ]
+    more = f" and {len(small) - 3} more" if len(small) > 3 else ""
     return [
-        f"{len(small)} of {len(cells)} rows rest on fewer than {FEW_PROMPTS} prompts: their "
-        "intervals, where there is one, are themselves rough."
+        f"{len(small)} of {len(cells)} rows ({', '.join(names)}{more}) rest on fewer than "
+        f"{FEW_PROMPTS} prompts whose lengths are known: their intervals, where there is one, are "
+        "themselves rough."
     ]
 
 

@@ -70,6 +70,10 @@ class FitSplit:
         found: Bools = (self.hashed(texts) == "train") | self.trained_on_all
         return found
 
+    def learned_all_but_test(self) -> bool:
+        """Whether the fit kept no prompts for validation, or none at all."""
+        return self.by == "hash" and (self.trained_on_all or not self.val)
+
     def require_column(
         self, table: LengthTable, path: str | Path, who: str = "predictor", or_else: str = ""
     ) -> None:

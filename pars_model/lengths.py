@@ -385,8 +385,9 @@ def _one_unit(path: Path, units: Mapping[Group, set[str]]) -> tuple[str, ...]:
     if len(every) == 1:
         return ()
     return (
-        f"{path}: lengths of different LLMs are in different units ({', '.join(every)}). Orders "
-        "are learned and judged inside each LLM, but expected tokens mix the units.",
+        f"{path}: lengths of different LLMs or configs are in different units "
+        f"({', '.join(every)}). Orders are learned and judged inside each, but expected tokens mix "
+        "the units.",
     )
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,11 +25,14 @@ from pars_model.batches import Batch
 from pars_model.calibration import fit_calibration
 from pars_model.checkpoint_content import CONTENT, LARGE_HPARAMS, content_of, take_content
 from pars_model.encoder import find_encoder, pretrained_weights
+from pars_model.evaluate import FEW_PROMPTS
 from pars_model.losses import Labels, build_objective
 from pars_model.optim import check_rates, learning_rate_factor, parameter_groups
 from pars_model.reading import pooled, read
 from pars_model.solved_head import take_solved_head
 from pars_model.validation import Pass, ScoredItems, metrics_of
+
+log = logging.getLogger("pars")
 
 
 class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy does not follow lightning
@@ -368,7 +372,14 @@ class ResponseLengthRanker(pl.LightningModule):  # type: ignore[misc]  # mypy do
 
     def on_test_epoch_end(self) -> None:
         """Tau over the whole split."""
-        self._summarise("test")
+        prompts = len(np.unique(self._summarise("test").prompt))
+        if prompts < FEW_PROMPTS:
+            log.warning(
+                "Only %d prompts were tested, fewer than %d: their tau may be far off, and "
+                "`pars evaluate` gives its interval.",
+                prompts,
+                FEW_PROMPTS,
+            )
 
     def _evaluate(self, batch: Batch, stage: str) -> None:
         with torch.autocast(self.device.type, enabled=False):

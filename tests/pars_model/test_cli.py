@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,8 +28,8 @@ from pars_model.batches import Batch
 from pars_model.calibration import fit_calibration
 from pars_model.checkpoint import load_ranker
 from pars_model.cli import main
-from pars_model.evaluate import evaluate
-from pars_model.lengths import read_lengths, text_fraction
+from pars_model.evaluate import FEW_PROMPTS, evaluate
+from pars_model.lengths import read_lengths, split_prompts, text_fraction
 from pars_model.losses import OBJECTIVES
 from pars_model.module import ResponseLengthRanker
 
@@ -129,7 +130,6 @@ def test_every_objective_learns_what_the_prompts_say(fit: Fit, table: Path, obje
 def test_the_checkpoint_holds_the_calibration_of_its_own_scores(fit: Fit, table: Path) -> None:
     root, _ = fit("--trainer.max_epochs", 3, "--model.lr", 1e-3)
     ranker = load_ranker(root / "best.ckpt")
-    from pars_model.lengths import read_lengths, split_prompts
 
     lengths = read_lengths(table)
     val = split_prompts(lengths)[lengths.prompt] == "val"
@@ -249,12 +249,17 @@ def test_a_full_disk_leaves_the_old_best_and_nothing_half_written(
     assert checkpoints(root) == ["best.ckpt", "last.ckpt"]
 
 
-def test_validate_test_and_predict_use_the_checkpoint(fit: Fit, table: Path) -> None:
+def test_validate_test_and_predict_use_the_checkpoint(
+    fit: Fit, table: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     root, best = fit("--trainer.max_epochs", 8, "--model.lr", 3e-3, "--data.batch_size", 16)
     ranker = load_ranker(best)
     for command in ("validate", "test"):
         # A wrong encoder on the command line does not matter: the checkpoint has its own.
         fit("--ckpt_path", best, "--model.encoder", "./none", command=command)
+    tested = int((split_prompts(read_lengths(table)) == "test").sum())
+    assert tested < FEW_PROMPTS
+    assert f"Only {tested} prompts were tested, fewer than {FEW_PROMPTS}" in caplog.text
     assert logged(root, "val/tau")[-1] == pytest.approx(ranker.metrics["tau"], abs=0.02)
     _, out = fit("--ckpt_path", best, command="predict")
     rows = [json.loads(line) for line in Path(out).read_text().splitlines()]
@@ -345,7 +350,9 @@ def test_several_llms_share_a_ranker(
     assert summary["validation_groups"] == 2
 
 
-def test_cut_off_responses_train(fit: Fit, make_rows: MakeRows, make_table: MakeTable) -> None:
+def test_cut_off_responses_train(
+    fit: Fit, make_rows: MakeRows, make_table: MakeTable, caplog: pytest.LogCaptureFixture
+) -> None:
     rows = [
         {**row, "response_tokens": min(row["response_tokens"], 60),
          "finish_reason": "length" if row["response_tokens"] > 60 else "stop"}
@@ -354,6 +361,19 @@ def test_cut_off_responses_train(fit: Fit, make_rows: MakeRows, make_table: Make
     root, _ = fit(data=make_table(rows))
     calibration = load_ranker(root / "best.ckpt").calibration
     assert max(Calibration.from_json(calibration).tokens) < 120
+    assert not any("are cut off" in each for each in caplog.messages)
+
+
+def test_where_most_lengths_are_cut_off_a_warning_says_so(
+    fit: Fit, make_rows: MakeRows, make_table: MakeTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [
+        {**row, "finish_reason": "stop" if number % 3 == 0 else "length"}
+        for number, row in enumerate(make_rows(90))
+    ]
+    fit(data=make_table(rows))
+    (line,) = [each for each in caplog.messages if "are cut off" in each]
+    assert re.search(r"\.jsonl: \d\d of \d\d training lengths are cut off", line)
 
 
 @pytest.mark.parametrize(
@@ -456,7 +476,9 @@ def test_the_console_command_fits_the_embedded_encoder(table: Path, tmp_path: Pa
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.rstrip("\n").split("\n")[-1] == str(tmp_path / "best.ckpt")
+    told_tau, best = done.stdout.rstrip("\n").split("\n")[-2:]
+    assert best == str(tmp_path / "best.ckpt")
+    assert told_tau == f"validation tau: {load_ranker(Path(best)).metrics['tau']:.3f}"
     told = [line for line in done.stderr.splitlines() if "has no bfloat16" not in line]
     (few,) = told
     assert "validation prompts chose the weights, fewer than 30: their tau is" in few

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -300,12 +301,29 @@ def test_the_command_and_what_it_keeps(
     options += ["--spliced", "0"]
     assert main([*command, *options, "--texts", str(tmp_path / "more.jsonl")]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("validation tau: ")
+    assert re.match(r"validation tau of \d+ prompts: \S+, the teacher's: \S+$", lines[0])
     assert lines[-1] == str(out)
     assert kept.is_file()
     manifest = read_manifest(out)
     assert manifest.kind == "student"
     assert set(manifest.files) == {"student.safetensors", "tokenizer.json"}
+
+
+def test_a_teacher_that_kept_no_validation_prompts_is_told_to_know_them(
+    lengths: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = read_lengths(lengths)
+    scores = dict(zip(table.prompts, Teacher().score(table.prompts).tolist(), strict=True))
+    folder = tmp_path / "teacher"
+    write_table_predictor(folder, scores)
+    manifest = json.loads((folder / "predictor.json").read_text())
+    manifest["training"] = {"data": {"val_fraction": 0.0, "test_fraction": 0.1}}
+    (folder / "predictor.json").write_text(json.dumps(manifest))
+    options = ["--epochs", "1", "--vocabulary", "150", "--spliced", "0"]
+    command = ["distil", str(folder), "--data", str(lengths), "--out", str(tmp_path / "student")]
+    assert main([*command, *options]) == 0
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith(", which has learned from these prompts")
 
 
 def test_a_teacher_that_does_not_know_the_prompts(lengths: Path, tmp_path: Path) -> None:

@@ -153,11 +153,27 @@ def test_a_cell_without_a_comparable_pair_has_no_tau(
     assert flat["tau"] is None
     shown = render(result)
     assert "Of the prompts judged: 1 of 2 LLMs and configs (flat)" in shown
-    assert "1 of 2 rows rest on fewer than 30 prompts" not in shown
+    assert "rest on fewer than 30 prompts" not in shown
     few: dict[str, Any] = evaluate(Constant(len), make_table(make_rows(29)), "all", resamples=5)
-    assert "1 of 1 rows rest on fewer than 30 prompts" in render(few)
+    assert "1 of 1 rows (tiny) rest on fewer than 30 prompts" in render(few)
     with pytest.raises(InputError, match="equal or cut off"):
         evaluate(Constant(len), make_table(same))
+
+
+def test_rows_of_many_prompts_and_few_known_lengths_are_named(
+    make_table: MakeTable, make_rows: MakeRows
+) -> None:
+    rows = [
+        {**row, "model": "m", "dataset": "d", "finish_reason": "stop" if number < 29 else "length"}
+        for number, row in enumerate(make_rows(60))
+    ]
+
+    def notes() -> str:
+        return str(evaluate(Constant(len), make_table(rows), "all", resamples=5)["notes"])
+
+    assert "1 of 1 rows (m on d) rest on fewer than 30 prompts whose lengths are known" in notes()
+    rows[29]["finish_reason"] = "stop"
+    assert "rest on fewer" not in notes()
 
 
 def test_the_oracle_has_tau_one_and_prompt_length_has_little(

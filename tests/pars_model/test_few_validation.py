@@ -92,6 +92,18 @@ def test_few_prompts_that_judge_out_of_fold_are_told(
     assert not any("validating on the training prompts" in each for each in caplog.messages)
 
 
+def test_validation_prompts_of_one_length_are_told_where_all_judge_out_of_fold(
+    fit: Fit, make_rows: MakeRows, make_table: MakeTable, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = make_rows(60)
+    for number, row in enumerate(rows):
+        row["split"] = "val" if number < 10 else "train"
+        row["response_tokens"] = 7 if number < 10 else row["response_tokens"]
+    ranker = fit(make_table(rows), "--model.fine_tune", False, "--model.ngram_half", False)
+    assert ranker.training_summary["validated"] == "out of fold"
+    assert any("neither teach nor validate" in each for each in caplog.messages)
+
+
 def test_enough_validation_prompts_are_not_mentioned(
     fit: Fit, make_rows: MakeRows, make_table: MakeTable, caplog: pytest.LogCaptureFixture
 ) -> None:
