@@ -136,6 +136,8 @@ def test_products_alone_are_of_all_layers_where_an_engine_has_some_in_float32() 
         found = over_floor_of_products(report, cell, "x onnx-int8")
         assert found == pytest.approx(3.2 / floor)
         assert over_floor(report, cell, "x onnx-int8") == pytest.approx(9 / floor / (1 + spared))
+        by_parts = over_floor_by_parts(report, cell, "x onnx-int8", Supposed.ALONE)
+        assert (by_parts is None) == (spared > 0), "of other products than the engine's"
     (said,) = [each for each in sentences(report) if each.startswith("x onnx-int8 within")]
     assert "floor of int8 with 25% of its products with weights in float32 from 32 tokens" in said
     assert "; its products with weights of all layers alone, by the same library" in said
@@ -160,6 +162,20 @@ def test_a_bound_is_never_beyond_the_engine_and_has_attention_once() -> None:
     cell["parts"]["x onnx-int8"]["shares"] |= {"products": 0.1, "rest": 0.4}
     found = over_floor_by_parts(report, cell, "x onnx-int8", Supposed.FLOOR_AND_ROUNDING)
     assert found == pytest.approx(over_floor(report, cell, "x onnx-int8"))
+
+
+def test_bf16_weights_are_computed_as_the_float_engine_is() -> None:
+    report = report_of("x onnx", {"what": "onnx"}, ms=0.4, bert_ms=5.0)
+    (cell,) = report["speed"]
+    report["contestants"]["x onnx-bf16"] = {
+        **report["contestants"]["x onnx"],
+        "what": "onnx-bf16",
+        "auto": False,
+    }
+    cell["speeds"]["x onnx-bf16"] = {"seconds": [0.5e-3] * 3, "cores": (1.0, 1.0)}
+    report["starts"]["x onnx-bf16"] = report["starts"]["x onnx"]
+    said = [each for each in sentences(report) if each.startswith("x onnx-bf16 within")]
+    assert said[0].endswith("It computes as x onnx does, which is within 1.5 in 1 of these.")
 
 
 def test_a_float_engine_has_no_rounding_to_speak_of() -> None:

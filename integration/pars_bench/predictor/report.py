@@ -275,9 +275,9 @@ def over_floor_by_parts(
 
     Returns:
         The same as `over_floor` or less; None where no profile was taken, or there is no rounding
-        that could take time, or products were not measured alone, or, for `BESIDE`, the profile is
-        not OpenVINO's. What is part of a product, as GELU and softmax are in OpenVINO's, counts as
-        free where the product is at the floor's rate.
+        that could take time, or products were not measured alone as the engine has them, or, for
+        `BESIDE`, the profile is not OpenVINO's. What is part of a product, as GELU and softmax are
+        in OpenVINO's, counts as free where the product is at the floor's rate.
     """
     entry = report["contestants"][name]
     over, parts = over_floor(report, cell, name), cell.get("parts", {}).get(name)
@@ -293,7 +293,7 @@ def over_floor_by_parts(
         left -= over * shares["rounding"]
     if suppose in (Supposed.ALONE, Supposed.BESIDE):
         seconds = _products(cell, entry)
-        if seconds is None:
+        if seconds is None or work.spared:  # all layers were measured alone, in int8
             return None
         lengths = [cell["length"]] * cell["batch"]
         alone = seconds / work.floor(lengths, rates_of(report, cell))
