@@ -239,7 +239,7 @@ def _places(
             for student in STUDENTS
         }
         scorers[HOLLOW] = Predictor.load(calls)
-        return {"tau": taus, "leads": leads, "us": _microseconds(scorers, texts)}
+        return {"tau": taus, "leads": leads, "us": microseconds(scorers, texts)}
 
     shas = {name: folder_sha256(folder) for name, folder in folders.items()}
     settings = {"folders": {**shas, DEFAULT: folder_sha256(DEFAULT_PREDICTOR)}}
@@ -263,7 +263,7 @@ class _Characters:
         return np.array([len(text) for text in texts], dtype=np.float32)
 
 
-def _microseconds(scorers: Mapping[str, Scorer], texts: Sequence[str]) -> dict[str, list[float]]:
+def microseconds(scorers: Mapping[str, Scorer], texts: Sequence[str]) -> dict[str, list[float]]:
     """Of each, the median microseconds of a prompt alone and among many."""
     from pars_bench.predictor.speed import take_turns
 

@@ -52,6 +52,10 @@ EXPERIMENTS: dict[str, tuple[str, str]] = {
         "pars_model.experiments.frontier",
         "tau against microseconds: n-gram ridge, students, encoders of 2, 3 and 6 layers",
     ),
+    "encoders": (
+        "pars_model.experiments.encoders",
+        "from a table of 10,000 prompts to an exported predictor, by 6 layers and by 12",
+    ),
     "recipe": (
         "pars_model.experiments.recipe",
         "the default recipe fine-tuned in full, and the ceilings beside it",

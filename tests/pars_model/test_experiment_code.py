@@ -16,6 +16,7 @@ PLUMBING = {
     "pars_export.files",
     "pars_model.checkpoint",
     "pars_model.encoder",
+    "pars_model.evaluate",
     "pars_model.few_validation",
     "pars_model.fitted_table",
     "pars_model.processes",

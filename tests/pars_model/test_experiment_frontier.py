@@ -110,7 +110,7 @@ def test_texts_go_one_by_one_and_many_at_once(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("pars_bench.predictor.speed.WARMED_S", 0.0)
     monkeypatch.setattr(frontier, "ROUNDS", 1)
     scorers = {"a": Counting(), "b": Counting()}
-    found = frontier._microseconds(scorers, [f"text {n}" for n in range(100)])
+    found = frontier.microseconds(scorers, [f"text {n}" for n in range(100)])
     assert found.keys() == {"a", "b"}
     assert all(us > 0 for pair in found.values() for us in pair)
     assert set(scorers["a"].calls) == {1, BURST}
