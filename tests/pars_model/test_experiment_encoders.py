@@ -37,6 +37,7 @@ def bench(
     monkeypatch.setattr(fine_tuning, "CONFIG", path)
     monkeypatch.setattr(frontier, "ROUNDS", 2)
     monkeypatch.setattr(encoders, "CELL", Cell("kinds", "tiny", "Tiny"))
+    monkeypatch.setattr(encoders, "PROMPTS", 60)
     folder = tmp_path / "larger"
     more = ("--model.encoder", str(folder))
     monkeypatch.setattr(
