@@ -57,7 +57,7 @@ STUDENTS: Mapping[str, tuple[int, int]] = {
 }
 """Channels of each, and how many are trained apart to score as one."""
 HOLLOW = "student, hollow"
-DEFAULT, TWELVE = "default predictor", "bert-base-uncased"
+DEFAULT = "default predictor"
 LINEAR, LENGTH = "n-gram student", "prompt length"
 STUDENT_CODE = (
     "pars_export.network",
@@ -105,10 +105,7 @@ def run(bench: Workbench) -> Section:
     folders[TEACHER], found = fine_tuning.whole_fit(bench, CELL, NETWORK_ALONE)
     minutes[TEACHER] = float(found["minutes"])
     folders[LINEAR] = write_linear(bench.out / "frontier" / "linear", lengths)
-    left_out = [
-        f"12 layers ({TWELVE}): its weights come with no package; what it takes with random ones "
-        "is in [engines.md](engines.md)"
-    ]
+    left_out = ["12 layers, which stand under *Encoders*: they learned there from fewer prompts"]
     for layers in LAYERS:
         name = f"MiniLM, {layers} layers"
         try:
