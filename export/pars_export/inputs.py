@@ -25,6 +25,8 @@ TEXT_VERSION = "v1"
 _CHARACTERS_PER_TOKEN = 12
 _MIN_CHARACTERS = 2048
 _TRUNCATIONS = ("head", "head_tail")
+PROBE = "A tést of 3.14 words, 日本 ☃ \U00012000\n"
+"""What a tokenizer must be able to read before it is used: known and unknown, plain and odd."""
 _BETWEEN_SPACE = re.compile(r"[^ \t\n\r]+")
 """Runs without the white space that every tokenizer takes for such."""
 
@@ -190,6 +192,23 @@ def _parts_at_space(tokenizer: Tokenizer) -> bool:
     )
 
 
+def token_ids(tokenizer: Tokenizer, text: str, special: bool = False) -> list[int]:
+    """Token ids of a text, with or without the special tokens around it.
+
+    Raises:
+        PredictorError: the tokenizer's own rules are at odds with each other. The library ends in
+            plain Exception then, or in a panic, which is not even one.
+    """
+    try:
+        return list(tokenizer.encode(text, add_special_tokens=special).ids)
+    except (KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise PredictorError(
+            f"the tokenizer fails on a text of {len(text)} characters ({_short(str(error))})"
+        ) from error
+
+
 class TextTokenizer:
     """Texts to token ids, special tokens included, cut as an `InputSpec` says.
 
@@ -203,7 +222,7 @@ class TextTokenizer:
         """Read a `tokenizer.json`.
 
         Raises:
-            PredictorError: the file is missing or no tokenizer.
+            PredictorError: the file is missing or no tokenizer, or its rules are at odds.
             ConfigError: max_length leaves no room for text.
         """
         path = Path(tokenizer_json)
@@ -221,7 +240,11 @@ class TextTokenizer:
         self._tokenizer.no_truncation()
         self._by_piece = _parts_at_space(self._tokenizer)
         self._known = Remembered(self._ids_of)
-        self._prefix, self._suffix = self._specials()
+        try:
+            token_ids(self._tokenizer, PROBE, special=True)
+            self._prefix, self._suffix = self._specials()
+        except PredictorError as error:
+            raise PredictorError(f"{path}: {error}; export the predictor again.") from error
         self.pad_id: int = self._padding_id()
         self._room = spec.max_length - len(self._prefix) - len(self._suffix)
         if self._room < 2:
@@ -284,12 +307,11 @@ class TextTokenizer:
         return ids or [self.pad_id]
 
     def _ids_of(self, piece: str) -> list[int]:
-        return list(self._tokenizer.encode(piece, add_special_tokens=False).ids)
+        return token_ids(self._tokenizer, piece)
 
     def _specials(self) -> tuple[list[int], list[int]]:
         # Where the content stands between the special tokens is only told by an example.
-        content = self._tokenizer.encode("a", add_special_tokens=False).ids
-        whole = self._tokenizer.encode("a", add_special_tokens=True).ids
+        content, whole = (token_ids(self._tokenizer, "a", special) for special in (False, True))
         for start in range(len(whole) - len(content) + 1):
             if whole[start : start + len(content)] == content:
                 return whole[:start], whole[start + len(content) :]

@@ -1,7 +1,8 @@
-"""Checks on an ONNX file without the onnx package: that all it computes with is inside it.
+"""Checks on an ONNX file without the onnx package: all it computes with is inside it, and flat.
 
-A runtime opens whatever file a tensor's external data or an `EPContext` node names, so this is
-looked at before any runtime sees the model. The file is walked as protocol buffers (onnx.proto3);
+A runtime opens whatever file a tensor's external data or an `EPContext` node names, and a few bytes
+of loops or of functions that call functions keep it busy for ever, so this is looked at before any
+runtime sees the model. The file is walked as protocol buffers (onnx.proto3);
 field numbers are fixed for ever by that format. What readers of protocol buffers take differently
 is refused, for another reader might find there what this one does not.
 """
@@ -14,23 +15,30 @@ from pathlib import Path
 
 from pars_export.errors import PredictorError
 
-# Message type -> field number -> message type of the field, for every way down to a tensor.
+# Message type -> field number -> message type of the field, for every way down to a tensor that a
+# graph of ours has.
 _DOWN: dict[str, dict[int, str]] = {
-    "Model": {7: "Graph", 20: "Training", 25: "Function"},
-    "Training": {1: "Graph", 2: "Graph"},
-    "Graph": {1: "Node", 5: "Tensor", 15: "Sparse"},
-    "Function": {7: "Node", 11: "Attribute"},
+    "Model": {7: "Graph"},
+    "Graph": {1: "Node", 5: "Tensor"},
     "Node": {5: "Attribute"},
-    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph", 22: "Sparse", 23: "Sparse"},
-    "Sparse": {1: "Tensor", 2: "Tensor"},
+    "Attribute": {5: "Tensor", 10: "Tensor"},
     "Tensor": {},
+}
+# The other ways.
+_FOREIGN: dict[tuple[str, int], str] = {
+    ("Model", 20): "a graph for training",
+    ("Model", 25): "functions of its own",
+    ("Graph", 15): "sparse weights",
+    ("Attribute", 6): "graphs inside a node",
+    ("Attribute", 11): "graphs inside a node",
+    ("Attribute", 22): "sparse weights",
+    ("Attribute", 23): "sparse weights",
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of Tensor
 _OP_TYPE = 4  # field of Node
 _GRAPH, _OPSETS = 7, 8  # fields of Model
 _COMPILED = b"EPContext"
 """Operator of a compiled engine, machine code, which onnxruntime's TensorRT reads from a file."""
-_MAX_DEPTH = 64
 _LARGEST_KEY = 2**32 - 1
 """Of a field. Readers in C++ drop the bits above, and take the rest for the key of another."""
 
@@ -43,7 +51,7 @@ _ENGINE = (
 
 
 def check_self_contained(path: Path) -> None:
-    """Refuse a file that is no ONNX model, or one that makes a runtime open other files.
+    """Refuse a file that is no ONNX model, one that makes a runtime open other files, or loops.
 
     Raises:
         PredictorError: naming the file.
@@ -51,7 +59,7 @@ def check_self_contained(path: Path) -> None:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             fields = {number for number, _, _ in _fields(data, 0, len(data))}
-            fault = _fault(data, 0, len(data), "Model", 0) if _GRAPH in fields else None
+            fault = _fault(data, 0, len(data), "Model") if _GRAPH in fields else None
     except (OSError, ValueError) as error:
         raise PredictorError(f"{path}: not an ONNX model that can be read ({error}).") from error
     if not {_GRAPH, _OPSETS} <= fields:
@@ -60,18 +68,18 @@ def check_self_contained(path: Path) -> None:
         raise PredictorError(f"{path}: {fault}.")
 
 
-def _fault(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> str | None:
+def _fault(data: mmap.mmap, start: int, end: int, kind: str) -> str | None:
     """Why the message of that kind is refused; None for a sound one."""
-    if depth > _MAX_DEPTH:
-        raise ValueError("its graphs are nested too deeply")
     for number, low, high in _fields(data, start, end):
         if kind == "Tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and low)):
             return _OUTSIDE
         if kind == "Node" and number == _OP_TYPE and data[low:high] == _COMPILED:
             return _ENGINE
+        if (kind, number) in _FOREIGN:
+            return f"it holds {_FOREIGN[kind, number]}, which no export of ours does"
         below = _DOWN[kind].get(number)
         if below is not None and high >= 0:
-            found = _fault(data, low, high, below, depth + 1)
+            found = _fault(data, low, high, below)
             if found is not None:
                 return found
     return None

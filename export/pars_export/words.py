@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from pars_export.errors import InputError, PredictorError
-from pars_export.inputs import InputSpec, clean
+from pars_export.inputs import PROBE, InputSpec, clean, token_ids
 from pars_export.remembered import Remembered
 
 FEATURES = (
@@ -94,14 +94,20 @@ class WordTokenizer:
         """Build from the content of a `tokenizer.json` that `train_tokenizer` wrote.
 
         Raises:
-            PredictorError: it is no tokenizer, or one without padding.
+            PredictorError: it is no tokenizer, one without padding or with gaps between its ids,
+                or its rules are at odds.
         """
         try:
             self._tokenizer = Tokenizer.from_str(tokenizer_json)
         except Exception as error:  # the library raises plain Exception
             raise PredictorError(f"not a tokenizer that can be read ({error})") from error
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
         self.spec = spec
         self.vocab_size: int = self._tokenizer.get_vocab_size()
+        if max(self._tokenizer.get_vocab().values(), default=0) >= self.vocab_size:
+            raise PredictorError("not a student's tokenizer: its ids have gaps")
+        token_ids(self._tokenizer, PROBE)
         if self._tokenizer.token_to_id(PAD) != 0:
             raise PredictorError(f"not a student's tokenizer: its first token is not {PAD}")
         # Words, and what stands between white space, which is read a step sooner as a whole.
@@ -142,7 +148,7 @@ class WordTokenizer:
         return ids, features
 
     def _ids_of_word(self, word: str) -> list[int]:
-        return list(self._tokenizer.encode(word).ids)
+        return token_ids(self._tokenizer, word)
 
     def _ids_of(self, chunk: str) -> list[int]:
         return [token for word in split_words(chunk) for token in self._words[word]]

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import json
 import pickle
 import shutil
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +23,9 @@ from safetensors.torch import load_file, save_file
 
 from pars_export import Predictor, PredictorError
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
-from pars_export.onnx_file import _DOWN, check_self_contained
+from pars_export.inputs import InputSpec
+from pars_export.onnx_file import _DOWN, _FOREIGN, check_self_contained
+from pars_export.words import WordTokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from tests.pars_export.conftest import Forge, MakeNetwork, Write
@@ -114,7 +119,7 @@ def _external(tensor: onnx.TensorProto, location: str) -> None:
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "../../secret.bin", "/etc/hostname"])
-@pytest.mark.parametrize("place", ["initializer", "constant", "subgraph", "function"])
+@pytest.mark.parametrize("place", ["initializer", "constant"])
 def test_weights_in_another_file_are_refused_wherever_they_hide(
     forge: Forge, location: str, place: str
 ) -> None:
@@ -124,17 +129,61 @@ def test_weights_in_another_file_are_refused_wherever_they_hide(
     constant = helper.make_node("Constant", [], ["outside"], value=tensor)
     if place == "initializer":
         made.graph.initializer.append(tensor)
-    elif place == "constant":
-        made.graph.node.append(constant)
-    elif place == "subgraph":
-        inner = helper.make_graph([constant], "inner", [], [])
-        made.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
     else:
-        made.functions.append(
-            helper.make_function("d", "f", [], ["outside"], [constant], made.opset_import)
-        )
+        made.graph.node.append(constant)
     folder = forge(model__onnx=made.SerializeToString(), weights__bin=b"\0" * 4)
     with pytest.raises(PredictorError, match=r"model\.onnx: its weights lie in another file"):
+        Predictor.load(folder)
+
+
+def _looping() -> onnx.ModelProto:
+    made = model()
+    inner = helper.make_graph([], "inner", [], [])
+    made.graph.node.append(helper.make_node("Loop", ["trips", "", "v"], ["o"], body=inner))
+    return made
+
+
+def _calling() -> onnx.ModelProto:
+    made = model()
+    call = helper.make_node("f", ["x"], ["y"], domain="d")
+    made.functions.append(helper.make_function("d", "f", ["x"], ["y"], [call], made.opset_import))
+    return made
+
+
+def _sparse(inside: bool) -> onnx.ModelProto:
+    made = model()
+    value = numpy_helper.from_array(np.ones(1, dtype=np.float32), "v")
+    sparse = onnx.SparseTensorProto(
+        values=value, indices=numpy_helper.from_array(np.array([2**50])), dims=[4]
+    )
+    if inside:
+        made.graph.node.append(helper.make_node("Constant", [], ["o"], sparse_value=sparse))
+    else:
+        made.graph.sparse_initializer.append(sparse)
+    return made
+
+
+def _training() -> onnx.ModelProto:
+    made = model()
+    made.training_info.add()
+    return made
+
+
+@pytest.mark.parametrize(
+    ("made", "what"),
+    [
+        (_looping, "graphs inside a node"),
+        (_calling, "functions of its own"),
+        (partial(_sparse, inside=True), "sparse weights"),
+        (partial(_sparse, inside=False), "sparse weights"),
+        (_training, "a graph for training"),
+    ],
+)
+def test_what_can_keep_a_runtime_busy_for_ever_is_refused(
+    forge: Forge, made: Callable[[], onnx.ModelProto], what: str
+) -> None:
+    folder = forge(model__onnx=made().SerializeToString())
+    with pytest.raises(PredictorError, match=rf"model\.onnx: it holds {what}, which no export"):
         Predictor.load(folder)
 
 
@@ -158,12 +207,13 @@ def test_the_walk_knows_every_way_down_to_a_tensor() -> None:
     leading = {"TensorProto"}
     while more := {kind for kind in ways if leading & set(ways[kind].values())} - leading:
         leading |= more
-    short = {"TrainingInfoProto": "Training", "SparseTensorProto": "Sparse"}
-    named = {kind: short.get(kind, kind.removesuffix("Proto")) for kind in leading}
-    assert {
-        named[kind]: {n: named[to] for n, to in ways[kind].items() if to in leading}
-        for kind in leading
-    } == _DOWN
+    for kind, down in _DOWN.items():
+        found = {n: to for n, to in ways[f"{kind}Proto"].items() if to in leading}
+        refused = {number for of, number in _FOREIGN if of == kind}
+        assert {n: to for n, to in found.items() if n not in refused} == {
+            number: f"{below}Proto" for number, below in down.items()
+        }
+        assert refused <= set(found), "there is something to refuse"
 
 
 def _size(size: int) -> bytes:
@@ -268,14 +318,8 @@ def test_a_place_of_weights_is_seen_however_it_is_written(
     for content in (
         _field(5, tensor + more + twice),
         _field(5, tensor) + _field(5, more + twice),
-        _field(15, _field(1, tensor + more)),
-        _field(15, _field(2, tensor + twice + more)),
         _field(1, _field(5, _field(5, tensor) + _field(5, more))),
         _field(1, _field(5, _field(10, tensor) + _field(10, more))),
-        _field(1, _field(5, _field(22, _field(1, more)))),
-        _field(1, _field(5, _field(23, _field(2, more)))),
-        _field(1, _field(5, _field(6, _field(5, more)))),
-        _field(1, _field(5, _field(11, _field(5, more)))),
     ):
         (tmp_path / "model.onnx").write_bytes(_graph_beside(content))
         with pytest.raises(PredictorError, match=r"its weights lie in another file"):
@@ -351,7 +395,7 @@ def test_any_bytes_are_walked_or_refused(
         check_self_contained(path)
 
 
-def test_graphs_nested_without_end_are_refused(tmp_path: Path) -> None:
+def test_nested_graphs_are_refused_however_deep(tmp_path: Path) -> None:
     graph = b""
     for _ in range(100):
         for tag in (b"\x32", b"\x2a", b"\x0a"):  # Attribute.g, Node.attribute, Graph.node
@@ -362,7 +406,7 @@ def test_graphs_nested_without_end_are_refused(tmp_path: Path) -> None:
         + _size(len(graph))
         + graph
     )
-    with pytest.raises(PredictorError, match="nested too deeply"):
+    with pytest.raises(PredictorError, match="it holds graphs inside a node"):
         check_self_contained(tmp_path / "deep.onnx")
 
 
@@ -459,3 +503,91 @@ def test_an_engine_that_has_one_nan_among_its_weights_is_named(
 def test_a_tokenizer_of_another_form(forge: Forge) -> None:
     with pytest.raises(PredictorError, match=r"tokenizer\.json: not a tokenizer"):
         Predictor.load(forge(tokenizer__json="{}"))
+
+
+def _without(token: str) -> Callable[[dict[str, Any]], None]:
+    return lambda rules: rules["model"]["vocab"].pop(token)
+
+
+def _with(**parts: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda rules: rules.update(parts)
+
+
+UNKNOWN_SPECIAL = {
+    "type": "TemplateProcessing",
+    "single": [
+        {"SpecialToken": {"id": "[NO]", "type_id": 0}},
+        {"Sequence": {"id": "A", "type_id": 0}},
+    ],
+    "pair": [],
+    "special_tokens": {},
+}
+
+
+@pytest.mark.parametrize(
+    "forgery",
+    [
+        _without("[UNK]"),
+        _with(normalizer={"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA"}),
+        _with(post_processor=UNKNOWN_SPECIAL),
+        _with(model={"type": "Unigram", "vocab": [["a", 0.0]], "unk_id": None}),
+        _with(model={"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "[UNK]"}),
+    ],
+)
+def test_a_tokenizer_whose_rules_are_at_odds_is_refused(
+    exported: Path, forge: Forge, forgery: Callable[[dict[str, Any]], None]
+) -> None:
+    rules = json.loads((exported / "tokenizer.json").read_text())
+    rules["added_tokens"] = []
+    forgery(rules)
+    with pytest.raises(PredictorError, match=r"tokenizer\.json: .*tokenizer"):
+        Predictor.load(forge(tokenizer__json=json.dumps(rules)))
+
+
+@pytest.mark.parametrize(
+    ("forgery", "sentence"),
+    [
+        (
+            lambda rules: rules["model"].update(unk_token="[NONE]"),
+            "the tokenizer fails on a text",
+        ),
+        (_with(post_processor=UNKNOWN_SPECIAL), ""),
+        (lambda rules: rules["model"]["vocab"].update({"the": 2**32 - 1}), "its ids have gaps"),
+    ],
+)
+def test_a_student_s_tokenizer_whose_rules_are_at_odds_is_refused_or_does_no_harm(
+    forgery: Callable[[dict[str, Any]], None], sentence: str
+) -> None:
+    spec = InputSpec(max_length=32)
+    content = train_tokenizer(["the moon and the sea", "the sea"], 100)
+    rules = json.loads(content)
+    rules["added_tokens"] = []
+    forgery(rules)
+    if sentence:
+        with pytest.raises(PredictorError, match=sentence):
+            WordTokenizer(json.dumps(rules), spec)
+    else:
+        forged, plain = WordTokenizer(json.dumps(rules), spec), WordTokenizer(content, spec)
+        assert forged.read("the moon") == plain.read("the moon")
+
+
+def test_padding_and_truncation_kept_in_a_student_s_tokenizer_do_nothing() -> None:
+    spec = InputSpec(max_length=32)
+    content = train_tokenizer(["the moon and the sea", "the sea"], 100)
+    rules = json.loads(content)
+    rules["truncation"] = {
+        "direction": "Right",
+        "max_length": 1,
+        "strategy": "LongestFirst",
+        "stride": 5,
+    }
+    rules["padding"] = {
+        "strategy": {"Fixed": 9},
+        "direction": "Right",
+        "pad_to_multiple_of": None,
+        "pad_id": 0,
+        "pad_type_id": 0,
+        "pad_token": "[PAD]",
+    }
+    forged, plain = WordTokenizer(json.dumps(rules), spec), WordTokenizer(content, spec)
+    assert forged.read("the moon") == plain.read("the moon")
