@@ -277,4 +277,7 @@ def _numbers(value: object, name: str) -> tuple[float, ...]:
     for knot in value:
         if isinstance(knot, bool) or not isinstance(knot, (int, float)):
             raise PredictorError(f"calibration.{name} holds {knot!r}; only numbers are allowed.")
-    return tuple(float(knot) for knot in value)
+    try:
+        return tuple(float(knot) for knot in value)
+    except OverflowError as error:
+        raise PredictorError(f"calibration.{name} holds a number beyond all floats.") from error

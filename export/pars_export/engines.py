@@ -223,10 +223,12 @@ def parse_names(text: str) -> list[str]:
     """The engines of a list with commas, each once, `onnx` left out for it is always written.
 
     Raises:
-        ConfigError: an engine that is unknown.
+        ConfigError: an engine that is unknown, or none.
         PredictorError: one whose package is not installed.
     """
     names = dict.fromkeys(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise ConfigError(f"--to names no engine; choose of {', '.join(NAMES)}.")
     for name in names:
         if name not in NAMES:
             raise ConfigError(f"--to: there is no engine {name!r}; choose of {', '.join(NAMES)}.")

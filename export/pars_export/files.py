@@ -43,10 +43,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give an empty temporary folder beside ``path``; rename it to ``path`` on success.
 
-    An older folder of that name is replaced only then. On any failure the temporary folder is
-    removed and the older one stays as it was.
+    An older folder of that name is replaced only then; where the name is a link, what it leads to.
+    On any failure the temporary folder is removed and the older one stays as it was.
     """
-    path = Path(path)
+    path = Path(path).resolve()
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:

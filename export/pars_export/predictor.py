@@ -74,6 +74,9 @@ class Predictor:
     ) -> Predictor:
         """Check a predictor folder and load it; nothing is unpickled and nothing downloaded.
 
+        What is loaded is what was checked: where a file of the folder changes meanwhile, as when an
+        export replaces the folder, all is done once more.
+
         Args:
             folder: the predictor folder.
             runtime: a name of `pars_export.runtimes.RUNTIMES`, or `auto`: the first of them that
@@ -89,6 +92,17 @@ class Predictor:
         """
         check_threads(threads)
         path = Path(folder).absolute()
+        for _ in range(2):
+            before = _state_of(path)
+            found = cls._load(path, runtime, threads, sha256, cpus)
+            if _state_of(path) == before:
+                return found
+        raise PredictorError(f"{path}: it changed while it was loaded, twice; load it again later.")
+
+    @classmethod
+    def _load(
+        cls, path: Path, runtime: str, threads: int, sha256: str | None, cpus: Collection[int]
+    ) -> Predictor:
         manifest = read_manifest(path, sha256=sha256)
         chosen, *others = runtimes.choices(runtime, path, manifest)
         for each in (chosen, *others) if runtime == "auto" else ():
@@ -289,6 +303,15 @@ def _bound_to(cpus: Collection[int]) -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, before)
+
+
+def _state_of(folder: Path) -> list[tuple[str, int, int, int]]:
+    """Name, inode, size and time of change of what is in a folder; none where it cannot be read."""
+    try:
+        found = [(each.name, each.stat()) for each in os.scandir(folder)]
+    except OSError:
+        return []
+    return sorted((name, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in found)
 
 
 def _list_of_texts(texts: Sequence[str]) -> list[str]:

@@ -9,21 +9,26 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-TERMINATED = 143
-"""Exit status of a command that SIGTERM ended, as shells count it."""
+HUNG_UP, TERMINATED = 129, 143
+"""Exit status of a command that SIGHUP or SIGTERM ended, as shells count it."""
 
 
 @contextmanager
 def exit_on_sigterm() -> Iterator[None]:
-    """Turn SIGTERM into SystemExit inside the block, so that what runs is tidied up.
+    """Turn SIGTERM, and a terminal's end, into SystemExit, so that what runs is tidied up.
 
-    Python's default is to die at once, which leaves child processes and temporary files behind.
+    Python's default is to die at once, which leaves child processes and temporary files behind. A
+    terminal's end (SIGHUP) that is ignored, as by nohup, stays so.
     """
-    previous = signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
+    previous = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))}
+    hangup = getattr(signal, "SIGHUP", None)  # Windows has none
+    if hangup is not None and signal.getsignal(hangup) is signal.SIG_DFL:
+        previous[hangup] = signal.signal(hangup, lambda *_: sys.exit(HUNG_UP))
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

@@ -182,6 +182,15 @@ def test_links_are_refused_but_the_folder_itself_may_be_one(folder: Path, tmp_pa
         read_manifest(folder)
 
 
+def test_a_folder_is_replaced_where_a_link_leads(folder: Path, tmp_path: Path) -> None:
+    link = tmp_path / "current"
+    link.symlink_to(folder)
+    write_length_predictor(link)
+    assert link.is_symlink()
+    assert read_manifest(folder).kind == "length"
+    assert not list(tmp_path.glob(".*")), "nothing half-written beside the link"
+
+
 def test_a_file_is_no_predictor(tmp_path: Path) -> None:
     (tmp_path / "best.ckpt").write_text("x", encoding="utf-8")
     with pytest.raises(PredictorError, match="a predictor is a folder"):

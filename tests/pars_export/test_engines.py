@@ -173,6 +173,9 @@ _NAMED = {
 
 def test_names_of_engines() -> None:
     assert parse_names("onnx") == []
+    for nothing in ("", " , "):
+        with pytest.raises(ConfigError, match="--to names no engine; choose of onnx"):
+            parse_names(nothing)
     assert parse_names("onnx, onnx-int8,onnx-bf16,onnx-int8") == ["onnx-int8", "onnx-bf16"]
     with pytest.raises(ConfigError, match=r"--to: there is no engine 'onnx-int4'; choose of onnx,"):
         parse_names("onnx-int4")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pars_export.signals import TERMINATED, exit_on_sigterm, signals_at_checks
+from pars_export.signals import HUNG_UP, TERMINATED, exit_on_sigterm, signals_at_checks
 
 
 @pytest.fixture(autouse=True)
@@ -111,3 +111,24 @@ def test_other_threads_change_nothing() -> None:
     thread.start()
     thread.join()
     assert handlers == [signal.default_int_handler]
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_a_terminal_s_end_is_an_orderly_one_unless_it_is_ignored() -> None:
+    hangup = signal.SIGHUP
+
+    def block() -> None:
+        with exit_on_sigterm():
+            signal.raise_signal(hangup)
+
+    before = signal.signal(hangup, signal.SIG_DFL)
+    try:
+        with pytest.raises(SystemExit) as ended:
+            block()
+        assert ended.value.code == HUNG_UP
+        assert signal.getsignal(hangup) is signal.SIG_DFL
+        signal.signal(hangup, signal.SIG_IGN)
+        block()
+        assert signal.getsignal(hangup) is signal.SIG_IGN
+    finally:
+        signal.signal(hangup, before)

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import load_file, save_file
 
-from pars_export import Predictor, PredictorError
+from pars_export import Predictor, PredictorError, runtimes
 from pars_export.artifact import folder_sha256, read_manifest, write_predictor
 from pars_export.inputs import InputSpec
 from pars_export.onnx_file import _DOWN, _FOREIGN, check_self_contained
@@ -591,3 +591,45 @@ def test_padding_and_truncation_kept_in_a_student_s_tokenizer_do_nothing() -> No
     }
     forged, plain = WordTokenizer(json.dumps(rules), spec), WordTokenizer(content, spec)
     assert forged.read("the moon") == plain.read("the moon")
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_folder_that_is_replaced_while_it_is_loaded(
+    exported: Path, forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """As an export does it, by a rename between the check of the hashes and the load."""
+    place = tmp_path / "place"
+    others = [forge(model__onnx=model().SerializeToString()) for _ in range(times)]
+    shutil.copytree(exported, place)
+    pin = folder_sha256(others[-1])
+    load = runtimes.load
+
+    def swap(*args: Any) -> Any:
+        if others:
+            shutil.rmtree(place)
+            shutil.copytree(others.pop(0), place)
+        return load(*args)
+
+    monkeypatch.setattr(runtimes, "load", swap)
+    if times > 1:
+        with pytest.raises(PredictorError, match="it changed while it was loaded, twice"):
+            Predictor.load(place, "onnx")
+        return
+    assert Predictor.load(place, "onnx").sha256 == pin
+
+
+def test_a_pin_holds_where_the_folder_is_replaced_while_it_is_loaded(
+    exported: Path, forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, other = tmp_path / "place", forge(model__onnx=model().SerializeToString())
+    shutil.copytree(exported, place)
+    load = runtimes.load
+
+    def swap(*args: Any) -> Any:
+        shutil.rmtree(place)
+        shutil.copytree(other, place)
+        return load(*args)
+
+    monkeypatch.setattr(runtimes, "load", swap)
+    with pytest.raises(PredictorError, match="that is pinned"):
+        Predictor.load(place, "onnx", sha256=folder_sha256(exported))
