@@ -97,6 +97,12 @@ class Calibration:
                 raise PredictorError(
                     f"calibration.{name} must increase from each value to the next."
                 )
+        with np.errstate(over="ignore"):
+            slopes = np.diff(self.tokens) / np.diff(self.scores)
+        if not (np.isfinite(slopes) & (slopes > 0)).all():
+            raise PredictorError(
+                "calibration.scores lie so near or so far apart that tokens cannot be told."
+            )
         if self.spread is not None:
             means = self.spread.means()
             if means.shape != (len(self.scores),) or not np.allclose(

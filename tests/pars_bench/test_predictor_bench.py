@@ -411,9 +411,12 @@ def test_what_cannot_be_measured_is_refused(
     assert "--threads 4096: give 1 to" in capsys.readouterr().err
     assert main([*command, "--page-only"]) != 0
     assert "run without --page-only first" in capsys.readouterr().err
-    (tmp_path / "out.json").write_text("{}")
-    assert main([*command, "--page-only"]) != 0
-    assert "these are not the results of" in capsys.readouterr().err
+    for other in ("{}", '{"contestants": 1, "speed": 2, "starts": 3, "bursts": 4}'):
+        (tmp_path / "out.json").write_text(other)
+        assert main([*command, "--page-only"]) != 0
+        assert "these are not the results of" in capsys.readouterr().err
+    assert main(["bench", "predictor", str(folder), "--json", str(tmp_path)]) != 0
+    assert f"{tmp_path} is a folder: name the file to write." in capsys.readouterr().err
 
 
 def test_the_openvino_engine_is_measured_as_the_others_are(

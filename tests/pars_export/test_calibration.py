@@ -89,6 +89,10 @@ def test_round_trip() -> None:
         ({"excess": [30.0, 20.0]}, "excess must be positive"),
         ({"tokens": [15.5, 29.0]}, "must be the mean of quantiles"),
         ({"more": []}, "and nothing else"),
+        ({"scores": [-(10**400), 1.0]}, "scores holds a number beyond all floats"),
+        ({"quantiles": [[0, 10, 10**400], [0, 20, 60]]}, "quantiles holds a number beyond all"),
+        ({"scores": [-1e308, 1e308]}, "so near or so far apart"),
+        ({"scores": [0.0, 5e-324]}, "so near or so far apart"),
     ],
 )
 def test_refusals_of_a_spread(change: dict[str, object], sentence: str) -> None:

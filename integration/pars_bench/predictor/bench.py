@@ -155,7 +155,10 @@ def read_report(path: Path) -> PredictorReport:
         ) from error
     except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}); run without --page-only.") from error
-    if not isinstance(value, dict) or not {"contestants", "speed", "starts"} <= set(value):
+    kinds = {"contestants": dict, "speed": list, "starts": dict, "bursts": list}
+    if not isinstance(value, dict) or not all(
+        isinstance(value.get(name), kind) for name, kind in kinds.items()
+    ):
         raise InputError(
             f"{path}: these are not the results of `pars bench predictor`; name its OUT."
         )
