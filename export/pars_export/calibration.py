@@ -97,8 +97,13 @@ class Calibration:
                 raise PredictorError(
                     f"calibration.{name} must increase from each value to the next."
                 )
-        with np.errstate(over="ignore"):
-            slopes = np.diff(self.tokens) / np.diff(self.scores)
+        # Between knots, and of the whole curve, along which it goes on.
+        with np.errstate(over="ignore", invalid="ignore"):
+            rises, steps = (
+                np.append(np.diff(values), values[-1] - values[0])
+                for values in (self.tokens, self.scores)
+            )
+            slopes = rises / steps
         if not (np.isfinite(slopes) & (slopes > 0)).all():
             raise PredictorError(
                 "calibration.scores lie so near or so far apart that tokens cannot be told."

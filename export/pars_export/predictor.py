@@ -246,9 +246,13 @@ class Predictor:
 
     def _ready(self) -> runtimes.Scorer:
         if self._scorer is None:
+            before = _state_of(self.path)
             if self._forked:  # the folder may hold another predictor than it did at load
                 read_manifest(self.path, sha256=self._sha256)
-            self._scorer = runtimes.load(self.runtime, self.path, self.manifest, self.threads)
+            scorer = runtimes.load(self.runtime, self.path, self.manifest, self.threads)
+            if self._forked and _state_of(self.path) != before:
+                raise PredictorError(f"{self.path}: it changed while it was loaded after a fork.")
+            self._scorer = scorer
         elif self._forked and not self._scorer.survives_fork:
             # Fewer threads help no GPU's runtime, which `auto` never takes, and one is the least.
             fewer = self.threads > 1 and runtimes.RUNTIMES[self.runtime].auto
@@ -309,7 +313,7 @@ def _state_of(folder: Path) -> list[tuple[str, int, int, int]]:
     """Name, inode, size and time of change of what is in a folder; none where it cannot be read."""
     try:
         found = [(each.name, each.stat()) for each in os.scandir(folder)]
-    except OSError:
+    except (OSError, ValueError):  # a path may hold a NUL
         return []
     return sorted((name, stat.st_ino, stat.st_size, stat.st_ctime_ns) for name, stat in found)
 

@@ -93,6 +93,7 @@ def test_round_trip() -> None:
         ({"quantiles": [[0, 10, 10**400], [0, 20, 60]]}, "quantiles holds a number beyond all"),
         ({"scores": [-1e308, 1e308]}, "so near or so far apart"),
         ({"scores": [0.0, 5e-324]}, "so near or so far apart"),
+        ({"scores": [-1e308, 0, 1e308], "tokens": [-1e308, 0, 1e308]}, "so near or so far apart"),
     ],
 )
 def test_refusals_of_a_spread(change: dict[str, object], sentence: str) -> None:

@@ -633,3 +633,22 @@ def test_a_pin_holds_where_the_folder_is_replaced_while_it_is_loaded(
     monkeypatch.setattr(runtimes, "load", swap)
     with pytest.raises(PredictorError, match="that is pinned"):
         Predictor.load(place, "onnx", sha256=folder_sha256(exported))
+
+
+def test_a_child_does_not_take_what_is_put_into_the_folder_while_it_loads(
+    exported: Path, forge: Forge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, other = tmp_path / "place", forge(model__onnx=model().SerializeToString())
+    shutil.copytree(exported, place)
+    predictor = Predictor.load(place, "onnx")
+    predictor._after_fork()  # as in a child
+    load = runtimes.load
+
+    def swap(*args: Any) -> Any:
+        shutil.rmtree(place)
+        shutil.copytree(other, place)
+        return load(*args)
+
+    monkeypatch.setattr(runtimes, "load", swap)
+    with pytest.raises(PredictorError, match="it changed while it was loaded after a fork"):
+        predictor.score(["a"])
