@@ -157,10 +157,9 @@ def _against_bert(report: PredictorReport) -> Iterator[str]:
             f"({_shape(best)}){_floors_apart(report, name, bert, worst, ratios[worst])}."
         )
     yield (
-        "At equal or better tau than a trained BERT-base: **not compared**. No pretrained "
-        "BERT-base can be had without a model hub, and one trained from nothing on the "
-        "demonstration's prompts would be a straw man; this one has random weights and tells time "
-        "alone."
+        "At equal or better tau than a trained BERT-base: **not compared** here, where it has "
+        "random weights and tells time alone. How an encoder of its size ranks beside MiniLM, both "
+        "fine-tuned on the same prompts, is told with [the rankers](ranking.md#encoders)."
     )
 
 
