@@ -1,4 +1,4 @@
-"""Checks on an ONNX file without the onnx package: all it computes with is inside it, and flat.
+"""Checks on an ONNX file without the onnx package: all it computes with is inside it, once.
 
 A runtime opens whatever file a tensor's external data or an `EPContext` node names, and a few bytes
 of loops or of functions that call functions keep it busy for ever, so this is looked at before any
@@ -21,7 +21,7 @@ _DOWN: dict[str, dict[int, str]] = {
     "Model": {7: "Graph"},
     "Graph": {1: "Node", 5: "Tensor"},
     "Node": {5: "Attribute"},
-    "Attribute": {5: "Tensor", 10: "Tensor"},
+    "Attribute": {5: "Tensor", 6: "Graph", 10: "Tensor", 11: "Graph"},
     "Tensor": {},
 }
 # The other ways.
@@ -29,16 +29,16 @@ _FOREIGN: dict[tuple[str, int], str] = {
     ("Model", 20): "a graph for training",
     ("Model", 25): "functions of its own",
     ("Graph", 15): "sparse weights",
-    ("Attribute", 6): "graphs inside a node",
-    ("Attribute", 11): "graphs inside a node",
     ("Attribute", 22): "sparse weights",
     ("Attribute", 23): "sparse weights",
 }
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # fields of Tensor
 _OP_TYPE = 4  # field of Node
+_LOOPS = (b"Loop", b"Scan", b"SequenceMap")
 _GRAPH, _OPSETS = 7, 8  # fields of Model
 _COMPILED = b"EPContext"
 """Operator of a compiled engine, machine code, which onnxruntime's TensorRT reads from a file."""
+_MAX_DEPTH = 64
 _LARGEST_KEY = 2**32 - 1
 """Of a field. Readers in C++ drop the bits above, and take the rest for the key of another."""
 
@@ -59,7 +59,7 @@ def check_self_contained(path: Path) -> None:
     try:
         with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
             fields = {number for number, _, _ in _fields(data, 0, len(data))}
-            fault = _fault(data, 0, len(data), "Model") if _GRAPH in fields else None
+            fault = _fault(data, 0, len(data), "Model", 0) if _GRAPH in fields else None
     except (OSError, ValueError) as error:
         raise PredictorError(f"{path}: not an ONNX model that can be read ({error}).") from error
     if not {_GRAPH, _OPSETS} <= fields:
@@ -68,18 +68,24 @@ def check_self_contained(path: Path) -> None:
         raise PredictorError(f"{path}: {fault}.")
 
 
-def _fault(data: mmap.mmap, start: int, end: int, kind: str) -> str | None:
+def _fault(data: mmap.mmap, start: int, end: int, kind: str, depth: int) -> str | None:
     """Why the message of that kind is refused; None for a sound one."""
+    if depth > _MAX_DEPTH:
+        raise ValueError("its graphs are nested too deeply")
     for number, low, high in _fields(data, start, end):
         if kind == "Tensor" and (number == _EXTERNAL_DATA or (number == _DATA_LOCATION and low)):
             return _OUTSIDE
         if kind == "Node" and number == _OP_TYPE and data[low:high] == _COMPILED:
             return _ENGINE
+        if kind == "Node" and number == _OP_TYPE and data[low:high] in _LOOPS:
+            return (
+                f"it holds a loop (a node {data[low:high].decode()}), which no export of ours does"
+            )
         if (kind, number) in _FOREIGN:
             return f"it holds {_FOREIGN[kind, number]}, which no export of ours does"
         below = _DOWN[kind].get(number)
         if below is not None and high >= 0:
-            found = _fault(data, low, high, below)
+            found = _fault(data, low, high, below, depth + 1)
             if found is not None:
                 return found
     return None

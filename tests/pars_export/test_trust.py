@@ -119,7 +119,7 @@ def _external(tensor: onnx.TensorProto, location: str) -> None:
 
 
 @pytest.mark.parametrize("location", ["weights.bin", "../../secret.bin", "/etc/hostname"])
-@pytest.mark.parametrize("place", ["initializer", "constant"])
+@pytest.mark.parametrize("place", ["initializer", "constant", "subgraph"])
 def test_weights_in_another_file_are_refused_wherever_they_hide(
     forge: Forge, location: str, place: str
 ) -> None:
@@ -129,17 +129,24 @@ def test_weights_in_another_file_are_refused_wherever_they_hide(
     constant = helper.make_node("Constant", [], ["outside"], value=tensor)
     if place == "initializer":
         made.graph.initializer.append(tensor)
-    else:
+    elif place == "constant":
         made.graph.node.append(constant)
+    else:
+        inner = helper.make_graph([constant], "inner", [], [])
+        made.graph.node.append(helper.make_node("If", ["c"], ["o"], then_branch=inner))
     folder = forge(model__onnx=made.SerializeToString(), weights__bin=b"\0" * 4)
     with pytest.raises(PredictorError, match=r"model\.onnx: its weights lie in another file"):
         Predictor.load(folder)
 
 
-def _looping() -> onnx.ModelProto:
+def _looping(name: str, inside: bool = False) -> onnx.ModelProto:
     made = model()
     inner = helper.make_graph([], "inner", [], [])
-    made.graph.node.append(helper.make_node("Loop", ["trips", "", "v"], ["o"], body=inner))
+    loop = helper.make_node(name, ["trips", "", "v"], ["o"], body=inner)
+    if inside:
+        branch = helper.make_graph([loop], "branch", [], [])
+        loop = helper.make_node("If", ["c"], ["o"], then_branch=branch)
+    made.graph.node.append(loop)
     return made
 
 
@@ -172,7 +179,10 @@ def _training() -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("made", "what"),
     [
-        (_looping, "graphs inside a node"),
+        (partial(_looping, "Loop"), r"a loop \(a node Loop\)"),
+        (partial(_looping, "Loop", inside=True), r"a loop \(a node Loop\)"),
+        (partial(_looping, "Scan"), r"a loop \(a node Scan\)"),
+        (partial(_looping, "SequenceMap"), r"a loop \(a node SequenceMap\)"),
         (_calling, "functions of its own"),
         (partial(_sparse, inside=True), "sparse weights"),
         (partial(_sparse, inside=False), "sparse weights"),
@@ -320,6 +330,8 @@ def test_a_place_of_weights_is_seen_however_it_is_written(
         _field(5, tensor) + _field(5, more + twice),
         _field(1, _field(5, _field(5, tensor) + _field(5, more))),
         _field(1, _field(5, _field(10, tensor) + _field(10, more))),
+        _field(1, _field(5, _field(6, _field(5, more)))),
+        _field(1, _field(5, _field(11, _field(5, more)))),
     ):
         (tmp_path / "model.onnx").write_bytes(_graph_beside(content))
         with pytest.raises(PredictorError, match=r"its weights lie in another file"):
@@ -395,7 +407,7 @@ def test_any_bytes_are_walked_or_refused(
         check_self_contained(path)
 
 
-def test_nested_graphs_are_refused_however_deep(tmp_path: Path) -> None:
+def test_graphs_nested_without_end_are_refused(tmp_path: Path) -> None:
     graph = b""
     for _ in range(100):
         for tag in (b"\x32", b"\x2a", b"\x0a"):  # Attribute.g, Node.attribute, Graph.node
@@ -406,7 +418,7 @@ def test_nested_graphs_are_refused_however_deep(tmp_path: Path) -> None:
         + _size(len(graph))
         + graph
     )
-    with pytest.raises(PredictorError, match="it holds graphs inside a node"):
+    with pytest.raises(PredictorError, match="nested too deeply"):
         check_self_contained(tmp_path / "deep.onnx")
 
 

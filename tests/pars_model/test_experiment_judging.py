@@ -120,7 +120,7 @@ def test_a_comparison_has_baselines_ceilings_and_goes_on_where_it_stopped(
         raise AssertionError("fitted again")
 
     monkeypatch.setattr(matrix, "fit_head", never)
-    monkeypatch.setattr(matrix, "NgramRidge", never)
+    monkeypatch.setattr(matrix, "fit_ridge", never)
     again = matrix.compare(
         Workbench("filter", root, tmp_path / "out", seeds=2), setting, variants, "margin", rates
     )
