@@ -1,4 +1,4 @@
-"""Checks on an ONNX file without the onnx package: all it computes with is inside it, once.
+"""Checks on an ONNX file without the onnx package: that all it computes with is inside it.
 
 A runtime opens whatever file a tensor's external data or an `EPContext` node names, and a few bytes
 of loops or of functions that call functions keep it busy for ever, so this is looked at before any
